@@ -1,0 +1,60 @@
+"""The exceptions of the runtime.
+
+SensoriumError
+├── Refused              the caller's fault: say it to the caller, change the request
+│   ├── InvalidMessage
+│   ├── DeviceNotFound
+│   └── DeviceConflict
+└── Unavailable          our fault or the surroundings': the same request may work later
+    ├── LogUnavailable   the database did not commit, or nobody knows whether it did
+    ├── Fenced           this incarnation lost its shards; another host commits for them
+    └── Overloaded       a bound was reached; slow down
+"""
+
+
+class SensoriumError(Exception):
+    """Base of every error that Sensorium raises on purpose."""
+
+
+class Refused(SensoriumError):
+    """The request cannot be done as it stands; repeating it unchanged is pointless."""
+
+    code = "refused"
+
+
+class InvalidMessage(Refused):
+    """The message breaks a documented bound or type."""
+
+    code = "invalid"
+
+
+class DeviceNotFound(Refused):
+    """No device of this id is registered."""
+
+    code = "not_found"
+
+
+class DeviceConflict(Refused):
+    """The device exists already, or its state forbids the request."""
+
+    code = "conflict"
+
+
+class Unavailable(SensoriumError):
+    """Nothing is wrong with the request; try it again later."""
+
+
+class LogUnavailable(Unavailable):
+    """The log could not be reached, or the connection broke while it committed."""
+
+
+class Fenced(Unavailable):
+    """Another incarnation owns the shards now; this one must stop."""
+
+
+class Overloaded(Unavailable):
+    """A bound was reached. `retry_after_s` says when to come back."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

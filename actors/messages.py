@@ -1,0 +1,229 @@
+"""What is said to a device and what comes back: the values that travel between senders and hosts.
+
+A batch is MessagePack: field names are not sent, and the metric names of its readings are sent once a batch.
+"""
+
+from enum import IntFlag
+from typing import Any, Final
+
+import msgspec
+
+Value = float | bool | str
+"""One metric's value. Integers arrive as floats: exact up to 2**53."""
+
+
+class Location(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a device stands: degrees north and east (WGS 84), and an address in words."""
+
+    latitude: float | None = None
+    longitude: float | None = None
+    address: str | None = None
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    device_id: str
+
+
+class ReadingFlag(IntFlag):
+    """What is remarkable about a reading. Stored with it."""
+
+    NONE = 0
+    LATE = 1
+    """Older than the lateness bound when it came: stored, but outside of windows and rules."""
+    REDELIVERED = 2
+    """The sender gave no time of its own and may have sent it before: `key` alone identifies it."""
+
+
+class Reading(_Message, frozen=True, array_like=True, gc=False, tag=0):
+    """One message's metrics at one time.
+
+    Attributes:
+        time_ms: event time, milliseconds since 1970 UTC.
+        received_ms: when the platform received it, same unit.
+        key: signed 64-bit identity of the message at its source; a second reading of the same device,
+            time and key is a duplicate.
+        metrics: index into `Batch.metrics` of the names that `values` go with.
+        values: one value for each name, numbers as float.
+        flags: a `ReadingFlag`.
+    """
+
+    time_ms: int
+    received_ms: int
+    key: int
+    metrics: int
+    values: list[Value]
+    flags: int = 0
+
+
+class Register(_Message, frozen=True, array_like=True, tag=1):
+    """Create the device. Refused with `conflict` when it exists and is not decommissioned."""
+
+    device_type: str
+    location: Location | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Patch(_Message, frozen=True, array_like=True, tag=2):
+    """Change the registration: what is None stays; metadata is merged (RFC 7396), so null removes a key."""
+
+    device_type: str | None = None
+    location: Location | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Decommission(_Message, frozen=True, array_like=True, tag=3):
+    """Retire the device: its history stays, its readings are refused from now on."""
+
+
+class GetDevice(_Message, frozen=True, array_like=True, tag=4):
+    """Answered with a `DeviceInfo`."""
+
+
+class GetLatest(_Message, frozen=True, array_like=True, tag=5):
+    """Answered with a `Latest`."""
+
+
+class GetWindow(_Message, frozen=True, array_like=True, tag=6):
+    """Answered with a `WindowInfo`. `length_s` picks among the profile's windows; None takes its first."""
+
+    metric: str
+    length_s: float | None = None
+
+
+class RefreshRules(_Message, frozen=True, array_like=True, tag=7):
+    """Bind the rules anew now, clearing alarms whose rule is gone, instead of at the next reading."""
+
+
+class DeadLetter(_Message, frozen=True, array_like=True, tag=8):
+    """A message that could not be used, on its way to the dead-letter table.
+
+    Attributes:
+        device_id: the device it seems to come from; "" when unknown.
+        source: the protocol, such as "mqtt".
+        address: topic or path.
+        reason: a short code, such as "malformed_json".
+        detail: one sentence for a person.
+        payload: the first bytes as received (`DEAD_LETTER_PAYLOAD_BYTES` at most).
+        size_bytes: the whole payload's size.
+    """
+
+    source: str
+    address: str
+    reason: str
+    detail: str
+    payload: bytes
+    size_bytes: int
+    received_ms: int
+
+
+DEAD_LETTER_PAYLOAD_BYTES: Final = 4096
+
+Message = (
+    Reading | Register | Patch | Decommission | GetDevice | GetLatest | GetWindow | RefreshRules | DeadLetter
+)
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """Messages of one sender to one host, in order. `metrics` holds the name tuples that readings refer to."""
+
+    sender: str
+    sequence: int
+    metrics: list[tuple[str, ...]]
+    messages: list[Message]
+
+
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """A device's registration and whether it is heard of."""
+
+    device_id: str
+    device_type: str
+    status: str
+    """"active" or "decommissioned"."""
+    location: Location | None
+    metadata: dict[str, Any]
+    registered_ms: int
+    updated_ms: int
+    last_seen_ms: int | None = None
+    connectivity: str = "never_seen"
+    """"online", "offline" (silent for longer than the profile's `offline_after_s`) or "never_seen"."""
+    active_alarms: int = 0
+
+
+class LatestValue(msgspec.Struct, frozen=True):
+    """The newest value of one metric by event time."""
+
+    value: Value
+    time_ms: int
+
+
+class Latest(msgspec.Struct, frozen=True):
+    """The newest value of each metric of a device."""
+
+    device_id: str
+    device_type: str
+    metrics: dict[str, LatestValue]
+
+
+class WindowInfo(msgspec.Struct, frozen=True):
+    """Aggregates of one metric over a rolling window that ends with the newest pane.
+
+    `start_ms` is included, `end_ms` is not. Without a reading in the window, `count` is 0 and the rest None.
+    """
+
+    device_id: str
+    metric: str
+    start_ms: int
+    end_ms: int
+    count: int
+    sum: float | None = None
+    mean: float | None = None
+    stddev: float | None = None
+    min: float | None = None
+    max: float | None = None
+    first: float | None = None
+    last: float | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """Committed."""
+
+
+class Duplicate(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Committed earlier; nothing was stored again."""
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The reply to a question: one of the `…Info` values, as `msgspec.to_builtins` gives it."""
+
+    value: Any
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The device refused: `code` is a `Refused.code` or a dead-letter reason.
+
+    When `dead_lettered` is true the message stands in the dead-letter table, and that is committed.
+    """
+
+    code: str
+    detail: str
+    dead_lettered: bool = False
+
+
+Outcome = Accepted | Duplicate | Answer | Refusal
+
+ACCEPTED: Final = Accepted()
+DUPLICATE: Final = Duplicate()
+
+
+class BatchReply(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a batch, after its commit: `outcomes` by index, everything not in it was accepted."""
+
+    sequence: int
+    outcomes: dict[int, Outcome]
+    moved: list[int] = []
+    """Indexes of messages whose shard this host does not own: route them anew."""
+
+
+batch_encoder = msgspec.msgpack.Encoder()
+batch_decoder = msgspec.msgpack.Decoder(Batch)
+reply_decoder = msgspec.msgpack.Decoder(BatchReply)

@@ -1,0 +1,59 @@
+"""Device profiles: what a device type keeps in memory, and the bounds that its readings must respect."""
+
+import msgspec
+
+from sensorium.actors.errors import InvalidMessage
+
+
+class WindowSpec(msgspec.Struct, frozen=True):
+    """A rolling window of `length_s` seconds that moves on by panes of `slide_s` seconds.
+
+    The length must be a whole multiple of the slide, of at most 1,440 panes.
+    """
+
+    length_s: float = 900.0
+    slide_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        panes = self.length_s / self.slide_s if self.slide_s > 0 else 0.0
+        if not 1 <= panes <= 1440 or abs(panes - round(panes)) > 1e-9 or self.slide_s < 0.001:
+            raise InvalidMessage(
+                f"window of {self.length_s} s by {self.slide_s} s: the length must be 1 to 1440 whole slides"
+            )
+
+    @property
+    def panes(self) -> int:
+        """How many panes make the window."""
+        return round(self.length_s / self.slide_s)
+
+    @property
+    def slide_ms(self) -> int:
+        """A pane's length in milliseconds."""
+        return round(self.slide_s * 1000)
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What holds for all devices of a type.
+
+    Attributes:
+        windows: the rolling windows kept of each number; the first is the default one.
+        lateness_s: a reading this much older than the device's newest is still in order for windows.
+        max_metrics: distinct metric names a device may ever send.
+        offline_after_s: silence after which the device counts as offline.
+    """
+
+    windows: tuple[WindowSpec, ...] = (WindowSpec(),)
+    lateness_s: float = 300.0
+    max_metrics: int = 256
+    offline_after_s: float = 600.0
+
+
+class Profiles(msgspec.Struct, frozen=True):
+    """The profile of each device type, and the one of all others."""
+
+    default: Profile = Profile()
+    by_type: dict[str, Profile] = {}
+
+    def of(self, device_type: str) -> Profile:
+        """The profile of a device type."""
+        return self.by_type.get(device_type, self.default)

@@ -1,0 +1,145 @@
+"""What a host hands to the log and gets back from it: plain rows, decided by devices, stored by `storage`."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sensorium.actors.messages import DeadLetter, Location, Value
+from sensorium.actors.metrics import MetricSet
+
+
+class ReadingRow(NamedTuple):
+    """A reading as the log stores it. `values` goes with `metric_set` by position, None where absent.
+
+    `time_ms` is event time; `offset` is the row's place in its shard, without gaps over readings and events.
+    """
+
+    shard: int
+    offset: int
+    device: int
+    time_ms: int
+    key: int
+    flags: int
+    metric_set: MetricSet
+    values: tuple[Value | None, ...] | list[Value]
+
+
+class EventRow(NamedTuple):
+    """Something that happened to a device besides a reading, such as "registered" or "alarm_raised".
+
+    `body` is JSON. Shares the shard's offsets with readings.
+    """
+
+    shard: int
+    offset: int
+    device: int
+    time_ms: int
+    kind: str
+    body: bytes
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """The registry's row of a device: what people said of it."""
+
+    device_id: str
+    device_type: str
+    status: str
+    location: Location | None
+    metadata: dict[str, Any]
+    registered_ms: int
+    updated_ms: int
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """An alarm as it stands: one a device and rule while it is active, kept as history once cleared.
+
+    Attributes:
+        alarm_id: deterministic: the same device, rule and start give the same id.
+        state: "ACTIVE" or "CLEARED".
+        acknowledged: whether a person took note.
+        metric: the metric that the rule looked at.
+        value, end_value: what it was when the alarm was raised and cleared.
+        detail: the violated expectation in words.
+        start_ms, end_ms: event times; `end_ms` is None while active.
+        end_reason: "condition_ended", "rule_removed" or "device_decommissioned".
+    """
+
+    alarm_id: str
+    device_id: str
+    device_type: str
+    rule_id: str
+    rule_name: str
+    rule_version: int
+    severity: str
+    state: str
+    metric: str
+    value: Value
+    detail: str
+    start_ms: int
+    acknowledged: bool = False
+    end_ms: int | None = None
+    end_value: Value | None = None
+    end_reason: str | None = None
+
+
+class Snapshot(NamedTuple):
+    """A device's state as of `offset` in its shard.
+
+    `replay_from_ms`: readings after `offset` that are older than this event time cannot change the state,
+    so recovery need not look for them; None means look at all.
+    """
+
+    device: int
+    shard: int
+    offset: int
+    replay_from_ms: int | None
+    state: bytes
+
+
+class TailReading(NamedTuple):
+    """A committed reading newer than the snapshot, to be replayed."""
+
+    offset: int
+    time_ms: int
+    key: int
+    flags: int
+    metric_set: MetricSet
+    values: list[Value | None]
+
+
+class StoredDevice(NamedTuple):
+    """All that the log knows of a device, to activate it from. An unknown device has no registration."""
+
+    device_id: str
+    registration: Registration | None
+    snapshot: Snapshot | None
+    tail: list[TailReading]
+    """In the order of their offsets."""
+    alarms: list[Alarm]
+    """The active ones."""
+
+
+class Identity(NamedTuple):
+    """What tells a reading from others of its device. Without a time, the key alone must match."""
+
+    device: int
+    time_ms: int | None
+    key: int
+
+
+@dataclass(slots=True)
+class Commit:
+    """What one transaction makes durable: all of it or nothing.
+
+    `registrations` and `alarms` replace the rows of the same id.
+    """
+
+    readings: list[ReadingRow] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)
+    registrations: list[Registration] = field(default_factory=list)
+    alarms: list[Alarm] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.readings or self.events or self.registrations or self.alarms or self.dead_letters)

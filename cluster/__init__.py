@@ -1,0 +1,1 @@
+"""Where ports meet implementations: configuration, start-up, CLI, simulator."""

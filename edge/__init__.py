@@ -1,0 +1,1 @@
+"""The gateway that runs near the devices. Empty so far."""

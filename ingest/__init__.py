@@ -1,0 +1,1 @@
+"""Ways in: protocol adapters, codecs and the broker."""

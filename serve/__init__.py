@@ -1,0 +1,1 @@
+"""Ways out to people: the HTTP API on Ray Serve."""

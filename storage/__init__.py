@@ -1,0 +1,1 @@
+"""The ports' implementations: the log in PostgreSQL, the registry, read models and the embedded server."""
