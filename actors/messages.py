@@ -124,7 +124,7 @@ Message = (
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """Messages of one sender to one host, in order. `metrics` holds the name tuples that readings refer to."""
+    """Messages of one sender to one host, in order. `metrics` holds the names that readings refer to."""
 
     sender: str
     sequence: int
