@@ -1,0 +1,78 @@
+# Everything a newcomer needs: `make demo` to see it run, `make test` to see it hold.
+# A fresh machine needs Python 3.11 or newer and make; all else comes from requirements.lock.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo up test test-fast check bench lock clean
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first of these that runs and is new enough: a name on the PATH alone proves nothing (pyenv's shims).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+HTTP_PORT ?= 8000
+MQTT_PORT ?= 1883
+COAP_PORT ?= 5683
+PORTS      = --http-port $(HTTP_PORT) --mqtt-port $(MQTT_PORT) --coap-port $(COAP_PORT)
+# Devices of `make demo`, and the seconds after which it ends by itself (0: at Ctrl-C).
+DEVICES   ?= 200
+DURATION  ?= 0
+# More options for the target's command, such as ARGS="-k windows" for make test.
+ARGS      ?=
+
+help:
+	@echo "make demo       start everything on this machine and simulate $(DEVICES) devices (DEVICES=, DURATION=)"
+	@echo "make up         the same without devices"
+	@echo "make test       all tests; make test-fast: those that need no Ray"
+	@echo "make check      lint, format, types, import contracts: what CI runs"
+	@echo "make bench      how fast it is here"
+	@echo "make install    the virtual environment alone; make lock: pin the dependencies anew; make clean"
+	@echo "Ports: HTTP_PORT=$(HTTP_PORT) MQTT_PORT=$(MQTT_PORT) COAP_PORT=$(COAP_PORT)"
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { \
+		echo "Sensorium needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || echo none)." \
+			"Install one, or name it: make install PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/sensorium up --data-dir .sensorium/demo $(PORTS) --config examples/demo.yaml \
+		--simulate $(DEVICES) --live --duration $(DURATION) $(ARGS)
+
+up: $(STAMP)
+	$(BIN)/sensorium up --data-dir .sensorium/up $(PORTS) $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/pytest $(ARGS)
+
+test-fast: $(STAMP)
+	$(BIN)/pytest -m "not ray" $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/sensorium bench ingest $(ARGS)
+
+# Needs uv on the PATH. UV_ARGS=--upgrade brings newer versions in.
+lock:
+	uv pip compile --group dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal \
+		pyproject.toml -o requirements.lock --custom-compile-command "make lock" $(UV_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache .sensorium/demo .sensorium/up
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,253 @@
+"""The platform's configuration, read once: flags over environment over file over defaults.
+
+Nothing else in Sensorium looks at the environment; other rooms are handed small frozen values made here.
+"""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from sensorium.actors.profile import Profiles
+from sensorium.cluster import sections, tracked_yaml, urls
+from sensorium.cluster.sections import Section
+from sensorium.cluster.tracked_yaml import Path as SettingPath
+from sensorium.cluster.tracked_yaml import dotted
+
+ENVIRONMENT: Mapping[str, tuple[str, str]] = {
+    "DEVICE_DB_URL": ("storage", "url"),
+    "MQTT_BROKER_URL": ("mqtt", "url"),
+    "TIMESERIES_DB_URL": ("timeseries", "url"),
+    "KAFKA_BROKERS": ("streaming", "brokers"),
+    "DEVICE_CA_CERT_PATH": ("security", "device_ca_cert_path"),
+    "DEVICE_CA_KEY_PATH": ("security", "device_ca_key_path"),
+    "ENCRYPTION_KEY": ("security", "encryption_key"),
+    "ML_MODEL_REGISTRY_URL": ("analytics", "model_registry_url"),
+    "ANOMALY_DETECTION_ENABLED": ("analytics", "anomaly_detection_enabled"),
+}
+"""The environment variables and the settings that they stand for. An empty one counts as unset."""
+
+
+TypeName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used. The message is one line that says what to change."""
+
+
+class Config(Section):
+    """All settings of one platform. Everything in it is valid."""
+
+    storage: sections.Storage = sections.Storage()
+    mqtt: sections.Mqtt = sections.Mqtt()
+    http: sections.Http = sections.Http()
+    coap: sections.Coap = sections.Coap()
+    ingest: sections.Ingest = sections.Ingest()
+    cluster: sections.Cluster = Field(default_factory=sections.Cluster)
+    profiles: dict[TypeName, sections.DeviceType] = Field(default_factory=dict)
+    timeseries: sections.Timeseries = sections.Timeseries()
+    streaming: sections.Streaming = sections.Streaming()
+    edge: sections.Edge = sections.Edge()
+    security: sections.Security = sections.Security()
+    analytics: sections.Analytics = sections.Analytics()
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.mqtt.url is None and self.mqtt.port == self.http.port:
+            raise ValueError(f"mqtt.port and http.port are both {self.http.port}")
+        return self
+
+    @property
+    def device_profiles(self) -> Profiles:
+        """The section `profiles` as devices know it."""
+        return sections.profiles(self.profiles)
+
+    def describe(self) -> dict[str, str]:
+        """Every setting by its dotted name, fit to be printed: passwords and keys are hidden."""
+        return dict(_described(self, ()))
+
+
+def load(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, tuple[str, Any]] | None = None,
+) -> Config:
+    """The configuration.
+
+    Args:
+        file: the YAML file, if any.
+        environment: the process's environment, if it counts.
+        flags: value by flag as typed, such as `{"--http-port": ("http.port", 8001)}`; None is not given.
+
+    Raises:
+        ConfigError: one line that names the first mistake and where it stands, and counts the rest.
+    """
+    tree: dict[str, Any] = {}
+    places: dict[SettingPath, str] = {}
+    if file is not None:
+        try:
+            read, places = tracked_yaml.read(file)
+        except tracked_yaml.YamlError as error:
+            raise ConfigError(str(error)) from error
+        # A section whose settings are all commented out reads as null.
+        tree = {
+            key: {} if value is None and key in Config.model_fields else value for key, value in read.items()
+        }
+    for variable, path in ENVIRONMENT.items():
+        if text := (environment or {}).get(variable):
+            _put(tree, path, _from_text(path, text, variable))
+            places[path] = variable
+    for flag, (name, value) in (flags or {}).items():
+        if value is not None:
+            section, _, setting = name.partition(".")
+            _put(tree, (section, setting), value)
+            places[section, setting] = flag
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        # A misspelt key also leaves the right one missing; the misspelling is what to say first.
+        details = sorted(error.errors(), key=lambda found: found["type"] == "missing")
+        raise _first([_explained(found, places) for found in details]) from None
+    if refused := list(_not_yet(config, places)):
+        raise _first(refused)
+    return config
+
+
+def _put(tree: dict[str, Any], path: tuple[str, str], value: Any) -> None:
+    section = tree.setdefault(path[0], {})
+    # A section of the wrong type is left for validation to report.
+    if isinstance(section, dict):
+        section[path[1]] = value
+
+
+def _from_text(path: SettingPath, text: str, variable: str) -> Any:
+    if path == ENVIRONMENT["KAFKA_BROKERS"]:
+        return [broker.strip() for broker in text.split(",")]
+    if path == ENVIRONMENT["ANOMALY_DETECTION_ENABLED"]:
+        switch = {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }
+        if text.strip().lower() not in switch:
+            raise ConfigError(f"{variable}: must be true or false")
+        return switch[text.strip().lower()]
+    return text
+
+
+def _first(errors: list[str]) -> ConfigError:
+    rest = len(errors) - 1
+    return ConfigError(errors[0] + (f" (and {rest} more error{'s' if rest > 1 else ''})" if rest else ""))
+
+
+_WANTED = {
+    "model_type": "must be a mapping of settings",
+    "dict_type": "must be a mapping",
+    "list_type": "must be a list",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+}
+
+
+def _explained(details: ErrorDetails, places: Mapping[SettingPath, str]) -> str:
+    path = details["loc"]
+    # pydantic marks a bad key of a mapping by a step that stands nowhere in the file.
+    path = path[:-1] if path and path[-1] == "[key]" else path
+    where = _place(path, places)
+    name = dotted(path)
+    if details["type"] == "extra_forbidden":
+        return f"{where}{name}: unknown key{_did_you_mean(path)}"
+    if details["type"] == "missing":
+        return f"{where}{name}: is missing"
+    text = _WANTED.get(details["type"]) or details["msg"]
+    text = text.removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
+    return f"{where}{name}{': ' if name else ''}{text[:1].lower()}{text[1:]}"
+
+
+def _place(path: SettingPath, places: Mapping[SettingPath, str]) -> str:
+    for length in range(len(path), 0, -1):
+        if place := places.get(path[:length]):
+            return f"{place}: "
+    return ""
+
+
+def _did_you_mean(path: SettingPath) -> str:
+    known = _settings(Config, path[:-1])
+    key = str(path[-1])
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {dotted((*path[:-1], near[0]))}?"
+    elsewhere = [
+        f"{section}.{key}" for section in Config.model_fields if key in _settings(Config, (section,))
+    ]
+    if len(path) == 1 and elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    return f"; known here: {', '.join(known)}"
+
+
+def _settings(model: type[BaseModel], path: SettingPath) -> list[str]:
+    for step in path:
+        if isinstance(step, int):
+            model = sections.Window
+        elif model is Config and step == "profiles":
+            return _settings(sections.DeviceType, path[2:])
+        elif step in model.model_fields:
+            inner = model.model_fields[step].annotation
+            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+                continue
+            model = inner
+    return list(model.model_fields)
+
+
+def _not_yet(config: Config, places: Mapping[SettingPath, str]) -> Iterator[str]:
+    for section_name in Config.model_fields:
+        section = getattr(config, section_name)
+        if not isinstance(section, Section):
+            continue
+        for name, field in type(section).model_fields.items():
+            feature = sections.later(type(section), name)
+            if feature and getattr(section, name) != field.default:
+                path = (section_name, name)
+                where = _place(path, places)
+                yield f"{where}{dotted(path)}: {feature} does not exist in this version; remove it"
+
+
+def _described(section: BaseModel, path: SettingPath) -> Iterator[tuple[str, str]]:
+    for name, field in type(section).model_fields.items():
+        yield from _value(
+            getattr(section, name), (*path, name), _is_address(field.annotation, field.metadata)
+        )
+
+
+def _value(value: Any, path: SettingPath, address: bool) -> Iterator[tuple[str, str]]:
+    if isinstance(value, BaseModel):
+        yield from _described(value, path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _value(item, (*path, key), address)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _value(item, (*path, index), address)
+    elif isinstance(value, SecretStr):
+        yield dotted(path), urls.HIDDEN
+    elif value is not None:
+        yield dotted(path), urls.redacted(value) if address else str(value)
+
+
+def _is_address(annotation: Any, metadata: list[Any]) -> bool:
+    # In `Url | None` the mark stands on the union's member, not on the field.
+    marks = [
+        *metadata,
+        *(m for arm in getattr(annotation, "__args__", ()) for m in getattr(arm, "__metadata__", ())),
+    ]
+    return any(isinstance(mark, sections.Address) for mark in marks)

@@ -1,0 +1,232 @@
+"""The sections of the platform's configuration: what each setting means, its default and its bounds.
+
+How they are read (file, environment, flags) is in `config`.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.profile import Profile, Profiles, WindowSpec
+from sensorium.cluster import urls
+
+
+class Later(NamedTuple):
+    """Marks a setting whose feature does not exist yet: giving it anything but its default is refused."""
+
+    feature: str
+
+
+class Address(NamedTuple):
+    """Marks a URL, which may hold a password: it is never shown as it stands."""
+
+
+def _mqtt_url(url: str) -> str:
+    return urls.check(url, {"mqtt", "mqtts"}, path=False)
+
+
+def _postgres_url(url: str) -> str:
+    # A PostgreSQL URL may name a socket directory by ?host= instead of a host.
+    return urls.check(url, {"postgresql", "postgres"}, host=False)
+
+
+def _http_url(url: str) -> str:
+    return urls.check(url, {"http", "https"})
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError("no such file")
+    return path
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MqttUrl = Annotated[str, Address(), AfterValidator(_mqtt_url)]
+PostgresUrl = Annotated[str, Address(), AfterValidator(_postgres_url)]
+HttpUrl = Annotated[str, Address(), AfterValidator(_http_url)]
+File = Annotated[Path, Field(strict=False), AfterValidator(_existing)]
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: nothing is coerced, nothing unknown is taken."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Mqtt(Section):
+    """The broker. Without `url` an embedded one listens on loopback."""
+
+    url: MqttUrl | None = None
+    port: Port = 1883
+    """Of the embedded broker; `url` carries its own."""
+    username: Annotated[str, Field(min_length=1)] | None = None
+    password: SecretStr | None = None
+    ca_file: File | None = None
+    cert_file: File | None = None
+    key_file: File | None = None
+    share_group: Id = "sensorium"
+    """Ingestors of one group share the telemetry among them; two platforms on one broker need two groups."""
+    client_id: Id = "sensorium"
+    """Stable, so that the broker keeps the session of an ingestor that is away."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        tls = {"ca_file": self.ca_file, "cert_file": self.cert_file, "key_file": self.key_file}
+        given = [name for name, value in tls.items() if value is not None]
+        if self.url is None:
+            given += [name for name in ("username", "password") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"{given[0]} needs mqtt.url: the embedded broker takes none")
+            return self
+        if given and not self.url.startswith("mqtts://"):
+            raise ValueError(f"{given[0]} needs a url that starts with mqtts://")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+        if self.username is not None and "@" in self.url:
+            raise ValueError("username stands in the url already; give it once")
+        if self.password is not None and self.username is None and "@" not in self.url:
+            raise ValueError("password needs a username")
+        return self
+
+
+class Storage(Section):
+    """Where the log is. Without `url` an embedded PostgreSQL keeps it under `data_dir`."""
+
+    data_dir: Annotated[Path, Field(strict=False)] = Path(".sensorium")
+    url: PostgresUrl | None = None
+
+
+class Http(Section):
+    """The HTTP API."""
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Port = 8000
+    replicas: Annotated[int, Field(ge=1, le=256)] = 1
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 20
+
+
+class Coap(Section):
+    """The CoAP endpoint. Nothing listens there yet; the port is taken so that scripts need not change."""
+
+    port: Port = 5683
+
+
+class Ingest(Section):
+    """What is taken from devices, whatever the protocol."""
+
+    auto_register: bool = False
+    """Whether the first reading of an unknown device registers it; otherwise it goes to the dead letters."""
+    max_payload_bytes: Annotated[int, Field(ge=64, le=16 << 20)] = 256 << 10
+    max_metrics: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """In one message. How many a device may have in all is its profile's `max_metrics`."""
+    max_future_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    """A reading this much ahead of our clock is a dead letter. The log's queries rely on at most one day."""
+    max_past_s: Seconds = 20 * 365.25 * 86_400
+    receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 20_000
+    """Unacknowledged QoS 1 and 2 messages that the broker may have under way to one ingestor."""
+    max_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """Readings on their way to a commit, at which an ingestor stops reading from the broker."""
+
+
+class Cluster(Section):
+    """How the platform is spread over processes and nodes."""
+
+    hosts: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Device hosts, by default one a core."""
+    ray_address: Annotated[str, Field(min_length=1)] | None = None
+    """A running Ray cluster to join; without it, one is started on this machine."""
+    snapshot_every_turns: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
+    """A device's snapshot is due after so many turns …"""
+    snapshot_every_s: Seconds = 300.0
+    """… or so many seconds, whichever is first: the bounds on what a recovery replays."""
+    max_active_devices: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
+    """In the memory of one host; the ones idle for longest are passivated beyond it."""
+
+
+class Window(Section):
+    """A rolling window; its length must be a whole number of slides, at most 1,440."""
+
+    length_s: Seconds
+    slide_s: Seconds
+
+    @model_validator(mode="after")
+    def _whole_slides(self) -> Self:
+        self.spec()
+        return self
+
+    def spec(self) -> WindowSpec:
+        """The window as devices know it."""
+        try:
+            return WindowSpec(self.length_s, self.slide_s)
+        except InvalidMessage as error:
+            raise ValueError(str(error)) from None
+
+
+class DeviceType(Section):
+    """The profile of a device type. What is left out is as in the profile called `default`."""
+
+    windows: Annotated[list[Window], Field(min_length=1, max_length=8)] | None = None
+    lateness_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    max_metrics: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    offline_after_s: Seconds | None = None
+
+    def over(self, base: Profile) -> Profile:
+        """`base` with what this section says."""
+        windows = base.windows if self.windows is None else tuple(w.spec() for w in self.windows)
+        return Profile(
+            windows=windows,
+            lateness_s=base.lateness_s if self.lateness_s is None else self.lateness_s,
+            max_metrics=base.max_metrics if self.max_metrics is None else self.max_metrics,
+            offline_after_s=base.offline_after_s if self.offline_after_s is None else self.offline_after_s,
+        )
+
+
+def profiles(types: dict[str, DeviceType]) -> Profiles:
+    """The profiles of the section `profiles`."""
+    rest = dict(types)
+    default = rest.pop("default", DeviceType()).over(Profile())
+    return Profiles(default, {name: section.over(default) for name, section in rest.items()})
+
+
+class Timeseries(Section):
+    """A time-series database that is fed from the log."""
+
+    url: Annotated[HttpUrl | None, Later("the projection into a time-series database")] = None
+
+
+class Streaming(Section):
+    """A Kafka cluster that is fed from the log."""
+
+    brokers: Annotated[list[str] | None, Later("the projection into Kafka")] = None
+
+
+class Edge(Section):
+    """Gateways near the devices."""
+
+    enabled: Annotated[bool, Later("the edge gateway")] = False
+
+
+class Security(Section):
+    """Device certificates and encryption at rest."""
+
+    device_ca_cert_path: Annotated[File | None, Later("the device certificate authority")] = None
+    device_ca_key_path: Annotated[File | None, Later("the device certificate authority")] = None
+    encryption_key: Annotated[SecretStr | None, Later("encryption at rest")] = None
+
+
+class Analytics(Section):
+    """Detectors beyond rules."""
+
+    anomaly_detection_enabled: Annotated[bool, Later("anomaly detection by models")] = False
+    model_registry_url: Annotated[HttpUrl | None, Later("the model registry")] = None
+
+
+def later(model: type[BaseModel], name: str) -> str | None:
+    """The feature that the setting waits for; None when it works today."""
+    found = [mark for mark in model.model_fields[name].metadata if isinstance(mark, Later)]
+    return found[0].feature if found else None

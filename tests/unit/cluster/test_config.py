@@ -1,0 +1,155 @@
+"""What a configuration may say, who wins, and how a mistake is told."""
+
+from pathlib import Path
+
+import pytest
+
+from sensorium.actors.profile import WindowSpec
+from sensorium.cluster.config import Config, ConfigError, load
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(text: str) -> Path:
+        file = tmp_path / "platform.yaml"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def test_nothing_given_means_embedded() -> None:
+    config = load(environment={"HOME": "/root", "DEVICE_DB_URL": ""})
+    assert config == Config()
+    assert (config.storage.url, config.mqtt.url, config.cluster.ray_address) == (None, None, None)
+    assert (config.http.port, config.mqtt.port, config.coap.port) == (8000, 1883, 5683)
+    assert config.ingest.auto_register is False
+
+
+def test_flag_over_environment_over_file_over_default(written) -> None:
+    file = written("mqtt: {url: 'mqtt://file', share_group: a}\nhttp: {port: 8010}\nstorage:\n")
+    environment = {"MQTT_BROKER_URL": "mqtt://environment", "DEVICE_DB_URL": "postgresql://db/x"}
+    config = load(file, environment, {"--http-port": ("http.port", 8020), "--mqtt-port": ("mqtt.port", None)})
+    assert config.http.port == 8020
+    assert config.mqtt.url == "mqtt://environment"
+    assert config.mqtt.share_group == "a"
+    assert config.mqtt.port == 1883
+    assert config.storage.url == "postgresql://db/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("mqtt:\n  prot: 1", ":2: mqtt.prot: unknown key; did you mean mqtt.port?"),
+        ("auto_register: true", ":1: auto_register: unknown key; did you mean ingest.auto_register?"),
+        ("http:\n\n  port: '80'", ":3: http.port: must be a whole number"),
+        ("http:\n  port: true", ":2: http.port: must be a whole number"),
+        ("http:\n  port: 70000", ":2: http.port: must be less than or equal to 65535"),
+        ("mqtt: [1]", ":1: mqtt: must be a mapping of settings"),
+        ("profiles:\n  pump:\n    latness_s: 3", ":3: profiles.pump.latness_s: unknown key; did you mean "),
+        (
+            "profiles:\n  pump:\n    windows:\n    - {length_s: 60, slide: 60}",
+            ":4: profiles.pump.windows[0].slide: unknown key; did you mean profiles.pump.windows[0].slide_s?",
+        ),
+        (
+            "profiles:\n  pump:\n    windows: [{length_s: 100, slide_s: 60}]",
+            ":3: profiles.pump.windows[0]: window of 100.0 s by 60.0 s: the length must be ",
+        ),
+        ("http: {port: 1}\nhttp: {port: 2}", ":2: http: given twice"),
+        ("a: [\n", ":1: expected the node content, but found '<stream end>'"),
+        ("- 1", ":1: must be a mapping of sections"),
+        ("1: 2", ":1: the file: keys must be text"),
+        ("x: &a [*a]", ":1: nested deeper than 16 levels"),
+        ("timeseries: {url: 'http://tsdb'}", ":1: timeseries.url: the projection into a time-"),
+        ("edge: {enabled: true}", ":1: edge.enabled: the edge gateway does not exist in this version"),
+        ("http: {port: 1883}", "mqtt.port and http.port are both 1883"),
+        ("mqtt: {ca_file: /nowhere/ca.pem, url: 'mqtts://h'}", ":1: mqtt.ca_file: no such file"),
+        ("mqtt: {username: joe}", ":1: mqtt: username needs mqtt.url: the embedded broker takes none"),
+        ("mqtt: {url: 'mqtt://h:99999'}", ":1: mqtt.url: not a valid address: the port must be a "),
+        ("storage: {url: 'mysql://h/db'}", ":1: storage.url: must start with postgres:// or postgresql://"),
+        ("ingest: {max_future_s: .inf}", ":1: ingest.max_future_s: must be less than or equal to 86400"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_its_place(written, text: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(text))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message == line if line.startswith("mqtt") else f"platform.yaml{line}" in message
+
+
+def test_several_mistakes_are_counted(written) -> None:
+    with pytest.raises(ConfigError, match=r"mqtt\.prot.*\(and 2 more errors\)$"):
+        load(written("mqtt: {prot: 1}\nhttp: {prt: 1}\nbroker: 1"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("MQTT_BROKER_URL", "http://h", "MQTT_BROKER_URL: mqtt.url: must start with mqtt:// or mqtts://"),
+        ("KAFKA_BROKERS", "a:9092,b:9092", "KAFKA_BROKERS: streaming.brokers: the projection into Kafka"),
+        ("TIMESERIES_DB_URL", "http://influx:8086", "TIMESERIES_DB_URL: timeseries.url: "),
+        ("DEVICE_CA_CERT_PATH", "/nowhere.pem", "PATH: security.device_ca_cert_path: no such file"),
+        ("ENCRYPTION_KEY", "k", "ENCRYPTION_KEY: security.encryption_key: encryption at rest does not exist"),
+        ("ML_MODEL_REGISTRY_URL", "http://m", "ML_MODEL_REGISTRY_URL: analytics.model_registry_url: "),
+        ("ANOMALY_DETECTION_ENABLED", "maybe", "ANOMALY_DETECTION_ENABLED: must be true or false"),
+        ("ANOMALY_DETECTION_ENABLED", "true", "anomaly detection by models does not exist"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_environment_names_the_variable(variable: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environment={variable: value})
+    assert said in str(caught.value)
+
+
+def test_switching_a_missing_feature_off_is_fine() -> None:
+    assert load(environment={"ANOMALY_DETECTION_ENABLED": "off"}) == Config()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mqtt: {url: 'http://joe:hunter2@h'}",
+        "mqtt: {url: 'mqtt://joe:hun/hunter2@h'}",
+        "mqtt: {url: 'mqtt://joe:hunter2@h:port'}",
+        "mqtt: {url: 'mqtt://joe:hunter2@h]'}",
+        "mqtt: {password: hunter2}",
+        "mqtt: {password: [hunter2]}",
+        "storage: {url: 'postgresql://joe:hun#hunter2@h/db'}",
+        "security: {encryption_key: hunter2}",
+    ],
+)
+def test_no_message_shows_a_secret(written, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(text))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_describe_hides_secrets_and_shows_the_rest(written) -> None:
+    config = load(
+        written("mqtt: {url: 'mqtts://h:8883', username: joe, password: hunter2}\nhttp: {port: 8010}"),
+        {"DEVICE_DB_URL": "postgresql://joe:hunter2@db:5432/x?sslpassword=hunter2&sslmode=require"},
+    )
+    described = config.describe()
+    assert "hunter2" not in str(described)
+    assert "hunter2" not in repr(config.mqtt)
+    assert described["mqtt.url"] == "mqtts://h:8883"
+    assert described["storage.url"] == "postgresql://joe:***@db:5432/x?sslpassword=***&sslmode=require"
+    assert described["http.port"] == "8010"
+
+
+def test_profiles_inherit_from_the_configured_default(written) -> None:
+    config = load(
+        written(
+            "profiles:\n"
+            "  default: {lateness_s: 60, windows: [{length_s: 600, slide_s: 60}]}\n"
+            "  vibration: {offline_after_s: 30}\n"
+            "  tank: {windows: [{length_s: 3600, slide_s: 300}, {length_s: 60, slide_s: 1}]}\n"
+        )
+    )
+    profiles = config.device_profiles
+    assert profiles.of("anything").lateness_s == 60
+    assert profiles.of("vibration").windows == (WindowSpec(600, 60),)
+    assert profiles.of("vibration").offline_after_s == 30
+    assert profiles.of("tank").windows == (WindowSpec(3600, 300), WindowSpec(60, 1))
+    assert profiles.of("tank").lateness_s == 60
