@@ -1,0 +1,553 @@
+"""A device: what it remembers and what it does with a message. Pure: no clock, no waiting, no I/O.
+
+A turn is `handle(message, …, effects) -> outcome`. It either changes the state, adds rows to `effects` and
+returns, or refuses and changes nothing. The host makes the effects durable and only then tells anyone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from sensorium.actors.conditions import Check, RuleBook, describe
+from sensorium.actors.messages import (
+    ACCEPTED,
+    DUPLICATE,
+    Answer,
+    DeadLetter,
+    Decommission,
+    DeviceInfo,
+    GetDevice,
+    GetLatest,
+    GetWindow,
+    Latest,
+    LatestValue,
+    Message,
+    Outcome,
+    Patch,
+    Reading,
+    ReadingFlag,
+    RefreshRules,
+    Refusal,
+    Register,
+    Value,
+    WindowInfo,
+)
+from sensorium.actors.metrics import EMPTY, NUMBER, MetricSet, kind_of
+from sensorium.actors.placement import device_key, shard_of_key
+from sensorium.actors.profile import Profiles
+from sensorium.actors.records import (
+    Alarm,
+    Commit,
+    EventRow,
+    Identity,
+    ReadingRow,
+    Registration,
+)
+from sensorium.actors.rules import Rule
+from sensorium.actors.seen import Seen
+from sensorium.actors.windows import Window
+
+ACTIVE = "active"
+DECOMMISSIONED = "decommissioned"
+NEVER_MS = -(2**62)
+
+
+class Shard:
+    """The offset counter of a shard, shared by the devices in it while one host owns it."""
+
+    __slots__ = ("head", "number")
+
+    def __init__(self, number: int, head: int) -> None:
+        self.number = number
+        self.head = head
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a turn may know besides the device's own state.
+
+    `auto_register_as`: the type given to unregistered devices at their first reading; None refuses them.
+    """
+
+    profiles: Profiles = field(default_factory=Profiles)
+    rules: RuleBook = field(default_factory=RuleBook)
+    auto_register_as: str | None = None
+
+
+class Device:
+    """One device's state and behaviour. A host calls it, one turn at a time."""
+
+    __slots__ = (
+        "_arranged",
+        "_book",
+        "_checks",
+        "alarms",
+        "dirty_since_s",
+        "id",
+        "key",
+        "last_seen_ms",
+        "last_turn_s",
+        "lateness_ms",
+        "latest",
+        "latest_ms",
+        "metrics",
+        "newest_ms",
+        "registration",
+        "seen",
+        "shard",
+        "turns",
+        "windows",
+    )
+
+    def __init__(self, device_id: str, shard: Shard) -> None:
+        self.id = device_id
+        self.key = device_key(device_id)
+        self.shard = shard
+        self.registration: Registration | None = None
+        self.metrics = EMPTY
+        self.latest: list[Value | None] = []
+        self.latest_ms: list[int] = []
+        self.newest_ms = NEVER_MS
+        self.last_seen_ms = NEVER_MS
+        self.windows: tuple[Window, ...] = ()
+        self.seen = Seen()
+        self.alarms: dict[str, Alarm] = {}
+        self.turns = 0
+        """Turns since the last snapshot."""
+        self.dirty_since_s: float | None = None
+        self.last_turn_s = 0.0
+        self._arranged: tuple[str, ...] = ()
+        """The names of the last reading when they are exactly the metric set's."""
+        self._book: RuleBook | None = None
+        self._checks: tuple[Check, ...] = ()
+        self.lateness_ms = 0
+
+    # --- turns ------------------------------------------------------------------------------------------
+
+    def must_ask(self, reading: Reading) -> bool:
+        """Whether only the log can tell if this reading is a duplicate.
+
+        The host then looks it up by `identity` and passes the answer to `read`.
+        """
+        if reading.flags & ReadingFlag.REDELIVERED:
+            return not self.seen.holds_key(reading.key)
+        return reading.time_ms <= self.seen.floor_ms and not self.seen.holds(reading.time_ms, reading.key)
+
+    def identity(self, reading: Reading) -> Identity:
+        """What the log knows the reading by."""
+        timeless = reading.flags & ReadingFlag.REDELIVERED
+        return Identity(self.key, None if timeless else reading.time_ms, reading.key)
+
+    def handle(self, message: Message, now_ms: int, around: Surroundings, effects: Commit) -> Outcome:
+        """One turn of any message but a reading, which `read` takes."""
+        match message:
+            case Register():
+                return self._register(message, now_ms, around, effects)
+            case Patch():
+                return self._patch(message, now_ms, around, effects)
+            case Decommission():
+                return self._decommission(now_ms, effects)
+            case GetDevice():
+                return self._answer(self.info(now_ms, around))
+            case GetLatest():
+                return self._answer(self.newest_values())
+            case GetWindow():
+                return self._window_info(message)
+            case RefreshRules():
+                self._bind(around, now_ms, effects)
+                return ACCEPTED
+            case DeadLetter():
+                effects.dead_letters.append(message)
+                return ACCEPTED
+            case Reading():
+                raise TypeError("readings have a turn of their own: Device.read")
+
+    def read(
+        self,
+        reading: Reading,
+        names: tuple[str, ...],
+        now_ms: int,
+        around: Surroundings,
+        effects: Commit,
+        known: bool = False,
+    ) -> Outcome:
+        """The turn of a reading.
+
+        Args:
+            names: the metric names that `reading.values` go with; the same tuple object for readings alike
+                saves time.
+            known: the log was asked (see `must_ask`) and holds this reading.
+        """
+        registration = self.registration
+        if registration is None or registration.status != ACTIVE:
+            refusal = self._unwelcome(reading, names, now_ms, around, effects)
+            if refusal is not None:
+                return refusal
+        time_ms = reading.time_ms
+        key = reading.key
+        flags = reading.flags
+        if time_ms <= self.newest_ms or flags:
+            if known or self.seen.holds(time_ms, key):
+                return DUPLICATE
+            if flags & ReadingFlag.REDELIVERED and self.seen.holds_key(key):
+                return DUPLICATE
+        values: list[Any] = reading.values
+        if names is not self._arranged or not self.metrics.only_numbers:
+            arranged = self._arrange(names, values, around)
+            if isinstance(arranged, Refusal):
+                return self._dead_letter(arranged, reading, names, effects)
+            values = arranged
+        else:
+            for value in values:
+                if type(value) is not float:
+                    return self._dead_letter(self._wrong_kind(names, values), reading, names, effects)
+        if self._book is not around.rules:
+            self._bind(around, now_ms, effects)
+        shard = self.shard
+        shard.head = offset = shard.head + 1
+        newest_ms = self.newest_ms
+        if time_ms < newest_ms - self.lateness_ms:
+            flags |= ReadingFlag.LATE
+        else:
+            if time_ms >= newest_ms and self._checks:
+                self._check(values, time_ms, effects)
+            self.fold(values, time_ms)
+        self.remember(time_ms, key, reading.received_ms)
+        effects.readings.append(
+            ReadingRow(shard.number, offset, self.key, time_ms, key, flags, self.metrics, values)
+        )
+        return ACCEPTED
+
+    # --- answers ----------------------------------------------------------------------------------------
+
+    def info(self, now_ms: int, around: Surroundings) -> DeviceInfo | None:
+        """Registration and connectivity; None for a device that was never registered."""
+        r = self.registration
+        if r is None:
+            return None
+        seen = self.last_seen_ms if self.last_seen_ms != NEVER_MS else None
+        silent_after_ms = around.profiles.of(r.device_type).offline_after_s * 1000
+        connectivity = "never_seen"
+        if seen is not None:
+            connectivity = "online" if now_ms - seen <= silent_after_ms else "offline"
+        return DeviceInfo(
+            r.device_id,
+            r.device_type,
+            r.status,
+            r.location,
+            r.metadata,
+            r.registered_ms,
+            r.updated_ms,
+            seen,
+            connectivity,
+            len(self.alarms),
+        )
+
+    def newest_values(self) -> Latest | None:
+        """The newest value of each metric; None for a device that was never registered."""
+        if self.registration is None:
+            return None
+        metrics = {
+            name: LatestValue(value, time_ms)
+            for name, value, time_ms in zip(self.metrics.names, self.latest, self.latest_ms, strict=True)
+            if value is not None
+        }
+        return Latest(self.id, self.registration.device_type, metrics)
+
+    def window(self, metric: str, length_s: float | None = None) -> WindowInfo | None:
+        """A metric's aggregates over one of the device's windows; None when there is no such window."""
+        windows = [w for w in self.windows if length_s in (None, w.spec.length_s)]
+        position = self.metrics.index.get(metric)
+        if not windows or position is None or self.metrics.kinds[position] != NUMBER:
+            return None
+        bounds = windows[0].bounds_ms()
+        if bounds is None:
+            return None
+        aggregate = windows[0].aggregate(position)
+        if aggregate is None:
+            return WindowInfo(self.id, metric, *bounds, count=0)
+        return WindowInfo(self.id, metric, *bounds, **asdict(aggregate))
+
+    def covering(self, around: Surroundings) -> list[Rule]:
+        """The rules that watch the device."""
+        r = self.registration
+        return [] if r is None else around.rules.covering(self.id, r.device_type)
+
+    # --- readings, the rarer ways -----------------------------------------------------------------------
+
+    def _unwelcome(
+        self, reading: Reading, names: tuple[str, ...], now_ms: int, around: Surroundings, effects: Commit
+    ) -> Refusal | None:
+        if self.registration is not None:
+            refusal = Refusal("decommissioned", f"device {self.id} is decommissioned")
+        elif around.auto_register_as is None:
+            refusal = Refusal("unregistered", f"no device {self.id} is registered")
+        else:
+            self._register(Register(self.id, around.auto_register_as), now_ms, around, effects)
+            return None
+        return self._dead_letter(refusal, reading, names, effects)
+
+    def _arrange(
+        self, names: tuple[str, ...], values: list[Value], around: Surroundings
+    ) -> list[Value | None] | Refusal:
+        """The values by position in the metric set, which grows where it must."""
+        metrics = self.metrics
+        grown = metrics.grown(names, values)
+        if grown is not metrics:
+            assert self.registration is not None
+            limit = around.profiles.of(self.registration.device_type).max_metrics
+            if len(grown.names) > limit:
+                return Refusal(
+                    "too_many_metrics",
+                    f"device {self.id} would have {len(grown.names)} metrics, above {limit}",
+                )
+        index, kinds = grown.index, grown.kinds
+        arranged: list[Value | None] = [None] * len(grown.names)
+        for name, value in zip(names, values, strict=True):
+            position = index[name]
+            if kind_of(value) != kinds[position]:
+                return self._wrong_kind(names, values)
+            arranged[position] = value
+        self.adopt(grown)
+        self._arranged = names if grown.names == names else ()
+        return arranged
+
+    def adopt(self, metrics: MetricSet) -> None:
+        """Grow to this metric set, which must hold the present one's metrics first."""
+        if metrics is not self.metrics:
+            new = len(metrics.names) - len(self.metrics.names)
+            self.metrics = metrics
+            self.latest = [*self.latest, *[None] * new]
+            self.latest_ms = [*self.latest_ms, *[NEVER_MS] * new]
+            self._book = None
+
+    def _wrong_kind(self, names: tuple[str, ...], values: list[Value]) -> Refusal:
+        words = {"n": "a number", "b": "true or false", "t": "text"}
+        for name, value in zip(names, values, strict=True):
+            position = self.metrics.index.get(name)
+            if position is not None and self.metrics.kinds[position] != kind_of(value):
+                was, now = words[self.metrics.kinds[position]], words[kind_of(value)]
+                return Refusal("wrong_type", f"metric {name} has always been {was} and is now {now}")
+        raise AssertionError("called for values of the right kinds")
+
+    def _dead_letter(
+        self, refusal: Refusal, reading: Reading, names: tuple[str, ...], effects: Commit
+    ) -> Refusal:
+        fields = {"timestamp": reading.time_ms, **dict(zip(names, reading.values, strict=True))}
+        payload = msgspec.json.encode(fields)
+        effects.dead_letters.append(
+            DeadLetter(
+                self.id,
+                "device",
+                f"devices/{self.id}/telemetry",
+                refusal.code,
+                refusal.detail,
+                payload[:4096],
+                len(payload),
+                reading.received_ms,
+            )
+        )
+        return Refusal(refusal.code, refusal.detail, dead_lettered=True)
+
+    def fold(self, values: list[Any], time_ms: int) -> None:
+        """Take the values of a reading within the lateness bound into latest values and windows.
+
+        The list is kept, so it must not be changed afterwards.
+        """
+        if time_ms >= self.newest_ms and None not in values:
+            self.newest_ms = time_ms
+            self.latest = values
+            self.latest_ms = [time_ms] * len(values)
+        else:
+            self._fold_latest(values, time_ms)
+        for window in self.windows:
+            window.observe(values, time_ms)
+
+    def _fold_latest(self, values: Sequence[Value | None], time_ms: int) -> None:
+        self.newest_ms = max(self.newest_ms, time_ms)
+        # The lists may be shared with a row on its way to the log, so they are replaced, not changed.
+        latest, latest_ms = list(self.latest), list(self.latest_ms)
+        for position, value in enumerate(values):
+            if value is not None and time_ms >= latest_ms[position]:
+                latest[position] = value
+                latest_ms[position] = time_ms
+        self.latest, self.latest_ms = latest, latest_ms
+
+    def remember(self, time_ms: int, key: int, received_ms: int) -> None:
+        """Keep what tells this reading from its duplicates, and that the device was heard of."""
+        self.seen.remember(time_ms, key)
+        if received_ms > self.last_seen_ms:
+            self.last_seen_ms = received_ms
+
+    # --- rules and alarms -------------------------------------------------------------------------------
+
+    def _bind(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
+        """Take the present rules, clearing the alarms of those that no longer watch this device."""
+        self._book = around.rules
+        r = self.registration
+        if r is None or r.status != ACTIVE:
+            self._checks = ()
+            return
+        self._checks = around.rules.checks(self.id, r.device_type, self.metrics, self.windows)
+        if self.alarms:
+            covering = {rule.rule_id for rule in around.rules.covering(self.id, r.device_type)}
+            for rule_id in [rule_id for rule_id in self.alarms if rule_id not in covering]:
+                self._clear(rule_id, now_ms, None, "rule_removed", effects)
+
+    def _check(self, values: Sequence[Any], time_ms: int, effects: Commit) -> None:
+        for window in self.windows:
+            window.advance(time_ms)
+        alarms = self.alarms
+        for check in self._checks:
+            value = values[check.position]
+            if value is None:
+                continue
+            if check.test(value, time_ms, self):
+                if check.rule_id not in alarms:
+                    self._raise(check.rule, value, time_ms, effects)
+            elif alarms and check.rule_id in alarms:
+                self._clear(check.rule_id, time_ms, value, "condition_ended", effects)
+
+    def _raise(self, rule: Rule, value: Value, time_ms: int, effects: Commit) -> None:
+        assert self.registration is not None
+        identity = f"{self.id}\0{rule.rule_id}\0{time_ms}".encode()
+        alarm = Alarm(
+            alarm_id=blake2b(identity, digest_size=16).hexdigest(),
+            device_id=self.id,
+            device_type=self.registration.device_type,
+            rule_id=rule.rule_id,
+            rule_name=rule.spec.name,
+            rule_version=rule.version,
+            severity=rule.spec.severity.value,
+            state="ACTIVE",
+            metric=rule.spec.condition.metric,
+            value=value,
+            detail=describe(rule.spec),
+            start_ms=time_ms,
+        )
+        self.alarms[rule.rule_id] = alarm
+        effects.alarms.append(alarm)
+        self._event("alarm_raised", time_ms, alarm, effects)
+
+    def _clear(self, rule_id: str, time_ms: int, value: Value | None, reason: str, effects: Commit) -> None:
+        alarm = self.alarms.pop(rule_id)
+        cleared = msgspec.structs.replace(
+            alarm,
+            state="CLEARED",
+            end_ms=max(time_ms, alarm.start_ms),
+            end_value=value,
+            end_reason=reason,
+        )
+        effects.alarms.append(cleared)
+        self._event("alarm_cleared", time_ms, cleared, effects)
+
+    # --- registration -----------------------------------------------------------------------------------
+
+    def _register(self, message: Register, now_ms: int, around: Surroundings, effects: Commit) -> Outcome:
+        old = self.registration
+        if old is not None and old.status == ACTIVE:
+            return Refusal("conflict", f"device {self.id} exists already")
+        self.registration = Registration(
+            self.id,
+            message.device_type,
+            ACTIVE,
+            message.location,
+            message.metadata,
+            old.registered_ms if old is not None else now_ms,
+            now_ms,
+        )
+        self.furnish(around)
+        effects.registrations.append(self.registration)
+        self._event("registered", now_ms, self.registration, effects)
+        return self._answer(self.info(now_ms, around))
+
+    def _patch(self, message: Patch, now_ms: int, around: Surroundings, effects: Commit) -> Outcome:
+        old = self.registration
+        if old is None:
+            return self._not_found()
+        if old.status != ACTIVE:
+            return Refusal("conflict", f"device {self.id} is decommissioned; register it again first")
+        metadata = old.metadata
+        if message.metadata is not None:
+            metadata = merge_patch(metadata, message.metadata)
+        self.registration = msgspec.structs.replace(
+            old,
+            device_type=message.device_type if message.device_type is not None else old.device_type,
+            location=message.location if message.location is not None else old.location,
+            metadata=metadata,
+            updated_ms=now_ms,
+        )
+        if self.registration.device_type != old.device_type:
+            self.furnish(around)
+            self._bind(around, now_ms, effects)
+        effects.registrations.append(self.registration)
+        self._event("updated", now_ms, self.registration, effects)
+        return self._answer(self.info(now_ms, around))
+
+    def _decommission(self, now_ms: int, effects: Commit) -> Outcome:
+        old = self.registration
+        if old is None:
+            return self._not_found()
+        if old.status == DECOMMISSIONED:
+            return ACCEPTED
+        for rule_id in list(self.alarms):
+            self._clear(rule_id, now_ms, None, "device_decommissioned", effects)
+        self.registration = msgspec.structs.replace(old, status=DECOMMISSIONED, updated_ms=now_ms)
+        effects.registrations.append(self.registration)
+        self._event("decommissioned", now_ms, self.registration, effects)
+        return ACCEPTED
+
+    def furnish(self, around: Surroundings) -> None:
+        """Fit windows and bounds to the profile of the registered type, keeping the windows that stay."""
+        assert self.registration is not None
+        profile = around.profiles.of(self.registration.device_type)
+        kept = {window.spec: window for window in self.windows}
+        self.windows = tuple(kept.get(spec) or Window(spec) for spec in profile.windows)
+        self.lateness_ms = round(profile.lateness_s * 1000)
+        self._book = None
+
+    # --- small leaves -----------------------------------------------------------------------------------
+
+    def _window_info(self, message: GetWindow) -> Outcome:
+        if self.registration is None:
+            return self._not_found()
+        info = self.window(message.metric, message.length_s)
+        if info is None:
+            return Refusal("not_found", f"device {self.id} has no such window of a number {message.metric}")
+        return Answer(info)
+
+    def _answer(self, value: object) -> Outcome:
+        return self._not_found() if value is None else Answer(value)
+
+    def _not_found(self) -> Refusal:
+        return Refusal("not_found", f"no device {self.id} is registered")
+
+    def _event(self, kind: str, time_ms: int, body: object, effects: Commit) -> None:
+        shard = self.shard
+        shard.head += 1
+        effects.events.append(
+            EventRow(shard.number, shard.head, self.key, time_ms, kind, msgspec.json.encode(body))
+        )
+
+
+def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """The target with a JSON merge patch applied (RFC 7396): null removes, objects merge, others replace."""
+    merged = dict(target)
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            old = merged.get(name)
+            merged[name] = merge_patch(old if isinstance(old, dict) else {}, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def new_shard(device_id: str, heads: dict[int, int] | None = None) -> Shard:
+    """The shard of a device with its head, for whoever drives a device by hand (tests, notebooks)."""
+    number = shard_of_key(device_key(device_id))
+    return Shard(number, (heads or {}).get(number, 0))

@@ -1,0 +1,92 @@
+"""How a device's state becomes a snapshot, and a device is built again from what the log holds."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from sensorium.actors.device import NEVER_MS, Device, Shard, Surroundings
+from sensorium.actors.messages import Value
+from sensorium.actors.metrics import MetricSet, metric_set
+from sensorium.actors.records import Snapshot, StoredDevice
+from sensorium.actors.seen import Seen
+from sensorium.actors.windows import Window
+
+
+class _State(msgspec.Struct, array_like=True):
+    """A snapshot's contents. New fields go to the end, with a default."""
+
+    newest_ms: int
+    last_seen_ms: int
+    names: tuple[str, ...]
+    kinds: str
+    latest: list[Value | None]
+    latest_ms: list[int]
+    windows: list[tuple[float, float, int | None, list[bytes | None]]]
+    seen: tuple[bytes, bytes, int, int]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_State).decode
+
+
+def take_snapshot(device: Device) -> Snapshot:
+    """The device's state as of its shard's present offset."""
+    state = _State(
+        device.newest_ms,
+        device.last_seen_ms,
+        device.metrics.names,
+        device.metrics.kinds,
+        device.latest,
+        device.latest_ms,
+        [(w.spec.length_s, w.spec.slide_s, w.newest, w.dump()) for w in device.windows],
+        device.seen.dump(),
+    )
+    replay_from_ms = None if device.newest_ms == NEVER_MS else device.newest_ms - device.lateness_ms
+    return Snapshot(device.key, device.shard.number, device.shard.head, replay_from_ms, _encode(state))
+
+
+def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device:
+    """The device as the log knows it: its snapshot and, on top, the readings after it. Emits nothing."""
+    device = Device(stored.device_id, shard)
+    device.registration = stored.registration
+    device.alarms = {alarm.rule_id: alarm for alarm in stored.alarms}
+    if stored.registration is not None:
+        device.furnish(around)
+    if stored.snapshot is not None:
+        _restore(device, stored.snapshot)
+    for row in stored.tail:
+        _replay(device, row.time_ms, row.key, row.metric_set, row.values)
+    return device
+
+
+def _restore(device: Device, snapshot: Snapshot) -> None:
+    state = _decode(snapshot.state)
+    device.newest_ms = state.newest_ms
+    device.last_seen_ms = state.last_seen_ms
+    device.metrics = metric_set(state.names, state.kinds)
+    device.latest = state.latest
+    device.latest_ms = state.latest_ms
+    device.seen = Seen.restore(state.seen)
+    if snapshot.replay_from_ms is not None:
+        # Older readings that came after the snapshot are not replayed, so the memory lacks them.
+        device.seen.floor_ms = max(device.seen.floor_ms, snapshot.replay_from_ms - 1)
+    kept = {(length_s, slide_s): (newest, cells) for length_s, slide_s, newest, cells in state.windows}
+    device.windows = tuple(
+        Window.restore(w.spec, *kept[w.spec.length_s, w.spec.slide_s])
+        if (w.spec.length_s, w.spec.slide_s) in kept
+        else w
+        for w in device.windows
+    )
+
+
+def _replay(
+    device: Device, time_ms: int, key: int, metrics: MetricSet, stored: Sequence[Value | None]
+) -> None:
+    present = [(n, v) for n, v in zip(metrics.names, stored, strict=True) if v is not None]
+    device.adopt(device.metrics.grown(tuple(n for n, _ in present), [v for _, v in present]))
+    values: list[Value | None] = [None] * len(device.metrics.names)
+    for name, value in present:
+        values[device.metrics.index[name]] = value
+    device.remember(time_ms, key, received_ms=time_ms)
+    if time_ms >= device.newest_ms - device.lateness_ms:
+        device.fold(values, time_ms)
