@@ -1,0 +1,66 @@
+"""The exceptions of the protocol adapters.
+
+SensoriumError
+├── Refused
+│   ├── InvalidMessage
+│   │   └── Undecodable     the payload breaks a rule of the telemetry format: dead letter it
+│   ├── InvalidAddress      the broker's URL cannot be used as it is written
+│   └── BrokerRefused       the broker answered no: credentials, rights, a topic, a bound of its own
+└── Unavailable
+    └── Disconnected        there is no connection to the broker, or it broke meanwhile
+"""
+
+from enum import StrEnum
+
+from sensorium.actors.errors import InvalidMessage, Refused, Unavailable
+
+
+class Reason(StrEnum):
+    """Why a message cannot be used, as it is counted and stored with the dead letter."""
+
+    MALFORMED_JSON = "malformed_json"
+    NOT_AN_OBJECT = "not_an_object"
+    WRONG_TYPE = "wrong_type"
+    NOT_FINITE = "not_finite"
+    DUPLICATE_KEY = "duplicate_key"
+    EMPTY = "empty"
+    BAD_TIMESTAMP = "bad_timestamp"
+    TIMESTAMP_TOO_FAR_IN_FUTURE = "timestamp_too_far_in_future"
+    TIMESTAMP_TOO_OLD = "timestamp_too_old"
+    TOO_LARGE = "too_large"
+    TOO_MANY_METRICS = "too_many_metrics"
+    BATCH_TOO_LONG = "batch_too_long"
+    BAD_METRIC_NAME = "bad_metric_name"
+    TEXT_TOO_LONG = "text_too_long"
+    BAD_TEXT = "bad_text"
+    BAD_DEVICE_ID = "bad_device_id"
+
+
+class Undecodable(InvalidMessage):
+    """A payload that is not telemetry. `reason` is for counting, `detail` for a person."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.code = str(reason)
+        self.detail = detail
+
+
+class InvalidAddress(Refused):
+    """The broker's URL, or what goes with it, is wrong; the message says which part."""
+
+    code = "invalid_address"
+
+
+class BrokerRefused(Refused):
+    """The broker answered with an MQTT 5 reason code of 0x80 or more (OASIS MQTT 5.0, section 2.4)."""
+
+    code = "broker_refused"
+
+    def __init__(self, reason_code: int, what: str) -> None:
+        super().__init__(f"the broker refused {what}: reason code 0x{reason_code:02x}")
+        self.reason_code = reason_code
+
+
+class Disconnected(Unavailable, ConnectionError):
+    """Not connected, or the connection ended before the broker answered; the message says what is known."""
