@@ -16,6 +16,7 @@ from sensorium.cluster import sections, tracked_yaml, urls
 from sensorium.cluster.sections import Section
 from sensorium.cluster.tracked_yaml import Path as SettingPath
 from sensorium.cluster.tracked_yaml import dotted
+from sensorium.ingest.decode import Bounds
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "DEVICE_DB_URL": ("storage", "url"),
@@ -64,6 +65,22 @@ class Config(Section):
     def device_profiles(self) -> Profiles:
         """The section `profiles` as devices know it."""
         return sections.profiles(self.profiles)
+
+    @property
+    def auto_register_as(self) -> str | None:
+        """The type that unknown devices get at their first reading; None refuses them."""
+        return self.ingest.auto_register_type if self.ingest.auto_register else None
+
+    @property
+    def bounds(self) -> Bounds:
+        """What a payload may be at most."""
+        take = self.ingest
+        return Bounds(
+            max_payload_bytes=take.max_payload_bytes,
+            max_metrics=take.max_metrics,
+            max_future_s=take.max_future_s,
+            max_past_s=take.max_past_s,
+        )
 
     def describe(self) -> dict[str, str]:
         """Every setting by its dotted name, fit to be printed: passwords and keys are hidden."""

@@ -121,6 +121,8 @@ class Ingest(Section):
 
     auto_register: bool = False
     """Whether the first reading of an unknown device registers it; otherwise it goes to the dead letters."""
+    auto_register_type: Annotated[str, Field(min_length=1, max_length=128)] = "generic"
+    """The device type of those that registered themselves so."""
     max_payload_bytes: Annotated[int, Field(ge=64, le=16 << 20)] = 256 << 10
     max_metrics: Annotated[int, Field(ge=1, le=10_000)] = 256
     """In one message. How many a device may have in all is its profile's `max_metrics`."""

@@ -56,7 +56,7 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
             ":3: profiles.pump.windows[0]: window of 100.0 s by 60.0 s: the length must be ",
         ),
         ("http: {port: 1}\nhttp: {port: 2}", ":2: http: given twice"),
-        ("a: [\n", ":1: expected the node content, but found '<stream end>'"),
+        ("a: [\n", ":2: expected the node content, but found '<stream end>'"),
         ("- 1", ":1: must be a mapping of sections"),
         ("1: 2", ":1: the file: keys must be text"),
         ("x: &a [*a]", ":1: nested deeper than 16 levels"),
