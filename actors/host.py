@@ -1,0 +1,385 @@
+"""A DeviceHost: many devices in one process, one turn at a time each, one commit for all that waits.
+
+A plain class that knows nothing of Ray; `runtime` makes a Ray actor of it. What comes in while a commit is
+under way waits and shares the next one, so the transactions become as large as the load needs.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from sensorium.actors.activations import Activations, ActivationSettings
+from sensorium.actors.conditions import RuleBook
+from sensorium.actors.device import Surroundings
+from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Overloaded
+from sensorium.actors.figures import Histogram
+from sensorium.actors.messages import (
+    DEAD_LETTER_PAYLOAD_BYTES,
+    Answer,
+    BatchReply,
+    DeadLetter,
+    Duplicate,
+    Message,
+    Outcome,
+    Reading,
+    Refusal,
+    batch_decoder,
+)
+from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
+from sensorium.actors.profile import Profiles
+from sensorium.actors.records import Snapshot
+from sensorium.actors.turns import Names, TurnFailed, Work, lookups, run, sparse, unpack
+from sensorium.actors.view import DeviceView
+
+MAX_WAITING_BATCHES = 256
+"""Batches a host lets wait. Each sender has one in flight, so this bounds the senders."""
+
+GROUP_MESSAGES = 4_000
+"""Messages after which a commit group takes no further batch: keeps one commit short."""
+
+MAP_CHUNK = 100
+"""Devices that a mapped function sees before waiting messages get their turn."""
+
+_IDLE_S = 1.0
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What a host is told at its start. `auto_register_as`: see `Surroundings`."""
+
+    profiles: Profiles = field(default_factory=Profiles)
+    auto_register_as: str | None = None
+    activation: ActivationSettings = field(default_factory=ActivationSettings)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    work: list[Work]
+    done: asyncio.Future[list[Outcome]]
+
+
+class DeviceHost:
+    """Owns shards and the devices in them, for one incarnation.
+
+    Call `start` first and `stop` last; both by the owner. `deliver`, `ask` and `map` may overlap.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        incarnation: int,
+        shards: Sequence[int],
+        open_ports: HostPortsFactory,
+        settings: HostSettings,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.name = name
+        self.incarnation = incarnation
+        self._shards = list(shards)
+        self._open_ports = open_ports
+        self._settings = settings
+        self._clock_ms = clock_ms
+        self._around = Surroundings(settings.profiles, RuleBook(), settings.auto_register_as)
+        self._names: dict[Names, Names] = {}
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._ahead = asyncio.Lock()
+        """Held while memory may be ahead of the log; whoever reads state for others takes it too."""
+        self._counts: Counter[str] = Counter()
+        self._dead_letters: Counter[str] = Counter()
+        self._alarms: Counter[str] = Counter()
+        self._latency = Histogram()
+        self._commits = Histogram()
+        self._log_down_since_s: float | None = None
+        self._stopping = False
+        self._fenced = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the ports, the shards and the rules. Raises `LogUnavailable`."""
+        self._ports: HostPorts = await self._open_ports(self.incarnation)
+        self._activations = Activations(self._ports.log, self._shards, self._settings.activation)
+        await self._activations.open()
+        self._take_rules(await self._ports.rules.load())
+        self._tasks = [
+            asyncio.create_task(self._work(), name=f"{self.name} turns"),
+            asyncio.create_task(self._save(), name=f"{self.name} snapshots"),
+            asyncio.create_task(self._watch_rules(), name=f"{self.name} rules"),
+        ]
+
+    async def stop(self) -> None:
+        """Finish what waits, save every unsaved device, give back the ports."""
+        self._stopping = True
+        self._wake.set()
+        if self._tasks:
+            turns, *others = self._tasks
+            for task in others:
+                task.cancel()
+            await asyncio.gather(turns, *others, return_exceptions=True)
+            while not self._fenced and (snapshots := self._activations.take_all()):
+                await self._store(snapshots)
+            self._tasks = []
+            await self._ports.close()
+
+    async def ping(self) -> int:
+        """The incarnation: proof of life. Raises `Fenced` once this host may not commit any more."""
+        if self._fenced:
+            raise Fenced(f"{self.name} lost its shards")
+        return self.incarnation
+
+    # --- calls ------------------------------------------------------------------------------------------
+
+    async def deliver(self, data: bytes) -> bytes:
+        """Run an encoded `Batch`; answers an encoded `BatchReply` once everything in it is committed.
+
+        Raises:
+            LogUnavailable: nothing can be said of the batch; deliver it again.
+            Fenced: this host has lost its shards; ask for the routing table.
+            Overloaded: too many senders wait.
+            InvalidMessage: the bytes are no batch.
+        """
+        try:
+            batch = batch_decoder.decode(data)
+            work = unpack(batch, self._intern)
+        except (msgspec.MsgspecError, IndexError) as error:
+            raise InvalidMessage(f"not a batch: {error}") from error
+        owns = self._activations.owns
+        moved = [i for i, w in enumerate(work) if not owns(w.message.device_id)]
+        if moved:
+            gone = set(moved)
+            mine = [i for i in range(len(work)) if i not in gone]
+            outcomes = await self._enqueue([work[i] for i in mine])
+            found = sparse(outcomes)
+            return _encode(BatchReply(batch.sequence, {mine[i]: o for i, o in found.items()}, moved))
+        return _encode(BatchReply(batch.sequence, sparse(await self._enqueue(work))))
+
+    async def ask(self, message: Message, names: Names = ()) -> Outcome:
+        """One message's turn, for a caller that holds this host's handle. Raises like `deliver`."""
+        if not self._activations.owns(message.device_id):
+            raise Fenced(f"{message.device_id} is not hosted by {self.name}; ask for the routing table")
+        return (await self._enqueue([Work(message, names)]))[0]
+
+    async def map(self, which: Filter, function: Callable[[DeviceView], Any]) -> dict[str, Any]:
+        """Run a function beside the state of each device of this host that matches.
+
+        Returns:
+            By device id what the function returned, or the exception that it raised.
+        """
+        ids = await self._ports.registry.select(which, self._shards)
+        results: dict[str, Any] = {}
+        for start in range(0, len(ids), MAP_CHUNK):
+            chunk = ids[start : start + MAP_CHUNK]
+            async with self._ahead:
+                await self._activations.ensure(chunk, self._around)
+                for device_id in chunk:
+                    view = DeviceView(self._activations.devices[device_id], self._around, self._clock_ms())
+                    try:
+                        results[device_id] = function(view)
+                    except Exception as error:  # the caller's code: its errors are the caller's to see
+                        results[device_id] = error
+        return results
+
+    async def rules_of(self, device_id: str) -> list[dict[str, Any]]:
+        """The rules that watch a device, each with the alarm it holds there or None."""
+        async with self._ahead:
+            await self._activations.ensure([device_id], self._around)
+            device = self._activations.devices[device_id]
+            rules = device.covering(self._around)
+            return [{"rule": rule, "alarm": device.alarms.get(rule.rule_id)} for rule in rules]
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the start, and gauges, by name."""
+        down = self._log_down_since_s
+        return {
+            "name": self.name,
+            "readings_committed": self._counts["readings"],
+            "readings_duplicate": self._counts["duplicates"],
+            "commits": self._counts["commits"],
+            "commit_failures": self._counts["commit_failures"],
+            "dead_letters": dict(self._dead_letters),
+            "alarms_raised": dict(self._alarms),
+            "devices_active": len(self._activations.devices),
+            "devices_unsaved": self._activations.dirty,
+            "activations": self._activations.activated,
+            "passivations": self._counts["passivations"],
+            "snapshots": self._counts["snapshots"],
+            "shards_owned": len(self._shards),
+            "batches_waiting": len(self._waiting),
+            "rules": len(self._around.rules.rules),
+            "log_down_s": 0.0 if down is None else time.monotonic() - down,
+            "ingest_to_commit": self._latency.as_dict(),
+            "commit": self._commits.as_dict(),
+        }
+
+    # --- turns ------------------------------------------------------------------------------------------
+
+    def _intern(self, names: Names) -> Names:
+        return self._names.setdefault(names, names) if len(self._names) < 65_536 else names
+
+    async def _enqueue(self, work: list[Work]) -> list[Outcome]:
+        if self._fenced:
+            raise Fenced(f"{self.name} lost its shards")
+        if self._stopping:
+            raise LogUnavailable(f"{self.name} is stopping")
+        if len(self._waiting) >= MAX_WAITING_BATCHES:
+            raise Overloaded(f"{self.name} has {MAX_WAITING_BATCHES} batches waiting")
+        waiting = _Waiting(work, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._wake.set()
+        return await waiting.done
+
+    async def _work(self) -> None:
+        while True:
+            if not self._waiting:
+                if self._stopping:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            group = [self._waiting.popleft()]
+            size = len(group[0].work)
+            while self._waiting and size + len(self._waiting[0].work) <= GROUP_MESSAGES:
+                group.append(self._waiting.popleft())
+                size += len(group[-1].work)
+            async with self._ahead:
+                await self._settle_group(group)
+
+    async def _settle_group(self, group: Sequence[_Waiting]) -> None:
+        try:
+            outcomes = await self._settle([w for waiting in group for w in waiting.work])
+        except (LogUnavailable, Fenced) as error:
+            self._fenced = self._fenced or isinstance(error, Fenced)
+            self._counts["commit_failures"] += 1
+            if self._log_down_since_s is None:
+                self._log_down_since_s = time.monotonic()
+            for waiting in group:
+                if not waiting.done.done():
+                    waiting.done.set_exception(type(error)(str(error)))
+            return
+        self._log_down_since_s = None
+        start = 0
+        for waiting in group:
+            end = start + len(waiting.work)
+            if not waiting.done.done():
+                waiting.done.set_result(outcomes[start:end])
+            start = end
+
+    async def _settle(self, work: Sequence[Work]) -> list[Outcome]:
+        """Outcomes of all of `work`, committed. A message that cannot be committed becomes a dead letter."""
+        try:
+            return await self._attempt(work)
+        except TurnFailed as error:
+            bad, reason, detail = error.index, "internal_error", str(error)
+        except InvalidMessage as error:
+            if len(work) > 1:
+                middle = len(work) // 2
+                return [*await self._settle(work[:middle]), *await self._settle(work[middle:])]
+            bad, reason, detail = 0, InvalidMessage.code, str(error)
+        before = await self._settle(work[:bad]) if bad else []
+        letter = _dead_letter(work[bad], reason, detail, self._clock_ms())
+        await self._attempt([Work(letter, ())])
+        after = await self._settle(work[bad + 1 :]) if bad + 1 < len(work) else []
+        return [*before, Refusal(reason, detail, dead_lettered=True), *after]
+
+    async def _attempt(self, work: Sequence[Work]) -> list[Outcome]:
+        activations = self._activations
+        ids = {w.message.device_id for w in work}
+        await activations.ensure(ids, self._around)
+        identities = lookups(work, activations.devices)
+        known = await self._ports.log.seen(identities) if identities else set()
+        heads = activations.mark(ids)
+        try:
+            turns = run(work, activations.devices, self._around, self._clock_ms(), known)
+            if turns.commit:
+                started_s = time.monotonic()
+                await self._ports.log.commit(turns.commit)
+                self._commits.observe(time.monotonic() - started_s)
+        except BaseException:
+            # Let it crash: memory is ahead of the log, so it is loaded again, never patched back.
+            activations.discard(ids, heads)
+            raise
+        activations.changed(turns.touched)
+        self._count(turns.outcomes, work, turns.commit.alarms, turns.commit.dead_letters)
+        return turns.outcomes
+
+    def _count(
+        self,
+        outcomes: Sequence[Outcome],
+        work: Sequence[Work],
+        alarms: Sequence[Any],
+        dead_letters: Sequence[DeadLetter],
+    ) -> None:
+        received = [w.message.received_ms for w in work if type(w.message) is Reading]
+        duplicates = sum(type(o) is Duplicate for o in outcomes)
+        refused = sum(
+            type(o) is Refusal and type(w.message) is Reading for o, w in zip(outcomes, work, strict=True)
+        )
+        self._counts["commits"] += 1
+        self._counts["readings"] += len(received) - duplicates - refused
+        self._counts["duplicates"] += duplicates
+        self._latency.observe_since_ms(self._clock_ms(), received)
+        for alarm in alarms:
+            if alarm.state == "ACTIVE":
+                self._alarms[alarm.severity] += 1
+        for letter in dead_letters:
+            self._dead_letters[letter.reason] += 1
+
+    # --- snapshots and rules ----------------------------------------------------------------------------
+
+    async def _save(self) -> None:
+        while not self._fenced:
+            async with self._ahead:
+                snapshots = self._activations.take_due()
+            if snapshots:
+                await self._store(snapshots)
+            else:
+                self._counts["passivations"] += self._activations.passivate()
+                await asyncio.sleep(_IDLE_S if not self._activations.dirty else _IDLE_S / 10)
+
+    async def _store(self, snapshots: Sequence[Snapshot]) -> None:
+        try:
+            await self._ports.log.save(snapshots, self._activations.heads(snapshots))
+            self._counts["snapshots"] += len(snapshots)
+        except LogUnavailable:
+            self._activations.unsaved(snapshots)
+            if self._stopping:
+                raise
+            await asyncio.sleep(_IDLE_S)
+        except Fenced:
+            self._fenced = True
+
+    async def _watch_rules(self) -> None:
+        async for _ in self._ports.rules.changes():
+            try:
+                self._take_rules(await self._ports.rules.load())
+            except LogUnavailable:
+                continue  # `changes` yields again once the database is back
+
+    def _take_rules(self, rules: Sequence[Any]) -> None:
+        self._around = replace(self._around, rules=RuleBook(rules))
+
+
+def _dead_letter(work: Work, reason: str, detail: str, now_ms: int) -> DeadLetter:
+    payload = msgspec.json.encode({"message": work.message, "names": work.names})
+    device_id = work.message.device_id
+    return DeadLetter(
+        device_id.replace("\0", "�")[:128],
+        "host",
+        f"devices/{device_id}".replace("\0", "�")[:256],
+        reason,
+        detail.replace("\0", "�"),
+        payload[:DEAD_LETTER_PAYLOAD_BYTES],
+        len(payload),
+        now_ms,
+    )
+
+
+__all__ = ["Answer", "DeviceHost", "HostSettings"]

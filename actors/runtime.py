@@ -1,0 +1,142 @@
+"""The Ray adapter: the only place where plain classes become Ray actors and calls become Ray calls."""
+
+import asyncio
+import gc
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from sensorium.actors.coordinator import Coordinator, RuntimeSpec
+from sensorium.actors.router import HostGone, Router, Table
+
+NAMESPACE: Final = "sensorium"
+COORDINATOR: Final = "coordinator"
+DELIVER_TIMEOUT_S: Final = 30.0
+
+# Hosts never restart by themselves (a restart would rerun __init__ and lose what they own); the coordinator
+# replaces them. They claim no CPU slot: how many there are is our decision, not the scheduler's.
+_OPTIONS: Final[dict[str, Any]] = {
+    "num_cpus": 0,
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "max_concurrency": 1_000,
+    "enable_task_events": False,
+    "lifetime": "detached",
+}
+
+
+def _remote_class(make: Callable[..., Any]) -> Any:
+    """The actor class of a plain class whose methods are coroutines (and some plain ones)."""
+
+    class Hosted:
+        """Any plain object in a Ray actor."""
+
+        def __init__(self, *args: Any) -> None:
+            # What a host keeps lives long; collecting it again and again costs a tenth of its time.
+            gc.freeze()
+            gc.set_threshold(100_000, 50, 1_000)
+            self._object = make(*args)
+
+        async def call(self, method: str, *args: Any) -> Any:
+            """Call a method of the object."""
+            result = getattr(self._object, method)(*args)
+            return await result if asyncio.iscoroutine(result) else result
+
+        async def deliver(self, data: bytes) -> bytes:
+            """`DeviceHost.deliver`."""
+            return await self._object.deliver(data)  # type: ignore[no-any-return]
+
+        async def pid(self) -> int:
+            """The process's id."""
+            return os.getpid()
+
+    Hosted.__name__ = Hosted.__qualname__ = getattr(make, "__name__", "Hosted")
+    return ray.remote(Hosted)
+
+
+class RayProcess:
+    """A launched object behind its actor handle."""
+
+    def __init__(self, handle: "ActorHandle[Any]") -> None:
+        self.address = handle
+
+    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+        """See `coordinator.Process.call`."""
+        return await _bounded(self.address.call.remote(method, *args), timeout_s)
+
+    def kill(self) -> None:
+        """See `coordinator.Process.kill`."""
+        ray.kill(self.address)
+
+
+class RayLauncher:
+    """Launches objects as detached, named actors of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def launch(self, name: str, make: Callable[..., Any], *args: Any) -> RayProcess:
+        """See `coordinator.Launcher.launch`."""
+        options = {**_OPTIONS, "name": name, "namespace": self._namespace}
+        return RayProcess(_remote_class(make).options(**options).remote(*args))
+
+
+class RayTransport:
+    """A router's way to the hosts through Ray."""
+
+    def __init__(self, coordinator: "ActorHandle[Any]") -> None:
+        self._coordinator = coordinator
+
+    async def table(self, newer_than: int | None = None) -> Table:
+        """See `router.Transport.table`. Waits for the coordinator to come back when it is down."""
+        while True:
+            try:
+                table: Table = await self._coordinator.call.remote("table", newer_than)
+            except RayActorError:
+                await asyncio.sleep(0.5)
+            else:
+                return table
+
+    async def deliver(self, address: "ActorHandle[Any]", data: bytes) -> bytes:
+        """See `router.Transport.deliver`."""
+        reply: bytes = await _bounded(address.deliver.remote(data), DELIVER_TIMEOUT_S)
+        return reply
+
+
+def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHandle[Any]":
+    """Create the coordinator of a namespace; call its `start` to have everything up."""
+    options = {**_OPTIONS, "name": COORDINATOR, "namespace": namespace}
+    actor = _remote_class(Coordinator).options(**options)
+    handle: ActorHandle[Any] = actor.remote(spec, RayLauncher(namespace))
+    return handle
+
+
+def find_coordinator(namespace: str = NAMESPACE) -> "ActorHandle[Any]":
+    """The running coordinator of a namespace. Raises ValueError when there is none."""
+    handle: ActorHandle[Any] = ray.get_actor(COORDINATOR, namespace=namespace)
+    return handle
+
+
+def make_router(sender: str, namespace: str = NAMESPACE) -> Router:
+    """A router of the running namespace; start it before use."""
+    return Router(sender, RayTransport(find_coordinator(namespace)))
+
+
+async def _bounded(ref: Any, timeout_s: float) -> Any:
+    """The result of a call. Our own errors pass; a dead, silent or unreachable actor is `HostGone`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await ref
+    except TimeoutError as error:
+        raise HostGone(f"no answer within {timeout_s:g} s") from error
+    except (RayActorError, GetTimeoutError) as error:
+        raise HostGone(str(error).splitlines()[0]) from error
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if cause is None:
+            raise HostGone(str(error).splitlines()[0]) from error
+        raise
