@@ -58,3 +58,13 @@ class Overloaded(Unavailable):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+def refused(code: str, detail: str) -> Refused:
+    """The exception of a refusal's code; a plain `Refused` with that code when none is made for it."""
+    for kind in (InvalidMessage, DeviceNotFound, DeviceConflict):
+        if kind.code == code:
+            return kind(detail)
+    error = Refused(detail)
+    error.code = code
+    return error

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from sensorium.actors.activations import Activations, ActivationSettings
-from sensorium.actors.conditions import RuleBook
+from sensorium.actors.conditions import RuleBook, validate
 from sensorium.actors.device import Surroundings
-from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Overloaded
+from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Overloaded, refused
 from sensorium.actors.figures import Histogram
 from sensorium.actors.messages import (
     DEAD_LETTER_PAYLOAD_BYTES,
@@ -33,6 +33,7 @@ from sensorium.actors.messages import (
 from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Snapshot
+from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.turns import Names, TurnFailed, Work, lookups, run, sparse, unpack
 from sensorium.actors.view import DeviceView
 
@@ -167,6 +168,13 @@ class DeviceHost:
             raise Fenced(f"{message.device_id} is not hosted by {self.name}; ask for the routing table")
         return (await self._enqueue([Work(message, names)]))[0]
 
+    async def answer(self, message: Message, names: Names = ()) -> Any:
+        """Like `ask`, but gives the answer's value and raises refusals as `Refused`."""
+        outcome = await self.ask(message, names)
+        if isinstance(outcome, Refusal):
+            raise refused(outcome.code, outcome.detail)
+        return outcome.value if isinstance(outcome, Answer) else None
+
     async def map(self, which: Filter, function: Callable[[DeviceView], Any]) -> dict[str, Any]:
         """Run a function beside the state of each device of this host that matches.
 
@@ -194,6 +202,24 @@ class DeviceHost:
             device = self._activations.devices[device_id]
             rules = device.covering(self._around)
             return [{"rule": rule, "alarm": device.alarms.get(rule.rule_id)} for rule in rules]
+
+    async def rules(self) -> list[Rule]:
+        """All rules."""
+        return await self._ports.rules.load()
+
+    async def create_rule(self, spec: RuleSpec) -> Rule:
+        """Store a new rule. Raises `InvalidMessage` for one that can never work."""
+        validate(spec)
+        return await self._ports.rules.create(spec)
+
+    async def replace_rule(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+        """The rule's next version; None when there is no such rule."""
+        validate(spec)
+        return await self._ports.rules.replace(rule_id, spec)
+
+    async def delete_rule(self, rule_id: str) -> bool:
+        """Whether there was such a rule."""
+        return await self._ports.rules.delete(rule_id)
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start, and gauges, by name."""
@@ -380,6 +406,3 @@ def _dead_letter(work: Work, reason: str, detail: str, now_ms: int) -> DeadLette
         len(payload),
         now_ms,
     )
-
-
-__all__ = ["Answer", "DeviceHost", "HostSettings"]

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, NamedTuple, Protocol
 
 from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice
-from sensorium.actors.rules import Rule
+from sensorium.actors.rules import Rule, RuleSpec
 
 
 class Log(Protocol):
@@ -63,6 +63,22 @@ class RuleSource(Protocol):
         ...
 
 
+class RuleStore(RuleSource, Protocol):
+    """The rules, to be changed too. Specs are taken as valid (see `conditions.validate`)."""
+
+    async def create(self, spec: RuleSpec) -> Rule:
+        """Store a new rule."""
+        ...
+
+    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+        """The rule's next version; None when there is no such rule."""
+        ...
+
+    async def delete(self, rule_id: str) -> bool:
+        """Whether there was such a rule."""
+        ...
+
+
 class Filter(NamedTuple):
     """Which devices: all that is given must hold; `metadata` must be contained in the device's."""
 
@@ -84,7 +100,7 @@ class HostPorts(NamedTuple):
     """What a host is given by its factory, opened; `close` gives all of it back."""
 
     log: Log
-    rules: RuleSource
+    rules: RuleStore
     registry: Registry
     close: Callable[[], Awaitable[None]]
 

@@ -10,16 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from sensorium.actors.errors import (
-    DeviceConflict,
-    DeviceNotFound,
-    InvalidMessage,
-    LogUnavailable,
-    Overloaded,
-    Refused,
-    SensoriumError,
-    Unavailable,
-)
+from sensorium.actors.errors import LogUnavailable, Overloaded, SensoriumError, Unavailable, refused
 from sensorium.actors.messages import (
     ACCEPTED,
     Answer,
@@ -148,7 +139,7 @@ class Router:
         done: Done,
         token: Any,
     ) -> None:
-        """Submit a reading (see `messages.Reading`). It is never dropped: bound `pending` by submitting less."""
+        """Submit a reading (see `messages.Reading`). It is never dropped: bound `pending` yourself."""
         lane = self._lane(device_id)
         reading = Reading(device_id, time_ms, received_ms, key, 0, values, flags)
         lane.waiting.append(_Entry(reading, names, done, token))
@@ -187,7 +178,7 @@ class Router:
         except TimeoutError:
             raise Overloaded(f"no answer within {timeout_s:g} s") from None
         if isinstance(outcome, Refusal):
-            raise refused(outcome)
+            raise refused(outcome.code, outcome.detail)
         return outcome.value if isinstance(outcome, Answer) else None
 
     def failing(self, device_id: str) -> Unavailable | None:
@@ -328,16 +319,6 @@ class Router:
             lane = self._lanes[host]
             lane.waiting[:0] = first
             lane.wake.set()
-
-
-def refused(refusal: Refusal) -> Refused:
-    """The exception that a refusal is to its caller."""
-    for kind in (DeviceNotFound, DeviceConflict, InvalidMessage):
-        if kind.code == refusal.code:
-            return kind(refusal.detail)
-    error = Refused(refusal.detail)
-    error.code = refusal.code
-    return error
 
 
 def _resolve(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:

@@ -1,0 +1,300 @@
+"""The notebook's door: `connect()` gives a Fleet, whose devices are called like Ray actors.
+
+Every `.remote(…)` returns an ObjectRef; everything else here blocks until it has its answer.
+"""
+
+import logging
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+import ray
+from ray.exceptions import RayActorError
+
+from sensorium.actors.errors import DeviceNotFound, Fenced, Unavailable
+from sensorium.actors.messages import (
+    Decommission,
+    DeviceInfo,
+    GetDevice,
+    GetLatest,
+    GetWindow,
+    Location,
+    Message,
+    Patch,
+    Reading,
+    Register,
+    Value,
+)
+from sensorium.actors.placement import shard_of
+from sensorium.actors.ports import Filter
+from sensorium.actors.router import Table
+from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.actors.runtime import NAMESPACE, find_coordinator
+from sensorium.actors.turns import Names
+from sensorium.actors.view import DeviceView
+
+T = TypeVar("T")
+
+TABLE_FRESH_S: Final = 2.0
+RETRIES: Final = 20
+RETRY_S: Final = 0.5
+
+
+def connect(address: str | None = "auto", namespace: str = NAMESPACE) -> "Fleet":
+    """Connect to a running platform.
+
+    Args:
+        address: of the Ray cluster; "auto" finds the one on this machine. An existing connection is used.
+
+    Raises:
+        ConnectionError: there is no such cluster, or no platform runs in the namespace.
+    """
+    if not ray.is_initialized():
+        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        return Fleet(namespace)
+    except ValueError as error:
+        raise ConnectionError(
+            f"no Sensorium runs in namespace {namespace!r} of this Ray cluster; start one with `sensorium up`"
+        ) from error
+
+
+class Fleet:
+    """All devices of a running platform."""
+
+    def __init__(self, namespace: str = NAMESPACE) -> None:
+        self._coordinator = find_coordinator(namespace)
+        self._table: Table | None = None
+        self._table_at_s = 0.0
+        self.rules = Rules(self)
+
+    def register(
+        self,
+        device_id: str,
+        device_type: str = "generic",
+        *,
+        location: Location | Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> DeviceInfo:
+        """Create a device. Raises `DeviceConflict` when it exists already."""
+        where = msgspec.convert(location, Location) if isinstance(location, Mapping) else location
+        info: DeviceInfo = self._call(Register(device_id, device_type, where, dict(metadata or {})))
+        return info
+
+    def device(self, device_id: str) -> "DeviceRef":
+        """A handle on a device. It need not exist yet."""
+        return DeviceRef(self, device_id)
+
+    def select(
+        self,
+        type: str | None = None,  # noqa: A002 the notebook reads best as fleet.select(type=…)
+        *,
+        status: str | None = "active",
+        metadata: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> "Selection":
+        """The devices for which everything given holds; `metadata` must be contained in the device's."""
+        return Selection(self, Filter(type, status, dict(metadata or {}), ids))
+
+    def statistics(self) -> dict[str, Any]:
+        """What the hosts and services say of themselves."""
+        result: dict[str, Any] = _get(self._coordinator.call.remote("statistics"))
+        return result
+
+    def table(self) -> Table:
+        """The routing table, at most `TABLE_FRESH_S` old."""
+        now_s = time.monotonic()
+        if self._table is None or now_s - self._table_at_s > TABLE_FRESH_S:
+            table: Table = _get(self._coordinator.call.remote("table"))
+            self._table, self._table_at_s = table, now_s
+        return self._table
+
+    def ask(self, message: Message, names: Names = ()) -> "ray.ObjectRef[Any]":
+        """A message's turn, as an ObjectRef of the answer."""
+        table = self.table()
+        host = table.addresses[table.hosts[shard_of(message.device_id)]]
+        ref: ray.ObjectRef[Any] = host.call.remote("answer", message, names)
+        return ref
+
+    def hosts(self) -> list[Any]:
+        """The actor handles of the hosts."""
+        return list(self.table().addresses.values())
+
+    def _call(self, message: Message) -> Any:
+        return retried(self, lambda: _get(self.ask(message)))
+
+
+class RemoteMethod:
+    """A device's method; call it with `.remote(…)`, as with any Ray actor."""
+
+    def __init__(self, submit: Callable[..., "ray.ObjectRef[Any]"]) -> None:
+        self._submit = submit
+        self.__doc__ = submit.__doc__
+
+    def remote(self, *args: Any, **kwargs: Any) -> "ray.ObjectRef[Any]":
+        """Call it; the ObjectRef raises what the device refuses."""
+        return self._submit(*args, **kwargs)
+
+
+class DeviceRef:
+    """A device by its id. Each public attribute but `id` is a `RemoteMethod`."""
+
+    def __init__(self, fleet: Fleet, device_id: str) -> None:
+        self.id = device_id
+        self._fleet = fleet
+        self.info = RemoteMethod(self._info)
+        self.latest = RemoteMethod(self._latest)
+        self.window = RemoteMethod(self._window)
+        self.rules = RemoteMethod(self._rules)
+        self.send = RemoteMethod(self._send)
+        self.patch = RemoteMethod(self._patch)
+        self.decommission = RemoteMethod(self._decommission)
+
+    def _info(self) -> "ray.ObjectRef[DeviceInfo]":
+        """`info.remote()`: a `DeviceInfo`."""
+        return self._fleet.ask(GetDevice(self.id))
+
+    def _latest(self) -> "ray.ObjectRef[Any]":
+        """`latest.remote()`: a `Latest`."""
+        return self._fleet.ask(GetLatest(self.id))
+
+    def _window(self, metric: str, length_s: float | None = None) -> "ray.ObjectRef[Any]":
+        """`window.remote(metric, length_s=None)`: a `WindowInfo`."""
+        return self._fleet.ask(GetWindow(self.id, metric, length_s))
+
+    def _rules(self) -> "ray.ObjectRef[Any]":
+        """`rules.remote()`: the rules that watch the device, each with the alarm it holds or None."""
+        table = self._fleet.table()
+        ref: ray.ObjectRef[Any] = table.addresses[table.hosts[shard_of(self.id)]].call.remote(
+            "rules_of", self.id
+        )
+        return ref
+
+    def _send(self, metrics: Mapping[str, Value], time_ms: int | None = None) -> "ray.ObjectRef[Any]":
+        """`send.remote({metric: value}, time_ms=None)`: a reading, as if the device had sent it."""
+        now_ms = time.time_ns() // 1_000_000
+        values: list[Value] = [float(v) if type(v) is int else v for v in metrics.values()]
+        at_ms = now_ms if time_ms is None else time_ms
+        key = zlib.crc32(msgspec.json.encode(dict(metrics))) if time_ms is not None else time.time_ns()
+        return self._fleet.ask(Reading(self.id, at_ms, now_ms, key, 0, values), tuple(metrics))
+
+    def _patch(
+        self,
+        device_type: str | None = None,
+        location: Location | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> "ray.ObjectRef[DeviceInfo]":
+        """`patch.remote(device_type=, location=, metadata=)`: the changed `DeviceInfo`."""
+        return self._fleet.ask(Patch(self.id, device_type, location, metadata))
+
+    def _decommission(self) -> "ray.ObjectRef[None]":
+        """`decommission.remote()`: retire the device; its history stays."""
+        return self._fleet.ask(Decommission(self.id))
+
+    def __repr__(self) -> str:
+        return f"<DeviceRef {self.id}>"
+
+
+class Selection:
+    """Devices chosen by a filter; the choice is made anew at each call."""
+
+    def __init__(self, fleet: Fleet, which: Filter) -> None:
+        self._fleet = fleet
+        self._which = which
+
+    def map(self, function: Callable[[DeviceView], T]) -> dict[str, T]:
+        """Run a function beside each device's state, in its host, and gather what it returns by device id.
+
+        Raises:
+            ExceptionGroup: the function raised for some devices; each exception notes its device.
+        """
+        results: dict[str, T] = {}
+        errors: list[Exception] = []
+        for part in self._on_hosts("map", self._which, function):
+            for device_id, value in part.items():
+                if isinstance(value, Exception):
+                    value.add_note(f"device {device_id}")
+                    errors.append(value)
+                else:
+                    results[device_id] = value
+        if errors:
+            raise ExceptionGroup(f"the function failed for {len(errors)} devices", errors)
+        return dict(sorted(results.items()))
+
+    def ids(self) -> list[str]:
+        """The devices' ids, sorted."""
+        return list(self.map(_id_of))
+
+    def __len__(self) -> int:
+        return len(self.ids())
+
+    def _on_hosts(self, method: str, *args: Any) -> list[dict[str, Any]]:
+        def call() -> list[dict[str, Any]]:
+            parts: list[dict[str, Any]] = _get(
+                [host.call.remote(method, *args) for host in self._fleet.hosts()]
+            )
+            return parts
+
+        return retried(self._fleet, call)
+
+
+class Rules:
+    """The fleet's alerting rules."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def list(self) -> list[Rule]:
+        """All rules."""
+        rules: list[Rule] = self._call("rules")
+        return rules
+
+    def create(self, spec: RuleSpec | Mapping[str, Any]) -> Rule:
+        """Store a rule, given as a `RuleSpec` or as the JSON object that the HTTP API takes."""
+        rule: Rule = self._call("create_rule", _spec(spec))
+        return rule
+
+    def replace(self, rule_id: str, spec: RuleSpec | Mapping[str, Any]) -> Rule:
+        """Put another spec in a rule's place. Raises LookupError when there is no such rule."""
+        rule: Rule | None = self._call("replace_rule", rule_id, _spec(spec))
+        if rule is None:
+            raise LookupError(f"no rule {rule_id}")
+        return rule
+
+    def delete(self, rule_id: str) -> None:
+        """Delete a rule; its alarms are cleared. Raises LookupError when there is no such rule."""
+        if not self._call("delete_rule", rule_id):
+            raise LookupError(f"no rule {rule_id}")
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return retried(self._fleet, lambda: _get(self._fleet.hosts()[0].call.remote(method, *args)))
+
+
+def retried(fleet: Fleet, call: Callable[[], T]) -> T:
+    """The result of a blocking call, tried again with a fresh table while a host is being replaced."""
+    for attempt in range(RETRIES):
+        try:
+            return call()
+        except (RayActorError, Fenced) as error:
+            fleet._table = None
+            if attempt == RETRIES - 1:
+                raise Unavailable(f"the host does not come back: {error}") from error
+            time.sleep(RETRY_S)
+    raise AssertionError("unreachable")
+
+
+def _get(refs: Any) -> Any:
+    return ray.get(refs)
+
+
+def _spec(spec: RuleSpec | Mapping[str, Any]) -> RuleSpec:
+    return msgspec.convert(spec, RuleSpec) if isinstance(spec, Mapping) else spec
+
+
+def _id_of(view: DeviceView) -> str:
+    return view.id
+
+
+__all__ = ["DeviceNotFound", "DeviceRef", "Fleet", "Rules", "Selection", "connect"]
