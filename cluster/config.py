@@ -8,15 +8,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from msgspec.structs import replace
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from sensorium.actors.profile import Profiles
 from sensorium.cluster import sections, tracked_yaml, urls
+from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.sections import Section
 from sensorium.cluster.tracked_yaml import Path as SettingPath
 from sensorium.cluster.tracked_yaml import dotted
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "DEVICE_DB_URL": ("storage", "url"),
@@ -33,10 +36,6 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
 
 
 TypeName = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used. The message is one line that says what to change."""
 
 
 class Config(Section):
@@ -70,6 +69,20 @@ class Config(Section):
     def auto_register_as(self) -> str | None:
         """The type that unknown devices get at their first reading; None refuses them."""
         return self.ingest.auto_register_type if self.ingest.auto_register else None
+
+    @property
+    def broker(self) -> BrokerAddress:
+        """The broker, with its credentials; the embedded one's when none is named."""
+        mqtt = self.mqtt
+        if mqtt.url is None:
+            return BrokerAddress(host="127.0.0.1", port=mqtt.port)
+        files = (str(f) if f else None for f in (mqtt.ca_file, mqtt.cert_file, mqtt.key_file))
+        address = broker_address(mqtt.url, *files)
+        if mqtt.username is not None:
+            address = replace(address, username=mqtt.username)
+        if mqtt.password is not None:
+            address = replace(address, password=mqtt.password.get_secret_value())
+        return address
 
     @property
     def bounds(self) -> Bounds:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from sensorium.actors.profile import WindowSpec
-from sensorium.cluster.config import Config, ConfigError, load
+from sensorium.cluster.config import Config, load
+from sensorium.cluster.errors import ConfigError
 
 
 @pytest.fixture

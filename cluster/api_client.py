@@ -1,0 +1,108 @@
+"""What the commands ask of a running platform over HTTP. Not a client library: people use the API itself."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from sensorium.actors.rules import RuleSpec
+from sensorium.cluster.errors import PlatformUnreachable
+
+TRIES = 6
+"""Of a request that meets a platform which is starting, busy or restarting, before giving up."""
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 5.0
+_BUSY = frozenset({429, 502, 503, 504})
+
+
+class PlatformApi:
+    """The HTTP API of one platform, with bounded retries while it is busy or not there.
+
+    Raises:
+        PlatformUnreachable: from every call, when it did not answer after `TRIES` tries, or refused.
+    """
+
+    def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._client = httpx.AsyncClient(base_url=self.url, timeout=10.0, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def register(self, registration: Mapping[str, object]) -> bool:
+        """Register a device; False when it was registered already."""
+        response = await self._request("POST", "/api/devices", json=registration, fine=(201, 409))
+        return response.status_code == 201
+
+    async def rule_names(self) -> set[str]:
+        """The names of all rules."""
+        response = await self._request("GET", "/api/analytics/rules")
+        return {rule["spec"]["name"] for rule in response.json()["items"]}
+
+    async def create_rule(self, spec: RuleSpec) -> None:
+        """Add a rule."""
+        await self._request("POST", "/api/analytics/rules", json=msgspec.to_builtins(spec), fine=(201,))
+
+    async def active_alarms(self, limit: int) -> list[dict[str, Any]]:
+        """Up to `limit` active alarms, newest first, as `actors.records.Alarm` says it in JSON."""
+        response = await self._request("GET", "/api/alarms", params={"state": "ACTIVE", "limit": limit})
+        items: list[dict[str, Any]] = response.json()["items"]
+        return items
+
+    async def metrics(self) -> str:
+        """The Prometheus page."""
+        return (await self._request("GET", "/metrics")).text
+
+    async def readiness(self) -> dict[str, Any]:
+        """The body of `/readyz`, whether ready or not. Asked once."""
+        try:
+            response = await self._client.get("/readyz")
+            body = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise PlatformUnreachable(f"{self.url} does not answer: {_reason(error)}") from error
+        return {"ready": response.status_code == 200, **(body if isinstance(body, dict) else {})}
+
+    async def _request(
+        self, method: str, path: str, *, fine: tuple[int, ...] = (200,), **options: Any
+    ) -> httpx.Response:
+        wait_s = FIRST_WAIT_S
+        for tries_left in reversed(range(TRIES)):
+            try:
+                response = await self._client.request(method, path, **options)
+            except httpx.TransportError as error:
+                if not tries_left:
+                    raise PlatformUnreachable(
+                        f"{self.url} does not answer: {_reason(error)}; is the platform up?"
+                    ) from error
+            else:
+                if response.status_code in fine:
+                    return response
+                if response.status_code not in _BUSY or not tries_left:
+                    raise PlatformUnreachable(f"{method} {self.url}{path}: {_problem(response)}")
+                wait_s = max(wait_s, _retry_after_s(response))
+            await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+            wait_s *= 2
+        raise AssertionError("the last try returns or raises")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else 0.0
+
+
+def _problem(response: httpx.Response) -> str:
+    try:
+        body = response.json()
+    except ValueError:
+        return f"{response.status_code} {response.reason_phrase}"
+    detail = body.get("detail") or body.get("title") if isinstance(body, dict) else None
+    return f"{response.status_code} {detail or response.reason_phrase}"
