@@ -1,0 +1,299 @@
+"""An in-memory store that keeps the promises of the ports, for tests of what runs on it. Not durable."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
+from sensorium.actors.messages import DeadLetter, Value
+from sensorium.actors.placement import device_key, shard_of
+from sensorium.actors.ports import Filter, HostPorts
+from sensorium.actors.records import (
+    Alarm,
+    Commit,
+    EventRow,
+    Identity,
+    ReadingRow,
+    Registration,
+    Snapshot,
+    StoredDevice,
+    TailReading,
+)
+from sensorium.actors.rules import Rule, RuleSpec
+
+
+class MemoryStore:
+    """What a database would hold, and the faults to come.
+
+    Implements `Membership`, `RuleStore` and `Registry` itself; `log(incarnation)` gives a `Log`. What it
+    holds is open for a test to look at.
+
+    Attributes:
+        fail_before: how many of the next commits fail with `LogUnavailable` and write nothing.
+        fail_after: how many of the next commits (after those of `fail_before`) write and then fail so.
+        down: while true, every call fails with `LogUnavailable`.
+        commits: how many were written.
+    """
+
+    def __init__(self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self._now_ms = now_ms
+        self.fail_before = 0
+        self.fail_after = 0
+        self.down = False
+        self.commits = 0
+        self.readings: list[ReadingRow] = []
+        self.events: list[EventRow] = []
+        self.registrations: dict[str, Registration] = {}
+        self.alarms: dict[str, Alarm] = {}
+        self.dead_letters: list[DeadLetter] = []
+        self.snapshots: dict[int, Snapshot] = {}
+        self.heads: dict[int, int] = {}
+        self.hosts: dict[int, tuple[str, bool]] = {}
+        """By incarnation: the host's name, and whether it may commit."""
+        self._incarnations = count(1)
+        self._rules: dict[str, Rule] = {}
+        self._listeners: set[asyncio.Event] = set()
+        self._by_device: dict[int, list[ReadingRow]] = {}
+        self._seen: set[tuple[int, int, int]] = set()
+        self._tops: dict[int, int] = {}
+
+    def log(self, incarnation: int) -> "MemoryLog":
+        """The log as this incarnation sees it."""
+        return MemoryLog(self, incarnation)
+
+    async def ports(self, incarnation: int) -> HostPorts:
+        """A `HostPortsFactory` for hosts in this process."""
+        log = self.log(incarnation)
+        return HostPorts(log, self, self, log.close)
+
+    async def membership(self) -> "MemoryStore":
+        """A `MembershipFactory` for coordinators in this process."""
+        return self
+
+    async def join(self, host: str) -> int:
+        """As `Membership` says."""
+        await self._turn()
+        for incarnation, (name, _) in self.hosts.items():
+            if name == host:
+                self.hosts[incarnation] = (name, False)
+        incarnation = next(self._incarnations)
+        self.hosts[incarnation] = (host, True)
+        return incarnation
+
+    async def fence(self, incarnation: int) -> None:
+        """As `Membership` says."""
+        await self._turn()
+        if incarnation in self.hosts:
+            self.hosts[incarnation] = (self.hosts[incarnation][0], False)
+
+    async def close(self) -> None:
+        """As `Membership` says; what is stored stays."""
+
+    async def load(self) -> list[Rule]:
+        """As `RuleStore` says."""
+        await self._turn()
+        return [self._rules[rule_id] for rule_id in sorted(self._rules)]
+
+    async def changes(self) -> AsyncIterator[None]:
+        """As `RuleStore` says."""
+        changed = asyncio.Event()
+        changed.set()
+        self._listeners.add(changed)
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                yield None
+        finally:
+            self._listeners.discard(changed)
+
+    async def create(self, spec: RuleSpec) -> Rule:
+        """As `RuleStore` says."""
+        await self._turn()
+        now_ms = self._now_ms()
+        rule = Rule(rule_id=uuid4().hex, version=1, spec=spec, created_ms=now_ms, updated_ms=now_ms)
+        self.set_rules([*self._rules.values(), rule])
+        return rule
+
+    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+        """As `RuleStore` says."""
+        await self._turn()
+        rule = self._rules.get(rule_id)
+        if rule is None:
+            return None
+        rule = msgspec.structs.replace(rule, version=rule.version + 1, spec=spec, updated_ms=self._now_ms())
+        self.set_rules([*self._rules.values(), rule])
+        return rule
+
+    async def delete(self, rule_id: str) -> bool:
+        """As `RuleStore` says."""
+        await self._turn()
+        if rule_id not in self._rules:
+            return False
+        self.set_rules([rule for rule in self._rules.values() if rule.rule_id != rule_id])
+        return True
+
+    def set_rules(self, rules: Sequence[Rule]) -> None:
+        """Replace all rules and tell those who watch."""
+        self._rules = {rule.rule_id: rule for rule in rules}
+        for listener in self._listeners:
+            listener.set()
+
+    async def select(self, which: Filter, shards: Sequence[int] | None = None) -> list[str]:
+        """As `Registry` says."""
+        await self._turn()
+        wanted = None if shards is None else frozenset(shards)
+        return sorted(
+            device_id
+            for device_id, r in self.registrations.items()
+            if (wanted is None or shard_of(device_id) in wanted)
+            and which.device_type in (None, r.device_type)
+            and which.status in (None, r.status)
+            and (which.device_ids is None or device_id in which.device_ids)
+            and _contains(r.metadata, which.metadata)
+        )
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        if self.down:
+            raise LogUnavailable("the memory store is down")
+
+    def _check_fence(self, incarnation: int) -> None:
+        if not self.hosts.get(incarnation, ("", False))[1]:
+            raise Fenced(f"incarnation {incarnation} is fenced")
+
+    def _write(self, commit: Commit) -> None:
+        for row in commit.readings:
+            self._by_device.setdefault(row.device, []).append(row)
+            self._seen.add((row.device, row.time_ms, row.key))
+        places = [row[:2] for row in commit.readings] + [row[:2] for row in commit.events]
+        for shard, offset in places:
+            self._tops[shard] = max(offset, self._tops.get(shard, 0))
+        self.readings += commit.readings
+        self.events += commit.events
+        self.registrations |= {r.device_id: r for r in commit.registrations}
+        self.alarms |= {a.alarm_id: a for a in commit.alarms}
+        self.dead_letters += commit.dead_letters
+        self.commits += 1
+
+
+class MemoryLog:
+    """`Log` over a `MemoryStore`."""
+
+    def __init__(self, store: MemoryStore, incarnation: int) -> None:
+        self.incarnation = incarnation
+        self._store = store
+        self._committing = False
+
+    async def open(self, shards: Sequence[int]) -> dict[int, int]:
+        """As `Log` says."""
+        await self._store._turn()
+        return {s: max(self._store._tops.get(s, 0), self._store.heads.get(s, 0)) for s in shards}
+
+    async def commit(self, commit: Commit) -> None:
+        """As `Log` says. Two at once are a fault of the caller's, and fail an assertion."""
+        assert not self._committing, "two commits at once"
+        self._committing = True
+        try:
+            await self._commit(commit)
+        finally:
+            self._committing = False
+
+    async def _commit(self, commit: Commit) -> None:
+        store = self._store
+        if not commit:
+            return
+        for row in commit.readings:
+            if any(isinstance(value, str) and not _storable(value) for value in row.values):
+                raise InvalidMessage("a text contains what cannot be stored")
+        await store._turn()
+        store._check_fence(self.incarnation)
+        if store.fail_before:
+            store.fail_before -= 1
+            raise LogUnavailable("failed before the commit, as told")
+        store._write(commit)
+        if store.fail_after:
+            store.fail_after -= 1
+            raise LogUnavailable("failed after the commit, as told")
+
+    async def load(self, device_ids: Sequence[str]) -> list[StoredDevice]:
+        """As `Log` says."""
+        await self._store._turn()
+        return [self._stored(device_id) for device_id in device_ids]
+
+    def _stored(self, device_id: str) -> StoredDevice:
+        store = self._store
+        snapshot = store.snapshots.get(device_key(device_id))
+        after = snapshot.offset if snapshot else 0
+        start_ms = snapshot.replay_from_ms if snapshot else None
+        tail = [
+            TailReading(
+                row.offset, row.time_ms, row.key, row.flags, row.metric_set, list[Value | None](row.values)
+            )
+            for row in store._by_device.get(device_key(device_id), ())
+            if row.offset > after and (start_ms is None or row.time_ms >= start_ms)
+        ]
+        active = [a for a in store.alarms.values() if a.device_id == device_id and a.state == "ACTIVE"]
+        return StoredDevice(
+            device_id,
+            store.registrations.get(device_id),
+            snapshot,
+            sorted(tail),
+            sorted(active, key=lambda a: (a.start_ms, a.alarm_id)),
+        )
+
+    async def seen(self, identities: Sequence[Identity]) -> set[Identity]:
+        """As `Log` says, but without a time it looks at all that was ever committed."""
+        await self._store._turn()
+        found = set()
+        for identity in identities:
+            device, time_ms, key = identity
+            if time_ms is not None:
+                if (device, time_ms, key) in self._store._seen:
+                    found.add(identity)
+            elif any(row.key == key for row in self._store._by_device.get(device, ())):
+                found.add(identity)
+        return found
+
+    async def save(self, snapshots: Sequence[Snapshot], heads: Mapping[int, int]) -> None:
+        """As `Log` says."""
+        store = self._store
+        await store._turn()
+        store._check_fence(self.incarnation)
+        for snapshot in snapshots:
+            have = store.snapshots.get(snapshot.device)
+            if have is None or have.offset <= snapshot.offset:
+                store.snapshots[snapshot.device] = snapshot
+        for shard, head in heads.items():
+            store.heads[shard] = max(head, store.heads.get(shard, 0))
+
+    async def close(self) -> None:
+        """As `Log` says."""
+
+
+def _storable(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _contains(whole: Any, part: Any) -> bool:
+    """PostgreSQL's jsonb containment: objects by key, arrays as sets, the rest by equality."""
+    if isinstance(part, Mapping):
+        return isinstance(whole, Mapping) and all(
+            key in whole and _contains(whole[key], value) for key, value in part.items()
+        )
+    if isinstance(part, (list, tuple)):
+        return isinstance(whole, (list, tuple)) and all(any(_contains(w, p) for w in whole) for p in part)
+    return bool(msgspec.json.encode(whole) == msgspec.json.encode(part) or _same_number(whole, part))
+
+
+def _same_number(a: Any, b: Any) -> bool:
+    numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
+    return numbers and not isinstance(a, bool) and not isinstance(b, bool) and a == b

@@ -1,0 +1,138 @@
+"""The statements that write the rows of a commit or a save, inside of the caller's transaction."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from sensorium.actors.messages import DeadLetter
+from sensorium.actors.metrics import MetricSet
+from sensorium.actors.placement import device_key
+from sensorium.actors.records import Alarm, Registration, Snapshot
+from sensorium.storage.database import Connection
+
+METRIC_SET: Final = "INSERT INTO metric_sets (id, names, kinds) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+
+# By device_id: a second id with the key of another device violates the primary key, and is refused.
+REGISTRATIONS: Final = """
+INSERT INTO devices (device, device_id, device_type, status, location, metadata, registered_at, updated_at)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[],
+                     $7::timestamptz[], $8::timestamptz[])
+ON CONFLICT (device_id) DO UPDATE SET device_type = excluded.device_type, status = excluded.status,
+    location = excluded.location, metadata = excluded.metadata, registered_at = excluded.registered_at,
+    updated_at = excluded.updated_at
+"""
+
+ALARMS: Final = """
+INSERT INTO alarms (alarm_id, device, device_id, device_type, rule_id, rule_name, rule_version, severity,
+                    state, acknowledged, metric, value, detail, start_at, end_at, end_value, end_reason)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[],
+                     $8::text[], $9::text[], $10::bool[], $11::text[], $12::jsonb[], $13::text[],
+                     $14::timestamptz[], $15::timestamptz[], $16::jsonb[], $17::text[])
+ON CONFLICT (alarm_id) DO UPDATE SET rule_name = excluded.rule_name, rule_version = excluded.rule_version,
+    severity = excluded.severity, state = excluded.state, acknowledged = excluded.acknowledged,
+    metric = excluded.metric, value = excluded.value, detail = excluded.detail, start_at = excluded.start_at,
+    end_at = excluded.end_at, end_value = excluded.end_value, end_reason = excluded.end_reason
+"""
+
+DEAD_LETTERS: Final = """
+INSERT INTO dead_letters (received_at, device_id, source, address, reason, detail, payload, size_bytes)
+SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                     $7::bytea[], $8::bigint[])
+"""
+
+SNAPSHOTS: Final = """
+INSERT INTO snapshots (device, shard, log_offset, replay_from, saved_at, state)
+SELECT device, shard, log_offset, replay_from, now(), state
+    FROM unnest($1::bigint[], $2::smallint[], $3::bigint[], $4::timestamptz[], $5::bytea[])
+        AS s (device, shard, log_offset, replay_from, state) ORDER BY device
+ON CONFLICT (device) DO UPDATE SET shard = excluded.shard, log_offset = excluded.log_offset,
+    replay_from = excluded.replay_from, saved_at = excluded.saved_at, state = excluded.state
+    WHERE snapshots.log_offset <= excluded.log_offset
+"""
+
+HEADS: Final = """
+INSERT INTO shards (shard, head, saved_at)
+SELECT shard, head, now() FROM unnest($1::smallint[], $2::bigint[]) AS h (shard, head) ORDER BY shard
+ON CONFLICT (shard) DO UPDATE SET head = greatest(shards.head, excluded.head),
+    saved_at = greatest(shards.saved_at, excluded.saved_at)
+"""
+
+
+async def metric_sets(connection: Connection, sets: Iterable[MetricSet]) -> None:
+    """Insert those that are missing; in order of id, so that two hosts cannot wait for each other."""
+    rows = sorted((s.id, list(s.names), s.kinds) for s in sets)
+    await connection.executemany(METRIC_SET, rows)
+
+
+async def registrations(connection: Connection, rows: Sequence[Registration]) -> None:
+    """Insert or replace by device id; of several for one device the last counts."""
+    latest = {row.device_id: row for row in rows}
+    await _unnest(
+        connection,
+        REGISTRATIONS,
+        [
+            (
+                device_key(r.device_id),
+                *(r.device_id, r.device_type, r.status),
+                None if r.location is None else msgspec.to_builtins(r.location),
+                *(r.metadata, r.registered_ms, r.updated_ms),
+            )
+            for r in sorted(latest.values(), key=lambda r: r.device_id)
+        ],
+    )
+
+
+async def alarms(connection: Connection, rows: Sequence[Alarm]) -> None:
+    """Insert or replace by alarm id; of several of one id the last counts."""
+    latest = {row.alarm_id: row for row in rows}
+    await _unnest(
+        connection,
+        ALARMS,
+        [
+            (
+                *(a.alarm_id, device_key(a.device_id), a.device_id, a.device_type, a.rule_id, a.rule_name),
+                *(a.rule_version, a.severity, a.state, a.acknowledged, a.metric, a.value, a.detail),
+                *(a.start_ms, a.end_ms, a.end_value, a.end_reason),
+            )
+            for a in sorted(latest.values(), key=lambda a: a.alarm_id)
+        ],
+    )
+
+
+async def dead_letters(connection: Connection, rows: Sequence[DeadLetter]) -> None:
+    """Append them. What a text column cannot hold is replaced: a bad message must not stop the good ones."""
+    await _unnest(
+        connection,
+        DEAD_LETTERS,
+        [
+            (
+                *(d.received_ms, storable(d.device_id), storable(d.source), storable(d.address)),
+                *(storable(d.reason), storable(d.detail), d.payload, d.size_bytes),
+            )
+            for d in rows
+        ],
+    )
+
+
+async def snapshots(connection: Connection, rows: Sequence[Snapshot]) -> None:
+    """Insert or replace by device, unless a newer one is there."""
+    latest: dict[int, Snapshot] = {}
+    for row in rows:
+        if row.device not in latest or latest[row.device].offset <= row.offset:
+            latest[row.device] = row
+    await _unnest(connection, SNAPSHOTS, list(latest.values()))
+
+
+async def heads(connection: Connection, by_shard: Mapping[int, int]) -> None:
+    """Raise the saved heads of the shards."""
+    await connection.execute(HEADS, list(by_shard.keys()), list(by_shard.values()))
+
+
+def storable(text: str) -> str:
+    """The text with replacement characters for what PostgreSQL refuses: NUL and lone surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+async def _unnest(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    await connection.execute(statement, *(list(column) for column in zip(*rows, strict=True)))

@@ -1,0 +1,331 @@
+"""The log in PostgreSQL: implements `sensorium.actors.ports.Log` for one incarnation of a host."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.metrics import MetricSet, metric_set
+from sensorium.actors.placement import device_key
+from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TailReading
+from sensorium.storage import _write
+from sensorium.storage._read import ALARM_COLUMNS, DEVICE_COLUMNS, alarm_of, registration_of
+from sensorium.storage.database import (
+    GRACE_S,
+    STATEMENT_TIMEOUT_S,
+    Connection,
+    MissingPartition,
+    Pool,
+    acquired,
+    close_pool,
+    connect,
+    open_pool,
+    translated,
+)
+from sensorium.storage.encode import (
+    EVENT_COLUMNS,
+    READING_COLUMNS,
+    decode_values,
+    encode_events,
+    encode_readings,
+)
+from sensorium.storage.hosts import application_of
+from sensorium.storage.partitions import ensure_partitions
+
+if TYPE_CHECKING:
+    Dedicated = asyncpg.Connection[asyncpg.Record]
+
+COMMIT_TIMEOUT_S: Final = 30.0
+OPEN_TIMEOUT_S: Final = 120.0
+HEAD_SLACK_S: Final = 600
+"""How much older than the moment of `save` the heads given to it may be, commits in flight included."""
+TAIL_SLACK: Final = "1 hour"
+"""The same for snapshots. Generous: it prunes whole days only."""
+
+OPEN: Final = f"""
+WITH known AS (SELECT shard, head, saved_at FROM shards WHERE shard = ANY($1::smallint[])),
+     since AS (SELECT CASE WHEN count(*) = cardinality($1::smallint[]) THEN min(saved_at)
+                           ELSE '-infinity' END - interval '{HEAD_SLACK_S} s' AS floor FROM known),
+     newer AS (SELECT shard, max(log_offset) AS head FROM (
+                   SELECT shard, log_offset FROM readings
+                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
+                   UNION ALL
+                   SELECT shard, log_offset FROM events
+                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
+               ) rows GROUP BY shard)
+INSERT INTO shards (shard, head, saved_at)
+SELECT asked.shard, greatest(known.head, newer.head, 0), now()
+    FROM unnest($1::smallint[]) AS asked (shard)
+    LEFT JOIN known USING (shard) LEFT JOIN newer USING (shard) ORDER BY asked.shard
+ON CONFLICT (shard) DO UPDATE SET head = greatest(shards.head, excluded.head),
+    saved_at = greatest(shards.saved_at, excluded.saved_at)
+RETURNING shard, head
+"""
+
+DEVICES: Final = f"SELECT {DEVICE_COLUMNS} FROM devices WHERE device_id = ANY($1::text[])"
+SNAPSHOTS: Final = (
+    "SELECT device, shard, log_offset, replay_from, state FROM snapshots WHERE device = ANY($1::bigint[])"
+)
+ACTIVE_ALARMS: Final = (
+    f"SELECT {ALARM_COLUMNS} FROM alarms WHERE device = ANY($1::bigint[]) AND state = 'ACTIVE'"
+    " ORDER BY start_at, alarm_id"
+)
+
+TAILS: Final = f"""
+SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
+FROM (SELECT wanted.device, coalesce(s.replay_from, '-infinity') AS replay_from,
+             coalesce(s.log_offset, 0) AS log_offset,
+             coalesce(s.saved_at - interval '{TAIL_SLACK}', '-infinity') AS floor
+          FROM unnest($1::bigint[]) AS wanted (device) LEFT JOIN snapshots s USING (device)) AS asked,
+LATERAL (SELECT * FROM readings
+             WHERE device = asked.device AND time >= asked.replay_from AND log_offset > asked.log_offset
+                 AND committed_at >= asked.floor) AS r
+ORDER BY asked.device, r.log_offset
+"""
+
+# A reading's time is at most a day ahead of its commit, so older partitions cannot hold it.
+SEEN: Final = """
+SELECT asked.device, asked.time, asked.key
+FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[]) AS asked (device, time, key)
+WHERE EXISTS (SELECT FROM readings r WHERE r.device = asked.device AND r.time = asked.time
+                  AND r.key = asked.key AND r.committed_at >= asked.time - interval '25 hours')
+"""
+
+# A message without a time of its own was stored with that of its receipt, just before its commit.
+SEEN_WITHOUT_TIME: Final = """
+SELECT DISTINCT asked.device, r.key
+FROM (SELECT device, array_agg(key) AS keys FROM unnest($1::bigint[], $2::bigint[]) AS a (device, key)
+          GROUP BY device) AS asked,
+LATERAL (SELECT key FROM readings
+             WHERE device = asked.device AND time >= now() - interval '2 hours' AND key = ANY(asked.keys)
+                 AND committed_at >= now() - interval '1 hour') AS r
+"""
+
+
+class PgLog:
+    """`Log` over a PostgreSQL that is migrated.
+
+    Holds one connection for commits and up to `readers` for the rest, opened on first use and again after a
+    break. After a commit whose outcome is unknown, every call first waits until the server has ended that
+    transaction, so what `load` returns is final.
+    """
+
+    def __init__(self, dsn: str, incarnation: int, readers: int = 2) -> None:
+        self.incarnation = incarnation
+        self._dsn = dsn
+        self._readers = readers
+        self._application = application_of(incarnation)
+        self._pool: Pool | None = None
+        self._opening = asyncio.Lock()
+        self._settling = asyncio.Lock()
+        self._writer: Dedicated | None = None
+        self._unsettled_pids: list[int] = []
+        self._sets: dict[int, MetricSet] = {}
+        """Those known to be in the database."""
+
+    async def open(self, shards: Sequence[int]) -> dict[int, int]:
+        """As the port says."""
+        pool = await self._ready()
+        async with acquired(pool) as connection, connection.transaction():
+            # The scan's length depends on how long ago heads were saved; it has a limit of its own.
+            await connection.execute(f"SET LOCAL statement_timeout = '{OPEN_TIMEOUT_S:.0f}s'")
+            rows = await connection.fetch(OPEN, list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
+        return {row["shard"]: row["head"] for row in rows}
+
+    async def commit(self, commit: Commit) -> None:
+        """As the port says. A missing partition of the log is created, and the commit tried once more."""
+        if not commit:
+            return
+        readings = encode_readings(commit.readings) if commit.readings else b""
+        events = encode_events(commit.events) if commit.events else b""
+        new_sets = {row.metric_set.id: row.metric_set for row in commit.readings}
+        for known in self._sets.keys() & new_sets.keys():
+            del new_sets[known]
+        await self._settle()
+        try:
+            await self._transact(commit, readings, events, new_sets)
+        except MissingPartition:
+            async with acquired(await self._opened()) as connection:
+                await ensure_partitions(connection)
+            await self._transact(commit, readings, events, new_sets)
+        self._sets |= new_sets
+
+    async def _transact(
+        self, commit: Commit, readings: bytes, events: bytes, new_sets: Mapping[int, MetricSet]
+    ) -> None:
+        writer = self._writer
+        if writer is None or writer.is_closed():
+            writer = self._writer = await connect(self._dsn, self._application)
+        committing = False
+        try:
+            with translated():
+                async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                    await writer.execute(f"BEGIN; SELECT sensorium_check_fence({self.incarnation:d})")
+                    if new_sets:
+                        await _write.metric_sets(writer, new_sets.values())
+                    if readings:
+                        await _copy(writer, "readings", READING_COLUMNS, readings)
+                    if events:
+                        await _copy(writer, "events", EVENT_COLUMNS, events)
+                    if commit.registrations:
+                        await _write.registrations(writer, commit.registrations)
+                    if commit.alarms:
+                        await _write.alarms(writer, commit.alarms)
+                    if commit.dead_letters:
+                        await _write.dead_letters(writer, commit.dead_letters)
+                    committing = True
+                    if await writer.execute("COMMIT") != "COMMIT":
+                        raise LogUnavailable("the database rolled the commit back")
+        except BaseException:
+            if committing:
+                self._abandon(writer)
+            else:
+                await self._roll_back(writer)
+            raise
+
+    async def _roll_back(self, writer: "Dedicated") -> None:
+        """End the writer's transaction, or give the connection up when that does not work at once."""
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await writer.execute("ROLLBACK")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            self._abandon(writer)
+        except BaseException:
+            self._abandon(writer)
+            raise
+
+    def _abandon(self, writer: "Dedicated") -> None:
+        """Drop the connection; whether its transaction still ends in a commit is to be settled."""
+        self._writer = None
+        self._unsettled_pids.append(writer.get_server_pid())
+        writer.terminate()
+
+    async def _settle(self) -> None:
+        """Return once no transaction of an abandoned connection is under way any more.
+
+        Raises:
+            LogUnavailable: one still is, or nobody can tell.
+        """
+        if not self._unsettled_pids:
+            return
+        async with self._settling:
+            pids = list(self._unsettled_pids)
+            if not pids:
+                return
+            async with acquired(await self._opened()) as connection:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE pid = ANY($1::int[]) AND application_name = $2 AND usename = current_user",
+                    pids,
+                    self._application,
+                )
+                await connection.execute("SELECT sensorium_await_commits($1)", self.incarnation)
+            del self._unsettled_pids[: len(pids)]
+
+    async def load(self, device_ids: Sequence[str]) -> list[StoredDevice]:
+        """As the port says."""
+        pool = await self._ready()
+        keys = [device_key(device_id) for device_id in device_ids]
+        async with (
+            acquired(pool) as connection,
+            # One snapshot for all four, so that a save in between cannot hide a tail.
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            device_rows = await connection.fetch(DEVICES, list(device_ids))
+            snapshot_rows = await connection.fetch(SNAPSHOTS, keys)
+            alarm_rows = await connection.fetch(ACTIVE_ALARMS, keys)
+            tail_rows = await connection.fetch(TAILS, list(set(keys)))
+            await self._learn_sets(connection, {row["metric_set"] for row in tail_rows})
+        registrations = {row["device_id"]: registration_of(row) for row in device_rows}
+        snapshots = {row["device"]: Snapshot(*row) for row in snapshot_rows}
+        alarms: dict[str, list[asyncpg.Record]] = {}
+        for row in alarm_rows:
+            alarms.setdefault(row["device_id"], []).append(row)
+        tails: dict[int, list[TailReading]] = {}
+        for device, offset, time_ms, key, flags, set_id, numbers, texts in tail_rows:
+            metrics = self._sets[set_id]
+            tails.setdefault(device, []).append(
+                TailReading(offset, time_ms, key, flags, metrics, decode_values(metrics, numbers, texts))
+            )
+        return [
+            StoredDevice(
+                device_id,
+                registrations.get(device_id),
+                snapshots.get(key),
+                tails.get(key, []),
+                [alarm_of(row) for row in alarms.get(device_id, ())],
+            )
+            for device_id, key in zip(device_ids, keys, strict=True)
+        ]
+
+    async def seen(self, identities: Sequence[Identity]) -> set[Identity]:
+        """As the port says."""
+        pool = await self._ready()
+        timed = [i for i in identities if i.time_ms is not None]
+        untimed = [i for i in identities if i.time_ms is None]
+        found: set[Identity] = set()
+        async with acquired(pool) as connection:
+            if timed:
+                columns = list(zip(*timed, strict=True))
+                found.update(Identity(*row) for row in await connection.fetch(SEEN, *map(list, columns)))
+            if untimed:
+                rows = await connection.fetch(
+                    SEEN_WITHOUT_TIME, [i.device for i in untimed], [i.key for i in untimed]
+                )
+                pairs = {(row["device"], row["key"]) for row in rows}
+                found.update(i for i in untimed if (i.device, i.key) in pairs)
+        return found
+
+    async def save(self, snapshots: Sequence[Snapshot], heads: Mapping[int, int]) -> None:
+        """As the port says. `heads` must have been true less than `HEAD_SLACK_S` less a commit's time ago."""
+        pool = await self._ready()
+        async with acquired(pool) as connection, connection.transaction():
+            await connection.execute("SELECT sensorium_check_fence($1)", self.incarnation)
+            if snapshots:
+                await _write.snapshots(connection, snapshots)
+            if heads:
+                await _write.heads(connection, heads)
+
+    async def close(self) -> None:
+        """As the port says. Commits that are under way are cut off."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.terminate()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await close_pool(pool)
+
+    async def _ready(self) -> Pool:
+        await self._settle()
+        return await self._opened()
+
+    async def _opened(self) -> Pool:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await open_pool(self._dsn, self._readers, self._application)
+            return self._pool
+
+    async def _learn_sets(self, connection: Connection, ids: Iterable[int]) -> None:
+        missing = [set_id for set_id in ids if set_id not in self._sets]
+        if not missing:
+            return
+        rows = await connection.fetch(
+            "SELECT id, names, kinds FROM metric_sets WHERE id = ANY($1::bigint[])", missing
+        )
+        self._sets |= {row["id"]: metric_set(tuple(row["names"]), row["kinds"]) for row in rows}
+        if lost := [set_id for set_id in missing if set_id not in self._sets]:
+            raise LogUnavailable(f"readings refer to metric sets that the database lacks: {lost}")
+
+
+async def _copy(writer: "Dedicated", table: str, columns: Sequence[str], data: bytes) -> None:
+    # A buffer goes out as it is; bytes would be taken for a path and a file be read in a thread. The stubs
+    # know neither.
+    await writer.copy_to_table(
+        table,
+        source=memoryview(data),  # type: ignore[arg-type]
+        columns=columns,
+        format="binary",
+        timeout=STATEMENT_TIMEOUT_S + GRACE_S,
+    )

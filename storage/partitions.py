@@ -1,0 +1,73 @@
+"""The daily partitions of the log's tables, by commit time (UTC)."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from sensorium.storage.database import Connection
+
+TABLES: Final = ("readings", "events")
+DAYS_AHEAD: Final = 2
+LOCK_KEY: Final = 0x53454E_504152
+"""The advisory lock that one process that changes partitions holds at a time."""
+
+
+async def ensure_partitions(
+    connection: Connection, now: datetime | None = None, days_ahead: int = DAYS_AHEAD
+) -> list[str]:
+    """Create the partitions of the day of `now` (the server's clock when None) and the days after it.
+
+    Call it at start and daily; the log creates one that is missing by itself. Does not block commits.
+
+    Returns:
+        The names of those created.
+    """
+    moment: datetime = now or datetime.fromtimestamp(
+        await connection.fetchval("SELECT extract(epoch FROM now())::float8"), UTC
+    )
+    today = moment.astimezone(UTC).date()
+    created = []
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+        for table in TABLES:
+            have = {day for day, _ in await _attached(connection, table)}
+            for day in (today + timedelta(days=n) for n in range(days_ahead + 1)):
+                if day not in have:
+                    created.append(await _create(connection, table, day))
+    return created
+
+
+async def drop_partitions(connection: Connection, before: date) -> list[str]:
+    """Drop the partitions of days before `before`: the readings and events committed then are gone.
+
+    Returns:
+        The names of those dropped.
+    """
+    dropped = []
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+        for table in TABLES:
+            for day, name in await _attached(connection, table):
+                if day < before:
+                    await connection.execute(f'DROP TABLE "{name}"')
+                    dropped.append(name)
+    return dropped
+
+
+async def _attached(connection: Connection, table: str) -> list[tuple[date, str]]:
+    rows = await connection.fetch(
+        "SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = $1::text::regclass ORDER BY c.relname",
+        table,
+    )
+    return [(datetime.strptime(row["name"][-8:], "%Y%m%d").date(), row["name"]) for row in rows]
+
+
+async def _create(connection: Connection, table: str, day: date) -> str:
+    name = f"{table}_{day:%Y%m%d}"
+    # Attaching a finished table takes a lock that commits do not mind; CREATE … PARTITION OF stops them all.
+    await connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)")
+    await connection.execute(
+        f"ALTER TABLE {table} ATTACH PARTITION {name}"
+        f" FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
+    )
+    return name

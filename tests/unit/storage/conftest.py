@@ -1,0 +1,70 @@
+"""The stores that the contract tests run over: memory always, PostgreSQL where it is asked for."""
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+from storage_stores import MemoryPorts, PostgresPorts, Store
+
+from sensorium.storage.database import Pool, close_pool, open_pool
+from sensorium.storage.embedded import EmbeddedPostgres
+from sensorium.storage.migrate import migrate
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedPostgres]:
+    with (
+        tempfile.TemporaryDirectory(prefix="sensorium-test-") as directory,
+        EmbeddedPostgres(f"{directory}/pg", {"shared_buffers": "64MB", "fsync": "off"}) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def template(server: EmbeddedPostgres) -> str:
+    """A migrated database's name, to copy from."""
+    admin = await asyncpg.connect(server.dsn)
+    await admin.execute("CREATE DATABASE sensorium_template")
+    await admin.close()
+    await migrate(of_database(server.dsn, "sensorium_template"))
+    return "sensorium_template"
+
+
+@pytest.fixture
+async def dsn(server: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """A migrated, empty database of the test's own."""
+    admin = await asyncpg.connect(server.dsn)
+    await admin.execute(f"CREATE DATABASE test TEMPLATE {template} STRATEGY file_copy")
+    try:
+        yield of_database(server.dsn, "test")
+    finally:
+        await admin.execute("DROP DATABASE test WITH (FORCE)")
+        await admin.close()
+
+
+@pytest.fixture
+async def pool(dsn: str) -> AsyncIterator[Pool]:
+    pool = await open_pool(dsn)
+    yield pool
+    await close_pool(pool)
+
+
+def of_database(dsn: str, name: str) -> str:
+    return dsn.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+async def postgres_store(dsn: str, pool: Pool) -> AsyncIterator[Store]:
+    store = PostgresPorts(dsn, pool)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.database)])
+def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "memory":
+        return MemoryPorts()
+    # Asked for here only, so that the fast suite starts no server.
+    found: Store = request.getfixturevalue("postgres_store")
+    return found

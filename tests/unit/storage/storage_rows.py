@@ -1,0 +1,46 @@
+"""Rows to store, told apart by few arguments."""
+
+from sensorium.actors.messages import Value
+from sensorium.actors.metrics import MetricSet, kind_of, metric_set
+from sensorium.actors.placement import device_key, shard_of
+from sensorium.actors.records import Alarm, EventRow, ReadingRow, Registration, Snapshot
+
+NOON_MS = 1_704_110_400_000
+"""2024-01-01T12:00:00Z."""
+
+
+def set_of(**values: Value) -> MetricSet:
+    return metric_set(tuple(values), "".join(map(kind_of, values.values())))
+
+
+def reading(device_id: str, offset: int, time_ms: int = NOON_MS, key: int = 1, **values: Value) -> ReadingRow:
+    values = values or {"temperature": 20.5}
+    device, shard = device_key(device_id), shard_of(device_id)
+    return ReadingRow(shard, offset, device, time_ms, key, 0, set_of(**values), list(values.values()))
+
+
+def event(device_id: str, offset: int, kind: str = "registered", body: bytes = b"{}") -> EventRow:
+    return EventRow(shard_of(device_id), offset, device_key(device_id), NOON_MS, kind, body)
+
+
+def registration(device_id: str, device_type: str = "pump", **metadata: object) -> Registration:
+    return Registration(device_id, device_type, "active", None, metadata, NOON_MS, NOON_MS)
+
+
+def alarm(alarm_id: str, device_id: str, state: str = "ACTIVE", **other: object) -> Alarm:
+    fields: dict[str, object] = {
+        "device_type": "pump",
+        "rule_id": "r1",
+        "rule_name": "hot",
+        "rule_version": 1,
+        "severity": "major",
+        "metric": "temperature",
+        "value": 99.0,
+        "detail": "temperature > 90",
+        "start_ms": NOON_MS,
+    }
+    return Alarm(alarm_id=alarm_id, device_id=device_id, state=state, **(fields | other))  # type: ignore[arg-type]
+
+
+def snapshot(device_id: str, offset: int, replay_from_ms: int | None = None, state: bytes = b"s") -> Snapshot:
+    return Snapshot(device_key(device_id), shard_of(device_id), offset, replay_from_ms, state)

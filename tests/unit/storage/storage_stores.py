@@ -1,0 +1,42 @@
+"""What the contract tests need of a store, and both stores as such."""
+
+import asyncio
+from typing import Protocol
+
+from sensorium.actors.ports import Log, Membership
+from sensorium.actors.testing import MemoryStore
+from sensorium.storage.database import Pool
+from sensorium.storage.hosts import PgMembership
+from sensorium.storage.log import PgLog
+
+
+class Store(Protocol):
+    """One implementation of the ports, empty."""
+
+    members: Membership
+
+    def log(self, incarnation: int) -> Log: ...
+
+
+class MemoryPorts:
+    def __init__(self) -> None:
+        self._store = MemoryStore()
+        self.members: Membership = self._store
+
+    def log(self, incarnation: int) -> Log:
+        return self._store.log(incarnation)
+
+
+class PostgresPorts:
+    def __init__(self, dsn: str, pool: Pool) -> None:
+        self._dsn = dsn
+        self._logs: list[PgLog] = []
+        self.members: Membership = PgMembership(pool)
+
+    def log(self, incarnation: int) -> Log:
+        log = PgLog(self._dsn, incarnation)
+        self._logs.append(log)
+        return log
+
+    async def close(self) -> None:
+        await asyncio.gather(*(log.close() for log in self._logs))
