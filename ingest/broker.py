@@ -1,0 +1,140 @@
+"""The broker that comes along: rumqttd, from the iotcore wheel, on loopback. For a laptop, not for the field.
+
+It checks no credentials, keeps everything in memory, and speaks each protocol version on a port of its own.
+"""
+
+import asyncio
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from iotcore import Broker
+
+from sensorium.actors.errors import Unavailable
+from sensorium.ingest.mqtt_address import BrokerAddress
+
+_HOST = "127.0.0.1"
+
+_CONFIG = """\
+id = 0
+
+[router]
+id = 0
+max_connections = {max_connections}
+max_outgoing_packet_count = {max_outgoing_packets}
+max_segment_size = {segment_bytes}
+max_segment_count = {segments}
+"""
+
+_LISTENER = """
+[{version}.1]
+name = "{version}"
+listen = "{host}:{port}"
+next_connection_delay_ms = 1
+
+[{version}.1.connections]
+connection_timeout_ms = 60000
+max_payload_size = {max_payload_bytes}
+max_inflight_count = {max_in_flight}
+dynamic_filters = true
+"""
+
+
+class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of the embedded broker.
+
+    Attributes:
+        backlog_bytes: payloads kept for a subscriber that does not read; beyond it the broker silently
+            drops the oldest. Kept whether they were read or not, so this is also what it costs in memory.
+        max_payload_bytes: above what the decoder takes, so that too large messages become dead letters
+            instead of lost connections.
+    """
+
+    backlog_bytes: int = 192 * 1024 * 1024
+    max_payload_bytes: int = 4 * 1024 * 1024
+    max_connections: int = 5000
+    max_outgoing_packets: int = 2000
+    max_in_flight: int = 1000
+
+
+_SEGMENTS = 12
+
+
+class EmbeddedBroker:
+    """Runs the broker as a child process, which ends with `stop` or with this process, however that ends.
+
+    Attributes:
+        address: for MQTT 5 clients.
+        address_v3: for MQTT 3.1.1 clients.
+
+    Args:
+        port: where MQTT 5 is spoken.
+        port_v3: where MQTT 3.1.1 is spoken.
+        data_dir: an existing directory for the generated configuration.
+    """
+
+    def __init__(self, port: int, port_v3: int, data_dir: Path, limits: BrokerLimits | None = None) -> None:
+        self.address = BrokerAddress(host=_HOST, port=port)
+        self.address_v3 = BrokerAddress(host=_HOST, port=port_v3)
+        self._data_dir = data_dir
+        self._limits = limits or BrokerLimits()
+        self._broker: Broker | None = None
+
+    async def start(self) -> None:
+        """Start, and return once both ports answer. Raises `Unavailable` if one is taken."""
+        config = self._data_dir / "broker.toml"
+        await asyncio.to_thread(config.write_text, self._config())
+        broker = Broker(config_path=str(config))
+        try:
+            await asyncio.to_thread(broker.start)
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(f"the embedded broker does not start: {error}") from error
+        self._broker = broker
+
+    async def stop(self) -> None:
+        """End the child process. Safe to call twice."""
+        broker, self._broker = self._broker, None
+        if broker is not None:
+            await asyncio.to_thread(broker.stop)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the child process lives."""
+        return self._broker is not None and bool(self._broker.is_running)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _config(self) -> str:
+        limits = self._limits
+        text = _CONFIG.format(
+            max_connections=limits.max_connections,
+            max_outgoing_packets=limits.max_outgoing_packets,
+            segment_bytes=limits.backlog_bytes // _SEGMENTS,
+            segments=_SEGMENTS,
+        )
+        for version, address in (("v5", self.address), ("v4", self.address_v3)):
+            text += _LISTENER.format(
+                version=version,
+                host=address.host,
+                port=address.port,
+                max_payload_bytes=limits.max_payload_bytes,
+                max_in_flight=limits.max_in_flight,
+            )
+        return text
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,200 @@
+"""Telemetry from MQTT: a shared subscription into the pipeline, acknowledged after the commit."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from sensorium.actors.messages import Outcome
+from sensorium.ingest.decode import Bounds
+from sensorium.ingest.mqtt_address import BrokerAddress
+from sensorium.ingest.mqtt_client import MqttClient, MqttOptions
+from sensorium.ingest.mqtt_connection import Connection
+from sensorium.ingest.mqtt_wire import DUP, Packet, packet_id
+from sensorium.ingest.pipeline import Pipeline, Router
+
+TELEMETRY = "devices/+/telemetry"
+_EXACTLY_ONCE = 2
+_KNOWN_TOPICS = 65_536
+
+
+class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an ingestor needs to know.
+
+    Attributes:
+        client_id: unique among ingestors and stable over restarts.
+        share: the shared subscription's name; the broker spreads messages over the ingestors of one name.
+        max_pending: messages accepted and not committed, above which reading stops; it goes on at the half.
+        drain_timeout_s: how long `stop` waits for what was accepted.
+    """
+
+    address: BrokerAddress
+    client_id: str = "sensorium-ingest-0"
+    share: str = "sensorium"
+    options: MqttOptions = MqttOptions()
+    bounds: Bounds = Bounds()
+    max_pending: int = 20_000
+    drain_timeout_s: float = 10.0
+
+
+class MqttIngestor:
+    """Reads telemetry of QoS 0, 1 and 2 and acknowledges what is committed. Start and stop it once."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        router: Router,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._settings = settings
+        self._router = router
+        self._clock_ms = clock_ms
+        self._pipeline = Pipeline(router, settings.bounds, "mqtt")
+        self._client = MqttClient(
+            settings.address,
+            settings.client_id,
+            subscriptions=((f"$share/{settings.share}/{TELEMETRY}", _EXACTLY_ONCE),),
+            on_packets=self._take,
+            options=settings.options,
+        )
+        # Packet ids are the session's, which is known by the client id.
+        self._origin = crc32(settings.client_id.encode()) << 16
+        self._acks: _Acks | None = None
+        self._full = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._stopping = False
+        self._received = 0
+        self._finished = 0
+        self._acked = 0
+        self._redelivered = 0
+        self._pauses = 0
+
+    async def start(self) -> None:
+        """Begin connecting; returns at once. `connected` tells when messages can come."""
+        self._task = asyncio.create_task(self._run(), name=f"ingest {self._settings.client_id}")
+
+    async def connected(self) -> None:
+        """Return once subscribed."""
+        await self._client.connected()
+
+    async def wait(self) -> None:
+        """Return after `stop`; raises what ended the ingestor otherwise."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """Stop reading, wait for what was accepted, acknowledge it, disconnect.
+
+        What is not committed within `drain_timeout_s` stays unacknowledged: the broker delivers it again.
+        """
+        if self._task is None:
+            return
+        self._stopping = True
+        self._client.pause()
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        self._stop.set()
+        await self._task
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts since the start, and the states of the client and the pipeline."""
+        return {
+            "received": self._received,
+            "pending": self._received - self._finished,
+            "acked": self._acked,
+            "redelivered": self._redelivered,
+            "pauses": self._pauses,
+            "paused": self._full.is_set(),
+            "connected": self._client.is_connected,
+            "client": self._client.statistics(),
+            **self._pipeline.statistics(),
+        }
+
+    async def _run(self) -> None:
+        async with self._client, asyncio.TaskGroup() as tasks:
+            throttle = tasks.create_task(self._throttle())
+            await self._stop.wait()
+            throttle.cancel()
+
+    async def _throttle(self) -> None:
+        while True:
+            await self._full.wait()
+            await self._router.drained(self._settings.max_pending // 2)
+            self._full.clear()
+            if not self._stopping:
+                self._client.resume()
+
+    def _take(self, connection: Connection, packets: list[Packet]) -> None:
+        acks = self._acks
+        if acks is None or acks.connection is not connection:
+            acks = self._acks = _Acks(connection, self._count)
+        telemetry = self._pipeline.telemetry
+        received_ms = self._clock_ms()
+        origin = self._origin
+        self._received += len(packets)
+        self._idle.clear()
+        for topic, payload, ack, head, _ in packets:
+            address, device_id = _device_of(topic)
+            redelivered = head & DUP != 0
+            self._redelivered += redelivered
+            telemetry(
+                address,
+                device_id,
+                payload,
+                received_ms,
+                origin | packet_id(ack) if ack else None,
+                acks.done,
+                ack,
+                redelivered=redelivered,
+            )
+        if self._router.pending > self._settings.max_pending and not self._full.is_set():
+            self._pauses += 1
+            self._full.set()
+            self._client.pause()
+
+    def _count(self, finished: int, acked: int) -> None:
+        self._finished += finished
+        self._acked += acked
+        if self._finished == self._received:
+            self._idle.set()
+
+
+class _Acks:
+    """Collects what is done of one connection's packets and acknowledges it once a turn of the loop."""
+
+    __slots__ = ("_count", "_loop", "_words", "connection")
+
+    def __init__(self, connection: Connection, count: Callable[[int, int], None]) -> None:
+        self.connection = connection
+        self._count = count
+        self._loop = asyncio.get_running_loop()
+        self._words: list[int] = []
+
+    def done(self, ack: int, outcome: Outcome) -> None:
+        words = self._words
+        words.append(ack)
+        if len(words) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        words, self._words = self._words, []
+        acked = self.connection.acknowledge([word for word in words if word])
+        self._count(len(words), acked)
+
+
+@lru_cache(_KNOWN_TOPICS)
+def _device_of(topic: bytes) -> tuple[str, str]:
+    """A topic as text and the device id in it; "" if there is none."""
+    address = topic.decode(errors="replace")
+    levels = address.split("/")
+    return address, levels[1] if len(levels) == 3 else ""

@@ -1,0 +1,172 @@
+"""Messages on their way to the broker: what of them survives a broken connection. Not a socket."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gmqtt.client import Message
+from gmqtt.mqtt.constants import MQTTCommands
+from gmqtt.mqtt.package import CommandWithMidPacket, PublishPacket
+from gmqtt.mqtt.utils import IdGenerator
+
+from sensorium.ingest.errors import BrokerRefused, Disconnected
+from sensorium.ingest.mqtt_wire import DUP
+
+_REFUSED = 0x80
+_MAX_IN_FLIGHT = 65_535
+_FIRST_BYTE = 0
+
+
+class Codec:
+    """What gmqtt's packet builders want to know of a connection."""
+
+    proto_name = b"MQTT"
+    proto_ver = 5
+
+    def __init__(self) -> None:
+        self.id_generator = IdGenerator()
+
+
+def build_publish(codec: Codec, message: Message) -> tuple[int | None, bytearray]:
+    """The packet id (None for QoS 0) and the bytes of a PUBLISH."""
+    mid, packet = PublishPacket.build_package(message, codec)
+    return mid, packet
+
+
+@dataclass(slots=True, eq=False)
+class _Outgoing:
+    packet: bytearray
+    qos: int
+    answered: asyncio.Future[None]
+    released: bool = False
+
+
+class Outbox:
+    """QoS 1 and 2 messages from `send` until the broker has them.
+
+    At most as many are in flight as the broker's Receive Maximum allows; further senders wait. After a
+    reconnect the unanswered ones are sent again; QoS 2 ones fail if the broker has lost the session.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._open: dict[int, _Outgoing] = {}
+        self._unsent: deque[int] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._limit = _MAX_IN_FLIGHT
+        self._write: Callable[[bytes | bytearray], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def send(self, message: Message) -> None:
+        """Returns when the broker has taken responsibility for the message (PUBACK, PUBCOMP).
+
+        Waits for a connection and for room in the window; bound it with `asyncio.timeout`. A message whose
+        sender gave up waiting for the answer may still be delivered.
+
+        Raises:
+            BrokerRefused: the broker answered with a failure.
+            Disconnected: it is unknown whether the broker has it, or the client was closed.
+        """
+        while self._write is None or len(self._open) >= self._limit:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._admit()
+                raise
+        mid, packet = build_publish(self._codec, message)
+        assert mid is not None
+        outgoing = _Outgoing(packet, message.qos, asyncio.get_running_loop().create_future())
+        self._open[mid] = outgoing
+        self._write(packet)
+        await outgoing.answered
+
+    def connected(
+        self, write: Callable[[bytes | bytearray], None], receive_maximum: int, session_present: bool
+    ) -> None:
+        """A connection stands: send again what is open, let waiting senders in."""
+        self._write = write
+        self._limit = receive_maximum
+        if not session_present:
+            for mid in [mid for mid, out in self._open.items() if out.qos == 2]:
+                self._end(mid, Disconnected("the broker lost the session: the message may have arrived"))
+        self._unsent = deque(self._open)
+        for outgoing in self._open.values():
+            if session_present:
+                outgoing.packet[_FIRST_BYTE] |= DUP
+            else:
+                outgoing.packet[_FIRST_BYTE] &= ~DUP
+        for _ in range(min(receive_maximum, len(self._unsent))):
+            self._send_next()
+        self._admit()
+
+    def disconnected(self) -> None:
+        """No connection: what is open waits for the next one."""
+        self._write = None
+
+    def close(self) -> None:
+        """Fail all senders."""
+        self._write = None
+        for mid in list(self._open):
+            self._end(mid, Disconnected("closed before the broker had acknowledged the message"))
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(Disconnected("closed before the message was sent"))
+        self._waiting.clear()
+
+    def puback(self, mid: int, reason_code: int) -> None:
+        """PUBACK, PUBCOMP or a refusing PUBREC: the exchange is over."""
+        refused = BrokerRefused(reason_code, "a publication") if reason_code >= _REFUSED else None
+        self._end(mid, refused)
+        if self._unsent:
+            self._send_next()
+        else:
+            self._admit()
+
+    def pubrec(self, mid: int, reason_code: int) -> None:
+        """PUBREC: release the message, unless it was refused."""
+        if reason_code >= _REFUSED:
+            self.puback(mid, reason_code)
+            return
+        if (outgoing := self._open.get(mid)) is not None:
+            outgoing.released = True
+        if self._write is not None:
+            self._write(_pubrel(mid))
+
+    def _send_next(self) -> None:
+        while self._unsent and self._write is not None:
+            mid = self._unsent.popleft()
+            if (outgoing := self._open.get(mid)) is not None:
+                self._write(_pubrel(mid) if outgoing.released else outgoing.packet)
+                return
+
+    def _admit(self) -> None:
+        room = self._limit - len(self._open) if self._write is not None else 0
+        while room > 0 and self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                room -= 1
+
+    def _end(self, mid: int, error: Exception | None) -> None:
+        outgoing = self._open.pop(mid, None)
+        if outgoing is None:
+            return
+        self._codec.id_generator.free_id(mid)
+        if outgoing.answered.done():
+            return
+        if error is None:
+            outgoing.answered.set_result(None)
+        else:
+            outgoing.answered.set_exception(error)
+
+
+def _pubrel(mid: int) -> bytes:
+    packet: Any = CommandWithMidPacket.build_package(MQTTCommands.PUBREL | 2, mid, False)
+    return bytes(packet)
