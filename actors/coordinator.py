@@ -127,8 +127,6 @@ class Coordinator:
 
     async def table(self, newer_than: int | None = None) -> Table:
         """See `router.Transport.table`."""
-        hosts = [self._kept[name] for name in sorted(set(self._placement)) if name in self._kept]
-        await asyncio.gather(*(kept.up.wait() for kept in hosts))
         if newer_than is not None and newer_than >= self._version:
             self._changed.clear()
             try:
@@ -136,6 +134,9 @@ class Coordinator:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+        hosts = [self._kept[name] for name in sorted(set(self._placement)) if name in self._kept]
+        while not all(kept.up.is_set() for kept in hosts):
+            await asyncio.gather(*(kept.up.wait() for kept in hosts))
         addresses = {kept.name: kept.process.address for kept in hosts if kept.process is not None}
         return Table(self._version, self._placement, addresses)
 

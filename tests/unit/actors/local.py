@@ -1,0 +1,72 @@
+"""A runtime in one event loop: the real hosts, router and coordinator over plain objects instead of Ray."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+from sensorium.actors.router import HostGone, Table
+
+
+class LocalProcess:
+    """An object that can be killed: calls under way, before or after their effect, end in `HostGone`."""
+
+    def __init__(self, thing: Any, rng: random.Random) -> None:
+        self.address = self
+        self.thing = thing
+        self._rng = rng
+        self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+        if self._dead.done():
+            raise HostGone("dead")
+        result = getattr(self.thing, method)(*args)
+        if not asyncio.iscoroutine(result):
+            return result
+        task = asyncio.ensure_future(result)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        await asyncio.wait({task, self._dead}, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
+        if self._dead.done() or not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            raise HostGone("died during the call")
+        return task.result()
+
+    async def deliver(self, data: bytes) -> bytes:
+        reply: bytes = await self.call("deliver", data, timeout_s=30.0)
+        return reply
+
+    def kill(self) -> None:
+        if not self._dead.done():
+            self._dead.set_result(None)
+            for task in getattr(self.thing, "_tasks", []):
+                task.cancel()
+
+
+class LocalLauncher:
+    """Launches into this loop and remembers what lives, by the name's part before the dot."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = random.Random(seed)
+        self.living: dict[str, LocalProcess] = {}
+
+    def launch(self, name: str, make: Callable[..., Any], *args: Any) -> LocalProcess:
+        process = LocalProcess(make(*args), self.rng)
+        self.living[name.partition(".")[0]] = process
+        return process
+
+
+class LocalTransport:
+    """A router's way to hosts in this loop."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+
+    async def table(self, newer_than: int | None = None) -> Table:
+        table: Table = await self._coordinator.table(newer_than)
+        return table
+
+    async def deliver(self, address: LocalProcess, data: bytes) -> bytes:
+        return await address.deliver(data)

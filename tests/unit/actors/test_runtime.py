@@ -1,0 +1,287 @@
+"""Hosts, router and coordinator together, with crashes: what is acknowledged is stored, once and in order."""
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from sensorium.actors import coordinator as coordinator_module
+from sensorium.actors import router as router_module
+from sensorium.actors.activations import ActivationSettings
+from sensorium.actors.conditions import RuleBook
+from sensorium.actors.coordinator import Coordinator, RuntimeSpec, ServiceSpec
+from sensorium.actors.errors import DeviceConflict, DeviceNotFound, LogUnavailable
+from sensorium.actors.host import HostSettings
+from sensorium.actors.messages import Accepted, Duplicate, GetDevice, GetLatest, Patch, Refusal, Register
+from sensorium.actors.placement import device_key
+from sensorium.actors.router import Router
+from sensorium.actors.testing import MemoryStore
+from tests.unit.actors.local import LocalLauncher, LocalTransport
+
+NAMES = ("temperature", "humidity")
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "RETRY_FIRST_S", 0.001)
+    monkeypatch.setattr(router_module, "RETRY_MOST_S", 0.01)
+    for name in ("PING_EVERY_S", "RETRY_S"):
+        monkeypatch.setattr(coordinator_module, name, 0.005)
+    monkeypatch.setattr(coordinator_module, "NEWER_TABLE_WAIT_S", 0.02)
+
+
+class Platform:
+    def __init__(self, store: MemoryStore, coordinator: Coordinator, launcher: LocalLauncher, router: Router):
+        self.store, self.coordinator, self.launcher, self.router = store, coordinator, launcher, router
+
+    def send(self, device_id: str, number: int, outcomes: dict[tuple[str, int], Any]) -> None:
+        """Send the reading `number` of a device; its outcome lands in `outcomes` under (device, number)."""
+        self.router.reading(
+            device_id,
+            NOW_MS + number * 1000,
+            NOW_MS,
+            number,
+            NAMES,
+            [float(number), 50.0],
+            0,
+            outcomes.__setitem__,
+            (device_id, number),
+        )
+
+
+@asynccontextmanager
+async def platform(seed: int = 0, hosts: int = 2, store: MemoryStore | None = None, **activation: Any) -> Any:
+    store = store or MemoryStore()
+    launcher = LocalLauncher(seed)
+    settings = HostSettings(auto_register_as="generic", activation=ActivationSettings(**activation))
+    spec = RuntimeSpec(hosts, store.ports, store.membership, settings)
+    coordinator = Coordinator(spec, launcher)
+    await coordinator.start()
+    async with Router("test", LocalTransport(coordinator)) as router:
+        yield Platform(store, coordinator, launcher, router)
+    await coordinator.stop()
+
+
+async def _drain(router: Router) -> None:
+    waiting = asyncio.ensure_future(router.drained(1))
+    async with asyncio.timeout(20):
+        while not waiting.done():
+            router.check()
+            await asyncio.wait({waiting}, timeout=0.1)
+
+
+def assert_log_is_sound(store: MemoryStore, outcomes: dict[tuple[str, int], Any]) -> None:
+    stored = Counter((row.device, row.key) for row in store.readings)
+    twice = [identity for identity, count in stored.items() if count > 1]
+    lost = [k for k, o in outcomes.items() if (device_key(k[0]), k[1]) not in stored]
+    assert not twice, f"stored twice: {twice[:5]}"
+    assert not lost, f"acknowledged and lost: {lost[:5]}"
+    by_shard: dict[int, list[int]] = defaultdict(list)
+    for row in [*store.readings, *store.events]:
+        by_shard[row.shard].append(row.offset)
+    for shard, offsets in by_shard.items():
+        assert sorted(offsets) == list(range(1, len(offsets) + 1)), f"gaps in shard {shard}"
+    last: dict[int, int] = {}
+    for row in sorted(store.readings, key=lambda r: r.offset):
+        assert last.get(row.device, -1) < row.key, f"out of order: {row}"
+        last[row.device] = row.key
+
+
+async def test_registers_answers_and_refuses() -> None:
+    async with platform() as p:
+        info = await p.router.ask(Register("a", "climate", None, {"site": "x"}))
+        assert info["device_type"] == "climate"
+        with pytest.raises(DeviceConflict):
+            await p.router.ask(Register("a", "climate"))
+        with pytest.raises(DeviceNotFound):
+            await p.router.ask(GetLatest("nobody"))
+        outcomes: dict[tuple[str, int], Any] = {}
+        p.send("a", 1, outcomes)
+        p.send("a", 1, outcomes)
+        await p.router.drained(1)
+        latest = await p.router.ask(GetLatest("a"))
+        assert latest["metrics"]["temperature"] == {"value": 1.0, "time_ms": NOW_MS + 1000}
+        assert len(p.store.readings) == 1
+        patched = await p.router.ask(Patch("a", metadata={"site": None, "floor": 2}))
+        assert patched["metadata"] == {"floor": 2}
+
+
+async def test_a_duplicate_is_told_apart() -> None:
+    async with platform() as p:
+        seen: list[Any] = []
+        for _ in range(2):
+            p.router.reading("a", NOW_MS, NOW_MS, 7, NAMES, [1.0, 2.0], 0, lambda _, o: seen.append(o), None)
+            await p.router.drained(1)
+        assert [type(o) for o in seen] == [Accepted, Duplicate]
+
+
+async def test_one_bad_message_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that raises, and a row that the log refuses, become dead letters; the neighbours are stored."""
+    async with platform() as p:
+        outcomes: dict[tuple[str, int], Any] = {}
+        for number in range(1, 20):
+            p.send("good", number, outcomes)
+            # A list is no metric value: the wire would not carry it, so it stands for a fault of ours.
+            p.router.reading(
+                f"bad-{number}",
+                NOW_MS,
+                NOW_MS,
+                number,
+                ("x",),
+                ["\0"],
+                0,
+                outcomes.__setitem__,
+                ("bad", number),
+            )
+        await p.router.drained(1)
+        assert all(isinstance(outcomes["good", n], Accepted) for n in range(1, 20))
+        bad = [outcomes["bad", n] for n in range(1, 20)]
+        assert all(isinstance(o, Refusal) and o.dead_lettered for o in bad)
+        assert len(p.store.dead_letters) == 19
+        good = {k: v for k, v in outcomes.items() if k[0] == "good"}
+        assert_log_is_sound(p.store, good)
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_nothing_acknowledged_is_lost_and_nothing_is_stored_twice(seed: int) -> None:
+    """Hosts are killed and commits fail, before and after they are written, at random moments."""
+    rng = random.Random(seed)
+    store = MemoryStore()
+    devices = [f"device-{i}" for i in range(12)]
+    outcomes: dict[tuple[str, int], Any] = {}
+    sent = dict.fromkeys(devices, 0)
+    async with platform(
+        seed, store=store, snapshot_every_turns=5, snapshot_every_s=0.0, idle_after_s=0.01, max_active=6
+    ) as p:
+        for _ in range(120):
+            for _ in range(rng.randrange(8)):
+                device = rng.choice(devices)
+                sent[device] += 1
+                p.send(device, sent[device], outcomes)
+            match rng.randrange(12):
+                case 0:
+                    p.launcher.living[f"host-{rng.randrange(2)}"].kill()
+                case 1:
+                    store.fail_before = rng.randrange(3)
+                case 2:
+                    store.fail_after = rng.randrange(3)
+                case 3:
+                    store.down = True
+                case 4 | 5 | 6:
+                    store.down = False
+            for _ in range(rng.randrange(12)):
+                await asyncio.sleep(0)
+        store.down = False
+        store.fail_before = store.fail_after = 0
+        await _drain(p.router)
+        assert len(outcomes) == sum(sent.values())
+        assert_log_is_sound(store, outcomes)
+        for device in devices:
+            if sent[device]:
+                latest = await p.router.ask(GetLatest(device))
+                assert latest["metrics"]["temperature"]["value"] == float(sent[device])
+    assert_log_is_sound(store, outcomes)
+
+
+async def test_a_fenced_host_is_replaced_and_what_it_held_goes_on() -> None:
+    async with platform(hosts=1) as p:
+        outcomes: dict[tuple[str, int], Any] = {}
+        p.send("a", 1, outcomes)
+        await p.router.drained(1)
+        old = next(i for i, (_, alive) in p.store.hosts.items() if alive)
+        await p.store.fence(old)
+        for number in range(2, 10):
+            p.send("a", number, outcomes)
+        async with asyncio.timeout(10):
+            await p.router.drained(1)
+        assert_log_is_sound(p.store, outcomes)
+        assert len(p.store.readings) == 9
+        assert (await p.coordinator.statistics())["replaced"] == {"host-0": 1}
+
+
+async def test_while_the_log_is_down_askers_are_told_and_readings_wait() -> None:
+    async with platform() as p:
+        await p.router.ask(Register("a", "climate"))
+        p.store.down = True
+        outcomes: dict[tuple[str, int], Any] = {}
+        p.send("a", 1, outcomes)
+        async with asyncio.timeout(10):
+            while p.router.failing("a") is None:
+                await asyncio.sleep(0.001)
+        with pytest.raises(LogUnavailable):
+            await p.router.ask(GetDevice("a"))
+        assert not outcomes
+        p.store.down = False
+        async with asyncio.timeout(10):
+            await p.router.drained(1)
+        assert isinstance(outcomes["a", 1], Accepted)
+        assert (await p.router.ask(GetDevice("a")))["device_id"] == "a"
+
+
+async def test_a_clean_stop_saves_every_device() -> None:
+    store = MemoryStore()
+    outcomes: dict[tuple[str, int], Any] = {}
+    async with platform(store=store) as p:
+        for number in range(1, 4):
+            p.send("a", number, outcomes)
+            p.send("b", number, outcomes)
+        await p.router.drained(1)
+    assert {s.device for s in store.snapshots.values()} == {device_key("a"), device_key("b")}
+    async with platform(store=store) as p:
+        p.send("a", 3, outcomes)
+        await p.router.drained(1)
+        assert isinstance(outcomes["a", 3], Duplicate)
+
+
+async def test_services_are_kept_running() -> None:
+    class Service:
+        started = 0
+
+        async def start(self) -> None:
+            Service.started += 1
+
+        async def ping(self) -> None: ...
+
+        def statistics(self) -> dict[str, Any]:
+            return {"name": "service"}
+
+        async def stop(self) -> None: ...
+
+    store, launcher = MemoryStore(), LocalLauncher()
+    spec = RuntimeSpec(1, store.ports, store.membership, HostSettings(), [ServiceSpec("svc", Service)])
+    coordinator = Coordinator(spec, launcher)
+    await coordinator.start()
+    assert [s["name"] for s in (await coordinator.statistics())["services"]] == ["service"]
+    launcher.living["svc"].kill()
+    async with asyncio.timeout(10):
+        while Service.started < 2:
+            await asyncio.sleep(0.001)
+    await coordinator.stop()
+
+
+async def test_a_mapped_function_sees_committed_state_only() -> None:
+    async with platform() as p:
+        outcomes: dict[tuple[str, int], Any] = {}
+        for i in range(30):
+            await p.router.ask(Register(f"d{i}", "climate" if i % 2 else "tank"))
+            p.send(f"d{i}", 1, outcomes)
+        await p.router.drained(1)
+        from sensorium.actors.ports import Filter
+
+        parts = [
+            await p.launcher.living[f"host-{h}"].thing.map(
+                Filter("climate"), lambda v: v.values["temperature"]
+            )
+            for h in range(2)
+        ]
+        merged = {**parts[0], **parts[1]}
+        assert len(merged) == 15
+        assert set(merged.values()) == {1.0}
+
+
+def test_rule_books_are_cheap_to_share() -> None:
+    assert RuleBook().covering("a", "b") == []
