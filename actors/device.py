@@ -5,7 +5,7 @@ returns, or refuses and changes nothing. The host makes the effects durable and 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -269,7 +269,7 @@ class Device:
         aggregate = windows[0].aggregate(position)
         if aggregate is None:
             return WindowInfo(self.id, metric, *bounds, count=0)
-        return WindowInfo(self.id, metric, *bounds, **asdict(aggregate))
+        return WindowInfo(self.id, metric, *bounds, **msgspec.structs.asdict(aggregate))
 
     def covering(self, around: Surroundings) -> list[Rule]:
         """The rules that watch the device."""

@@ -8,7 +8,7 @@ from sensorium.actors.errors import InvalidMessage
 class WindowSpec(msgspec.Struct, frozen=True):
     """A rolling window of `length_s` seconds that moves on by panes of `slide_s` seconds.
 
-    The length must be a whole multiple of the slide, of at most 1,440 panes.
+    The length must be a whole multiple of the slide, of at most 1,440 panes; the slide, whole milliseconds.
     """
 
     length_s: float = 900.0
@@ -16,9 +16,10 @@ class WindowSpec(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         panes = self.length_s / self.slide_s if self.slide_s > 0 else 0.0
-        if not 1 <= panes <= 1440 or abs(panes - round(panes)) > 1e-9 or self.slide_s < 0.001:
+        if not 1 <= panes <= 1440 or abs(panes - round(panes)) > 1e-9 or not _whole_ms(self.slide_s):
             raise InvalidMessage(
-                f"window of {self.length_s} s by {self.slide_s} s: the length must be 1 to 1440 whole slides"
+                f"window of {self.length_s} s by {self.slide_s} s: the length must be 1 to 1440 whole slides "
+                "and the slide whole milliseconds"
             )
 
     @property
@@ -30,6 +31,11 @@ class WindowSpec(msgspec.Struct, frozen=True):
     def slide_ms(self) -> int:
         """A pane's length in milliseconds."""
         return round(self.slide_s * 1000)
+
+
+def _whole_ms(duration_s: float) -> bool:
+    duration_ms = duration_s * 1000
+    return duration_ms >= 1 and abs(duration_ms - round(duration_ms)) < 1e-6
 
 
 class Profile(msgspec.Struct, frozen=True):

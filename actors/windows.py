@@ -7,14 +7,17 @@ The window ends with the newest pane that has been reached, and a late reading s
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from operator import mul
 from typing import Final
+
+import msgspec
 
 from sensorium.actors.messages import Value
 from sensorium.actors.profile import WindowSpec
 
-# A pane's cells. Sum and sum of squares are of (value - shift), where the shift is the metric's first value:
-# otherwise squares of large values with little spread cancel out (Chan, Golub, LeVeque 1983, "shifted data").
+# A pane's cells. Sum and squares are of (value - shift), where the shift is the pane's first value: squares
+# of large values with little spread would cancel out otherwise, and a shift from outside of the window would
+# not help once the values have drifted away from it (Chan, Golub, LeVeque 1983, "shifted data").
 COUNT: Final = 0
 SUM: Final = 1
 SQUARES: Final = 2
@@ -24,17 +27,22 @@ FIRST: Final = 5
 LAST: Final = 6
 FIRST_MS: Final = 7
 LAST_MS: Final = 8
-CELLS: Final = 9
+SHIFT: Final = 9
+CELLS: Final = 10
 
-# Behind the panes: the shift, and count, sum, squares over all panes but the newest, with the pane number
-# that was the newest when they were added up (they are added up when asked for, once a pane).
+# Behind the panes: the sums over all panes but the newest, with a shift of their own, and the number of the
+# newest pane when they were added up (they are added up when asked for, once a pane).
+CLOSED_COUNT: Final = -5
+CLOSED_SUM: Final = -4
+CLOSED_SQUARES: Final = -3
+CLOSED_SHIFT: Final = -2
+CLOSED_BEFORE: Final = -1
 _TAIL: Final = 5
+_NEVER: Final = math.nan
 _EMPTY_PANE: Final = array("d", bytes(8 * CELLS))
-_NO_PANE: Final = -1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
+class Moments(msgspec.Struct, frozen=True, gc=False):
     """Count (at least 1), mean and population standard deviation of a window."""
 
     count: int
@@ -42,9 +50,8 @@ class Moments:
     stddev: float
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregate(Moments):
-    """All that a window knows of one metric."""
+class Aggregate(Moments, frozen=True, gc=False):
+    """All that a window knows of one metric. Sums beyond the range of a float are infinite or NaN."""
 
     sum: float
     min: float
@@ -88,14 +95,15 @@ class Window:
         most = base + MAX
         last = base + LAST
         last_ms = base + LAST_MS
+        shift = base + SHIFT
         for position, value in enumerate(values):
             if type(value) is float:
                 cells = metrics[position]
                 if cells is None:
-                    cells = metrics[position] = self._new_cells(value)
-                off = value - cells[-1]
+                    cells = metrics[position] = self._new_cells()
                 count = cells[base]
                 if count:
+                    off = value - cells[shift]
                     cells[base] = count + 1.0
                     cells[sum_] += off
                     cells[squares] += off * off
@@ -111,31 +119,42 @@ class Window:
                         cells[base + FIRST_MS] = time_ms
                 else:
                     cells[base : base + CELLS] = array(
-                        "d", (1.0, off, off * off, value, value, value, value, time_ms, time_ms)
+                        "d", (1.0, 0.0, 0.0, value, value, value, value, time_ms, time_ms, value)
                     )
                 if closed:
-                    cells[-2] = _NO_PANE
+                    cells[CLOSED_BEFORE] = _NEVER
 
     def advance(self, time_ms: int) -> None:
         """Move the window's end to the pane of `time_ms`, if it lies behind it."""
         pane = time_ms // self._slide_ms
-        if self.newest is not None and pane > self.newest:
+        if self.newest is None or pane > self.newest:
             self._move_to(pane)
 
     def moments(self, position: int) -> Moments | None:
         """Count, mean and deviation of a metric in constant time; None without a reading in the window."""
+        newest = self.newest
         cells = self._cells(position)
-        if cells is None or self.newest is None:
+        if cells is None or newest is None:
             return None
-        if cells[-2] != self.newest:
-            self._add_up_closed(cells)
-        base = self.newest % self._panes * CELLS
-        count = cells[base] + cells[-5]
-        if not count:
+        if cells[CLOSED_BEFORE] != newest:
+            self._add_up_closed(cells, newest)
+        base = newest % self._panes * CELLS
+        count = cells[base]
+        total = count + cells[CLOSED_COUNT]
+        if not total:
             return None
-        mean_off = (cells[base + SUM] + cells[-4]) / count
-        variance = (cells[base + SQUARES] + cells[-3]) / count - mean_off * mean_off
-        return Moments(int(count), cells[-1] + mean_off, math.sqrt(variance) if variance > 0.0 else 0.0)
+        sum_ = cells[base + SUM]
+        squares = cells[base + SQUARES]
+        shift = cells[base + SHIFT]
+        if count < total:
+            # (x - b) = (x - a) + (a - b) rebases the newest pane's sums on the shift of the closed ones.
+            off = shift - cells[CLOSED_SHIFT]
+            shift = cells[CLOSED_SHIFT]
+            squares += cells[CLOSED_SQUARES] + (2.0 * sum_ + count * off) * off
+            sum_ += cells[CLOSED_SUM] + count * off
+        mean_off = sum_ / total
+        variance = squares / total - mean_off * mean_off
+        return Moments(int(total), shift + mean_off, math.sqrt(variance) if variance > 0.0 else 0.0)
 
     def aggregate(self, position: int) -> Aggregate | None:
         """All aggregates of a metric, merged over the panes; None without a reading in the window."""
@@ -150,7 +169,7 @@ class Window:
             count=moments.count,
             mean=moments.mean,
             stddev=moments.stddev,
-            sum=moments.mean * moments.count,
+            sum=sum(cells[b + SUM] + cells[b + SHIFT] * cells[b] for b in filled),
             min=min(cells[b + MIN] for b in filled),
             max=max(cells[b + MAX] for b in filled),
             first=cells[first + FIRST],
@@ -179,10 +198,9 @@ class Window:
     def _cells(self, position: int) -> "array[float] | None":
         return self._metrics[position] if position < len(self._metrics) else None
 
-    def _new_cells(self, first_value: float) -> "array[float]":
+    def _new_cells(self) -> "array[float]":
         cells = array("d", bytes(8 * (self._panes * CELLS + _TAIL)))
-        cells[-1] = first_value
-        cells[-2] = _NO_PANE
+        cells[CLOSED_BEFORE] = _NEVER
         return cells
 
     def _move_to(self, pane: int) -> None:
@@ -196,12 +214,18 @@ class Window:
                 if cells is not None and cells[base]:
                     cells[base : base + CELLS] = _EMPTY_PANE
 
-    def _add_up_closed(self, cells: "array[float]") -> None:
-        newest = self.newest
-        assert newest is not None
-        skip = newest % self._panes * CELLS
-        bases = [b for b in range(0, self._panes * CELLS, CELLS) if b != skip]
-        cells[-5] = sum(cells[b] for b in bases)
-        cells[-4] = math.fsum(cells[b + SUM] for b in bases)
-        cells[-3] = math.fsum(cells[b + SQUARES] for b in bases)
-        cells[-2] = newest
+    def _add_up_closed(self, cells: "array[float]", newest: int) -> None:
+        end = self._panes * CELLS
+        counts, sums, squares = cells[COUNT:end:CELLS], cells[SUM:end:CELLS], cells[SQUARES:end:CELLS]
+        skip = newest % self._panes
+        counts[skip] = sums[skip] = squares[skip] = 0.0
+        # The shift of one pane that counts serves for all.
+        shifts = cells[SHIFT:end:CELLS]
+        shift = next((s for s, count in zip(shifts, counts, strict=True) if count), 0.0)
+        offs = [s - shift for s in shifts]
+        moved = list(map(mul, counts, offs))
+        cells[CLOSED_COUNT] = sum(counts)
+        cells[CLOSED_SUM] = sum(sums) + sum(moved)
+        cells[CLOSED_SQUARES] = sum(squares) + 2.0 * sum(map(mul, sums, offs)) + sum(map(mul, moved, offs))
+        cells[CLOSED_SHIFT] = shift
+        cells[CLOSED_BEFORE] = newest
