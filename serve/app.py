@@ -1,0 +1,66 @@
+"""The HTTP API as a FastAPI app over `Services`. Not a server: `deployment` runs it on Ray Serve."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import Depends, FastAPI
+
+from sensorium.serve import alarms, devices, health, history, rules, telemetry
+from sensorium.serve.describe import install_openapi
+from sensorium.serve.limits import BodyLimit, InFlightLimit
+from sensorium.serve.models import DeviceBody, DevicePatch
+from sensorium.serve.pages import VALUES
+from sensorium.serve.problems import install_handlers
+from sensorium.serve.query import known_query
+from sensorium.serve.services import Services
+
+VERSION: Final = "0.1.0"
+
+_TAGS: Final = [
+    {"name": "devices", "description": "Who is there."},
+    {"name": "data", "description": "What they measure."},
+    {"name": "analytics", "description": "Over many devices."},
+    {"name": "rules", "description": "When to raise an alarm."},
+    {"name": "alarms", "description": "What was raised."},
+    {"name": "dead letters", "description": "What could not be used, and why."},
+    {"name": "operation", "description": "For those who run the platform."},
+]
+_DESCRIPTION: Final = (
+    "Times go out as milliseconds since 1970 UTC (`…_ms`) and come in as those or as ISO 8601. Errors are"
+    " problem documents (RFC 9457) with a stable `code`. A 2xx follows the commit. Lists come in pages: pass"
+    " `next` as `cursor`, or follow the `Link` header."
+)
+
+
+def build_app(services: Services) -> FastAPI:
+    """The app over opened services, which stay the caller's to close after the app's shutdown."""
+    refreshing = rules.Refreshing(services)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await refreshing.close()
+
+    app = FastAPI(
+        title="Sensorium",
+        version=VERSION,
+        summary="An IoT platform on the actor model.",
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        dependencies=[Depends(known_query)],
+    )
+    app.include_router(devices.routes(services))
+    app.include_router(telemetry.routes(services))
+    app.include_router(history.routes(services))
+    app.include_router(rules.routes(services, refreshing))
+    app.include_router(alarms.routes(services))
+    app.include_router(health.routes(services))
+    install_handlers(app)
+    install_openapi(app, VALUES, (DeviceBody, DevicePatch), telemetry.SCHEMA)
+    app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
+    app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS)
+    return app

@@ -1,0 +1,154 @@
+"""The examples in the API's document. They are real: a test sends and decodes each of them."""
+
+from typing import Any, Final
+
+_TIME_MS: Final = 1_704_110_400_000
+
+REGISTER: Final[dict[str, Any]] = {
+    "sensor": {
+        "device_id": "sensor-001",
+        "device_type": "temperature",
+        "location": {"latitude": 52.52, "longitude": 13.405, "address": "Hall 3, Berlin"},
+        "metadata": {"site": "a", "floor": 3},
+    },
+    "least": {"device_id": "sensor-002", "device_type": "temperature"},
+}
+PATCH: Final[dict[str, Any]] = {
+    "move": {"location": {"address": "Hall 4, Berlin"}, "metadata": {"floor": 4}},
+    "remove a key": {"metadata": {"floor": None}},
+}
+DEVICE: Final[dict[str, Any]] = {
+    **REGISTER["sensor"],
+    "status": "active",
+    "registered_ms": _TIME_MS,
+    "updated_ms": _TIME_MS,
+    "last_seen_ms": _TIME_MS + 60_000,
+    "connectivity": "online",
+    "active_alarms": 0,
+}
+DEVICES: Final[dict[str, Any]] = {
+    "items": [
+        {
+            **REGISTER["sensor"],
+            "status": "active",
+            "registered_ms": _TIME_MS,
+            "updated_ms": _TIME_MS,
+        }
+    ],
+    "next": None,
+}
+TELEMETRY: Final[dict[str, Any]] = {
+    "one": {"temperature": 23.5, "humidity": 45.2, "timestamp": "2024-01-01T12:00:00Z"},
+    "many": [
+        {"temperature": 23.5, "timestamp": _TIME_MS},
+        {"temperature": 23.7, "door_open": True, "timestamp": _TIME_MS + 1000},
+    ],
+}
+INGESTED: Final[dict[str, Any]] = {"accepted": 1, "duplicates": 0, "results": [{"status": "accepted"}]}
+DUPLICATES: Final[dict[str, Any]] = {"accepted": 0, "duplicates": 1, "results": [{"status": "duplicate"}]}
+LATEST: Final[dict[str, Any]] = {
+    "device_id": "sensor-001",
+    "device_type": "temperature",
+    "metrics": {
+        "temperature": {"value": 23.5, "time_ms": _TIME_MS},
+        "humidity": {"value": 45.2, "time_ms": _TIME_MS},
+    },
+}
+WINDOW: Final[dict[str, Any]] = {
+    "device_id": "sensor-001",
+    "metric": "temperature",
+    "start_ms": _TIME_MS - 840_000,
+    "end_ms": _TIME_MS + 60_000,
+    "count": 2,
+    "sum": 47.2,
+    "mean": 23.6,
+    "stddev": 0.1,
+    "min": 23.5,
+    "max": 23.7,
+    "first": 23.5,
+    "last": 23.7,
+}
+READINGS: Final[dict[str, Any]] = {
+    "device_id": "sensor-001",
+    "items": [{"time_ms": _TIME_MS, "values": {"temperature": 23.5, "humidity": 45.2}, "late": False}],
+    "next": None,
+}
+AGGREGATES: Final[dict[str, Any]] = {
+    "device_id": "sensor-001",
+    "aggregation": "mean",
+    "interval_s": 3600,
+    "items": [{"start_ms": _TIME_MS, "values": {"temperature": 23.6}}],
+}
+TYPE_AGGREGATE: Final[dict[str, Any]] = {
+    "device_type": "temperature",
+    "metric": "temperature",
+    "aggregation": "mean",
+    "interval_s": 3600,
+    "items": [{"start_ms": _TIME_MS, "value": 22.8, "devices": 17}],
+}
+RULE_SPECS: Final[dict[str, Any]] = {
+    "threshold": {
+        "name": "Too hot",
+        "condition": {"type": "threshold", "metric": "temperature", "operator": ">", "value": 80},
+        "severity": "critical",
+        "scope": {"device_type": "temperature"},
+    },
+    "range": {
+        "name": "Out of range",
+        "condition": {"type": "range", "metric": "humidity", "low": 20, "high": 70},
+    },
+    "rate of change": {
+        "name": "Draining",
+        "condition": {"type": "rate_of_change", "metric": "level_pct", "value": 0.5, "direction": "down"},
+        "severity": "major",
+    },
+    "z-score": {
+        "name": "Unusual vibration",
+        "condition": {"type": "z_score", "metric": "rms_velocity", "value": 4, "min_count": 60},
+        "severity": "minor",
+        "scope": {"device_id": "pump-7"},
+    },
+}
+RULE: Final[dict[str, Any]] = {
+    "rule_id": "0198a6f2c1d47a3e",
+    "version": 1,
+    "spec": {**RULE_SPECS["threshold"], "description": "", "enabled": True},
+    "created_ms": _TIME_MS,
+    "updated_ms": _TIME_MS,
+}
+ALARM: Final[dict[str, Any]] = {
+    "alarm_id": "5f0c1d3e9a7b4c2d8e6f0a1b2c3d4e5f",
+    "device_id": "sensor-001",
+    "device_type": "temperature",
+    "rule_id": RULE["rule_id"],
+    "rule_name": "Too hot",
+    "rule_version": 1,
+    "severity": "critical",
+    "state": "ACTIVE",
+    "metric": "temperature",
+    "value": 81.5,
+    "detail": "temperature > 80.0",
+    "start_ms": _TIME_MS,
+    "acknowledged": False,
+    "end_ms": None,
+    "end_value": None,
+    "end_reason": None,
+}
+ALARMS: Final[dict[str, Any]] = {"items": [ALARM], "next": None}
+DEAD_LETTERS: Final[dict[str, Any]] = {
+    "items": [
+        {
+            "id": 42,
+            "received_ms": _TIME_MS,
+            "device_id": "sensor-001",
+            "source": "mqtt",
+            "address": "devices/sensor-001/telemetry",
+            "reason": "malformed_json",
+            "detail": "Input data was truncated",
+            "size_bytes": 12,
+            "payload": '{"temperatur',
+            "payload_encoding": "utf-8",
+        }
+    ],
+    "next": None,
+}

@@ -1,0 +1,137 @@
+"""The counters in Prometheus' text format. Not a registry: it renders what the processes report."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from sensorium.actors.figures import LATENCY_BOUNDS_S
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+# Labelled by host: a host that is replaced begins at zero, which a sum over hosts would hide from rate().
+_HOST_COUNTERS: Final = {
+    "readings_committed": ("sensorium_readings_committed", "Readings committed."),
+    "readings_duplicate": ("sensorium_readings_duplicate", "Readings recognised as committed before."),
+    "activations": ("sensorium_activations", "Devices loaded into memory."),
+    "passivations": ("sensorium_passivations", "Devices dropped from memory."),
+    "commits": ("sensorium_commits", "Transactions."),
+    "commit_failures": ("sensorium_commit_failures", "Transactions that failed; their messages came again."),
+    "snapshots": ("sensorium_snapshots", "Device states saved."),
+}
+_HOST_GAUGES: Final = {
+    "devices_active": ("sensorium_devices_active", "Devices in memory."),
+    "devices_unsaved": ("sensorium_devices_unsaved", "Devices that changed since their snapshot."),
+    "shards_owned": ("sensorium_shards_owned", "Shards owned."),
+}
+_HOST_LABELLED: Final = {
+    "dead_letters": ("sensorium_dead_letters", "Messages that could not be used.", "reason"),
+    "alarms_raised": ("sensorium_alarms", "Alarms raised.", "severity"),
+}
+
+
+def render(statistics: Mapping[str, Any]) -> bytes:
+    """The page for what `Coordinator.statistics` returns."""
+    registry = CollectorRegistry()
+    registry.register(_Page(statistics))
+    return generate_latest(registry)
+
+
+class _Page(Collector):
+    def __init__(self, statistics: Mapping[str, Any]) -> None:
+        self._statistics = statistics
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        hosts: Sequence[Mapping[str, Any]] = self._statistics.get("hosts", ())
+        yield from _of_hosts(hosts)
+        yield _histogram(
+            "sensorium_ingest_to_commit_seconds",
+            "From a reading's receipt to its commit.",
+            "ingest_to_commit",
+            hosts,
+        )
+        yield _histogram("sensorium_commit_seconds", "How long a transaction takes.", "commit", hosts)
+        yield from _of_services(self._statistics.get("services", ()))
+        up = GaugeMetricFamily("sensorium_up", "Whether a process answers.", labels=["process"])
+        for part in (*hosts, *self._statistics.get("services", ())):
+            up.add_metric([str(part.get("name", ""))], 1)
+        for name in self._statistics.get("down", ()):
+            up.add_metric([name], 0)
+        yield up
+        replaced = CounterMetricFamily(
+            "sensorium_replacements", "Processes started anew after they failed.", labels=["process"]
+        )
+        for name, count in self._statistics.get("replaced", {}).items():
+            replaced.add_metric([name], count)
+        yield replaced
+
+
+def _of_hosts(hosts: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    for key, (name, words) in _HOST_COUNTERS.items():
+        counter = CounterMetricFamily(name, words, labels=["host"])
+        for host in hosts:
+            counter.add_metric([host["name"]], host.get(key, 0))
+        yield counter
+    for key, (name, words) in _HOST_GAUGES.items():
+        gauge = GaugeMetricFamily(name, words, labels=["host"])
+        for host in hosts:
+            gauge.add_metric([host["name"]], host.get(key, 0))
+        yield gauge
+    for key, (name, words, label) in _HOST_LABELLED.items():
+        labelled = CounterMetricFamily(name, words, labels=[label, "host"])
+        for host in hosts:
+            for value, count in host.get(key, {}).items():
+                labelled.add_metric([value, host["name"]], count)
+        yield labelled
+    lag = GaugeMetricFamily(
+        "sensorium_projection_lag", "Log entries that a projection has yet to take.", labels=["name", "host"]
+    )
+    for host in hosts:
+        for projection, behind in host.get("projection_lag", {}).items():
+            lag.add_metric([projection, host["name"]], behind)
+    yield lag
+
+
+def _histogram(name: str, words: str, key: str, hosts: Sequence[Mapping[str, Any]]) -> Metric:
+    family = HistogramMetricFamily(name, words, labels=["host"])
+    for host in hosts:
+        observed = host.get(key)
+        if observed is None:
+            continue
+        below = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*map(repr, LATENCY_BOUNDS_S), "+Inf"), observed["counts"], strict=True):
+            below += count
+            buckets.append((bound, below))
+        family.add_metric([host["name"]], buckets, observed["sum_s"])
+    return family
+
+
+def _of_services(services: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Ingestors: each number they count, by its name."""
+    names = ("received", "acked", "redelivered", "pauses")
+    for key in names:
+        counter = CounterMetricFamily(f"sensorium_ingest_{key}", f"Messages {key}.", labels=["process"])
+        for service in services:
+            if key in service:
+                counter.add_metric([str(service.get("name", ""))], service[key])
+        yield counter
+    for key in ("pending", "connected"):
+        gauge = GaugeMetricFamily(
+            f"sensorium_ingest_{key}", f"Whether or how many {key}.", labels=["process"]
+        )
+        for service in services:
+            if key in service:
+                gauge.add_metric([str(service.get("name", ""))], float(service[key]))
+        yield gauge

@@ -1,0 +1,154 @@
+"""What lists and data answer with: the values beyond those that `actors` has already."""
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from fastapi import Request, Response
+
+from sensorium.actors.messages import DeviceInfo, Latest, Value, WindowInfo
+from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.rules import Rule
+from sensorium.serve.query import cursor_out, link_header
+
+JSON = "application/json"
+_T = TypeVar("_T")
+
+encode = msgspec.json.Encoder().encode
+
+
+class Page(msgspec.Struct, Generic[_T], frozen=True):
+    """Part of a list; `next` is the cursor of what follows, null at the end."""
+
+    items: list[_T]
+    next: str | None
+
+
+class DevicePage(Page[Registration], frozen=True):
+    """Devices in order of their id."""
+
+
+class AlarmPage(Page[Alarm], frozen=True):
+    """Alarms, newest first."""
+
+
+class RuleList(msgspec.Struct, frozen=True):
+    """All rules."""
+
+    items: list[Rule]
+
+
+class DeadLetterItem(msgspec.Struct, frozen=True):
+    """A message that could not be used. `payload` holds its first bytes, as text where they are UTF-8 and in
+    base64 otherwise (`payload_encoding` says which)."""
+
+    id: int
+    received_ms: int
+    device_id: str
+    source: str
+    address: str
+    reason: str
+    detail: str
+    size_bytes: int
+    payload: str
+    payload_encoding: str
+
+
+class DeadLetterPage(Page[DeadLetterItem], frozen=True):
+    """Dead letters, newest first."""
+
+
+class ReadingItem(msgspec.Struct, frozen=True):
+    """A reading: event time, values by metric, and `late` when it was older than the lateness bound."""
+
+    time_ms: int
+    values: dict[str, Value]
+    late: bool = False
+
+
+class ReadingPage(msgspec.Struct, frozen=True):
+    """Readings of a device by event time; `next` is the cursor of what follows, null at the end."""
+
+    device_id: str
+    items: list[ReadingItem]
+    next: str | None
+
+
+class BucketItem(msgspec.Struct, frozen=True):
+    """The aggregate of each metric over the interval that starts at `start_ms`."""
+
+    start_ms: int
+    values: dict[str, Value | None]
+
+
+class AggregatePage(msgspec.Struct, frozen=True):
+    """Aggregates of a device's metrics; without an interval, one bucket over the whole range."""
+
+    device_id: str
+    aggregation: str
+    interval_s: float | None
+    items: list[BucketItem]
+
+
+class TypeBucketItem(msgspec.Struct, frozen=True):
+    """The aggregate over all devices of a type, and how many of them had readings."""
+
+    start_ms: int
+    value: Value | None
+    devices: int
+
+
+class TypeAggregate(msgspec.Struct, frozen=True):
+    """Aggregates of one metric over all devices of a type."""
+
+    device_type: str
+    metric: str
+    aggregation: str
+    interval_s: float | None
+    items: list[TypeBucketItem]
+
+
+class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one reading: "accepted", "duplicate" (stored before) or "refused", with the reason."""
+
+    status: str
+    code: str = ""
+    detail: str = ""
+
+
+class IngestResult(msgspec.Struct, frozen=True):
+    """What became of a request's readings, in their order; all of it is committed."""
+
+    accepted: int
+    duplicates: int
+    results: list[ItemResult]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether the platform serves, and what each check found: "ok" or the reason why not."""
+
+    status: str
+    checks: dict[str, str]
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """The value as JSON."""
+    return Response(encode(value), status, headers, JSON)
+
+
+def page_response(page_type: Any, request: Request, kind: str, items: Any, after: Any) -> Response:
+    """A page of a list, its cursor in the body and in the `Link` header."""
+    cursor = cursor_out(kind, after) if after is not None else None
+    return json_response(page_type(list(items), cursor), headers=link_header(request, cursor))
+
+
+VALUES: tuple[type, ...] = (
+    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, RuleList, Rule, DeadLetterPage, ReadingPage,
+    AggregatePage, TypeAggregate, IngestResult, Health, Readiness,
+)  # fmt: skip
+"""Everything that is answered, for the API's document."""

@@ -1,0 +1,164 @@
+"""What the API needs from the rest of the platform, as Protocols: an app is built over any that fit."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sensorium.actors.messages import Message, Outcome
+from sensorium.actors.ports import Filter
+from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.ingest.decode import Bounds
+
+Done = Callable[[Any, Outcome], None]
+Check = Callable[[], Awaitable[None]]
+"""Raises when what it checks is not there; the error's text says why."""
+
+
+class Asks(Protocol):
+    """The way to the devices."""
+
+    async def ask(self, message: Message, timeout_s: float) -> Any:
+        """The answer, after the commit of what the message changed.
+
+        Raises `Refused`, `Unavailable` or `Overloaded`.
+        """
+        ...
+
+
+class TakesTelemetry(Protocol):
+    """The ingest pipeline: HTTP is one more way in."""
+
+    def telemetry(
+        self,
+        address: str,
+        device_id: str,
+        payload: bytes,
+        received_ms: int,
+        redelivery: int | None,
+        done: Done,
+        token: Any,
+        *,
+        redelivered: bool = False,
+    ) -> None:
+        """Decode and submit; `done(token, outcome)` is called once, after the commit."""
+        ...
+
+
+class DevicePage(Protocol):
+    """Registrations in order of id; `next` is the `after` of the page that follows, None at the end."""
+
+    @property
+    def items(self) -> Sequence[Registration]: ...
+    @property
+    def next(self) -> str | None: ...
+
+
+class ReadsDevices(Protocol):
+    """The read side of registrations."""
+
+    async def page(self, which: Filter, after: str | None, limit: int) -> DevicePage: ...
+    async def get(self, device_id: str) -> Registration | None: ...
+
+
+class ReadsHistory(Protocol):
+    """Readings and their aggregates. Times are event times: start included, end not."""
+
+    async def readings(
+        self,
+        device_id: str,
+        start_ms: int | None,
+        end_ms: int | None,
+        metrics: Sequence[str] | None,
+        limit: int,
+        order: str,
+        after: Any | None,
+    ) -> Any: ...
+    async def aggregate(
+        self,
+        device_id: str,
+        start_ms: int | None,
+        end_ms: int | None,
+        metrics: Sequence[str] | None,
+        aggregation: str,
+        interval_s: float | None,
+        limit: int,
+        order: str,
+    ) -> Sequence[Any]: ...
+    async def aggregate_type(
+        self,
+        device_type: str,
+        metric: str,
+        start_ms: int | None,
+        end_ms: int | None,
+        aggregation: str,
+        interval_s: float | None,
+    ) -> Sequence[Any]: ...
+
+
+class KeepsRules(Protocol):
+    """The rules as people change them; hosts hear of it by themselves."""
+
+    async def create(self, spec: RuleSpec) -> Rule: ...
+    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None: ...
+    async def delete(self, rule_id: str) -> bool: ...
+    async def get(self, rule_id: str) -> Rule | None: ...
+    async def list(self) -> Sequence[Rule]: ...
+
+
+class ReadsAlarms(Protocol):
+    """Alarms, newest first."""
+
+    async def page(
+        self,
+        state: str | None,
+        severity: str | None,
+        device_id: str | None,
+        device_type: str | None,
+        rule_id: str | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Any: ...
+    async def get(self, alarm_id: str) -> Alarm | None: ...
+    async def active_devices(self, rule_id: str) -> Sequence[str]: ...
+
+
+class ReadsDeadLetters(Protocol):
+    """Dead letters, newest first."""
+
+    async def page(self, reason: str | None, device_id: str | None, after: Any | None, limit: int) -> Any: ...
+
+
+async def _no_statistics() -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything the app calls, opened by whoever builds it and closed by them.
+
+    Attributes:
+        checks: what `readyz` tries, by name.
+        statistics: counters of each process, as `Coordinator.statistics` gives them.
+        now_ms: the clock, milliseconds since 1970 UTC.
+        timeout_s: how long a device may take to answer.
+        max_body_bytes, max_requests: bounds of a request and of requests at once.
+    """
+
+    router: Asks
+    pipeline: TakesTelemetry
+    registry: ReadsDevices
+    history: ReadsHistory
+    rules: KeepsRules
+    alarms: ReadsAlarms
+    dead_letters: ReadsDeadLetters
+    now_ms: Callable[[], int]
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics
+    timeout_s: float = 10.0
+    max_body_bytes: int = 1_048_576
+    max_requests: int = 1000
+    bounds: Bounds = field(default_factory=Bounds)
+    """Of telemetry; those that the pipeline has."""
