@@ -122,6 +122,8 @@ class PgLog:
         self._settling = asyncio.Lock()
         self._writer: Dedicated | None = None
         self._unsettled_pids: list[int] = []
+        self._doubtful: set[int] = set()
+        """Shards of commits whose outcome is unknown, until `open` has read their heads anew."""
         self._sets: dict[int, MetricSet] = {}
         """Those known to be in the database."""
 
@@ -132,6 +134,7 @@ class PgLog:
             # The scan's length depends on how long ago heads were saved; it has a limit of its own.
             await connection.execute(f"SET LOCAL statement_timeout = '{OPEN_TIMEOUT_S:.0f}s'")
             rows = await connection.fetch(OPEN, list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
+        self._doubtful.difference_update(shards)
         return {row["shard"]: row["head"] for row in rows}
 
     async def commit(self, commit: Commit) -> None:
@@ -180,6 +183,8 @@ class PgLog:
                         raise LogUnavailable("the database rolled the commit back")
         except BaseException:
             if committing:
+                self._doubtful.update(row.shard for row in commit.readings)
+                self._doubtful.update(row.shard for row in commit.events)
                 self._abandon(writer)
             else:
                 await self._roll_back(writer)
@@ -281,6 +286,8 @@ class PgLog:
     async def save(self, snapshots: Sequence[Snapshot], heads: Mapping[int, int]) -> None:
         """As the port says. `heads` must have been true less than `HEAD_SLACK_S` less a commit's time ago."""
         pool = await self._ready()
+        # The head of a doubtful shard may be too low, and must not be dated now.
+        heads = {shard: head for shard, head in heads.items() if shard not in self._doubtful}
         async with acquired(pool) as connection, connection.transaction():
             await connection.execute("SELECT sensorium_check_fence($1)", self.incarnation)
             if snapshots:

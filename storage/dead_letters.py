@@ -1,0 +1,67 @@
+"""The read side of dead letters, and their removal when they are old."""
+
+from typing import Any, NamedTuple
+
+from sensorium.storage.database import Pool, acquired
+from sensorium.storage.pages import Page, Where, check_limit, cursor
+
+
+class StoredDeadLetter(NamedTuple):
+    """A `DeadLetter` with the number it was stored under. Later ones have higher numbers, mostly."""
+
+    id: int
+    received_ms: int
+    device_id: str
+    source: str
+    address: str
+    reason: str
+    detail: str
+    payload: bytes
+    size_bytes: int
+
+
+class DeadLetters:
+    """Dead letters. Every call raises `LogUnavailable` when the database does not answer."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def page(
+        self,
+        reason: str | None = None,
+        device_id: str | None = None,
+        after: Any | None = None,
+        limit: int = 100,
+    ) -> Page[StoredDeadLetter]:
+        """Those for which all holds that is given, newest first; `after` is the `next` of the page before.
+
+        Raises:
+            InvalidMessage: `after` or `limit` is out of its range.
+        """
+        check_limit(limit)
+        where = Where()
+        where.add("reason = ?", reason)
+        where.add("device_id = ?", device_id)
+        where.add("id < ?", None if after is None else cursor(after, int))
+        async with acquired(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT id, received_at, device_id, source, address, reason, detail, payload, size_bytes"
+                f" FROM dead_letters {where} ORDER BY id DESC LIMIT {limit + 1}",
+                *where.arguments,
+            )
+        items = [StoredDeadLetter(*row) for row in rows[:limit]]
+        return Page(items, items[-1].id if len(rows) > limit else None)
+
+    async def counts(self) -> dict[str, int]:
+        """How many are stored, by reason."""
+        async with acquired(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT reason, count(*) AS n FROM dead_letters GROUP BY 1 ORDER BY 1"
+            )
+        return {row["reason"]: row["n"] for row in rows}
+
+    async def prune(self, before_ms: int) -> int:
+        """Delete those that were committed before; returns how many."""
+        async with acquired(self._pool) as connection:
+            status = await connection.execute("DELETE FROM dead_letters WHERE committed_at < $1", before_ms)
+        return int(status.rpartition(" ")[2])

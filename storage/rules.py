@@ -1,0 +1,130 @@
+"""The rules: implements `sensorium.actors.ports.RuleStore` and `RuleSource`."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Any, Final
+from uuid import uuid4
+
+import asyncpg
+import msgspec
+
+from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.storage.database import Pool, acquired, connect, translated
+
+CHANNEL: Final = "sensorium_rules"
+RECONNECT_MIN_S: Final = 0.2
+RECONNECT_MAX_S: Final = 5.0
+HEARTBEAT_S: Final = 30.0
+"""How long a silent connection is believed before it is asked."""
+
+_COLUMNS: Final = "rule_id, version, spec, created_at, updated_at"
+
+
+class PgRules:
+    """The rules over a pool, which stays the caller's; `changes` listens on a connection of its own."""
+
+    def __init__(self, pool: Pool, dsn: str) -> None:
+        self._pool = pool
+        self._dsn = dsn
+
+    async def load(self) -> list[Rule]:
+        """As the port says, in order of creation."""
+        async with acquired(self._pool) as connection:
+            rows = await connection.fetch(f"SELECT {_COLUMNS} FROM rules ORDER BY created_at, rule_id")
+        return [_rule(row) for row in rows]
+
+    async def list(self) -> list[Rule]:
+        """The same as `load`."""
+        return await self.load()
+
+    async def get(self, rule_id: str) -> Rule | None:
+        """One rule."""
+        if "\0" in rule_id:
+            return None
+        async with acquired(self._pool) as connection:
+            row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM rules WHERE rule_id = $1", rule_id)
+        return None if row is None else _rule(row)
+
+    async def create(self, spec: RuleSpec) -> Rule:
+        """As the port says."""
+        async with acquired(self._pool) as connection:
+            row = await connection.fetchrow(
+                "INSERT INTO rules (rule_id, version, spec, created_at, updated_at)"
+                f" VALUES ($1, 1, $2, now(), now()) RETURNING {_COLUMNS}",
+                uuid4().hex,
+                spec,
+            )
+        assert row is not None
+        return _rule(row)
+
+    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+        """As the port says."""
+        if "\0" in rule_id:
+            return None
+        async with acquired(self._pool) as connection:
+            row = await connection.fetchrow(
+                "UPDATE rules SET version = version + 1, spec = $2, updated_at = now() WHERE rule_id = $1"
+                f" RETURNING {_COLUMNS}",
+                rule_id,
+                spec,
+            )
+        return None if row is None else _rule(row)
+
+    async def delete(self, rule_id: str) -> bool:
+        """As the port says."""
+        if "\0" in rule_id:
+            return False
+        async with acquired(self._pool) as connection:
+            return await connection.execute("DELETE FROM rules WHERE rule_id = $1", rule_id) == "DELETE 1"
+
+    async def changes(self) -> AsyncIterator[None]:
+        """As the port says; also once at the start and after each reconnect, which it tries until closed."""
+        delay_s = RECONNECT_MIN_S
+        while True:
+            try:
+                async for _ in self._changes_of_one_connection():
+                    delay_s = RECONNECT_MIN_S
+                    yield None
+            except LogUnavailable:
+                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+                delay_s = min(2 * delay_s, RECONNECT_MAX_S)
+
+    async def _changes_of_one_connection(self) -> AsyncIterator[None]:
+        connection = await connect(self._dsn, "sensorium-rules")
+        changed = asyncio.Event()
+
+        def note(*_: Any) -> None:
+            changed.set()
+
+        try:
+            connection.add_termination_listener(note)
+            with translated():
+                await connection.add_listener(CHANNEL, note)
+            changed.set()
+            while True:
+                try:
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await changed.wait()
+                except TimeoutError:
+                    with translated():
+                        await connection.execute("SELECT 1")
+                    continue
+                changed.clear()
+                if connection.is_closed():
+                    raise LogUnavailable("the connection that listens for rules broke")
+                yield None
+        finally:
+            connection.terminate()
+
+
+def _rule(row: asyncpg.Record) -> Rule:
+    rule_id, version, spec, created_ms, updated_ms = row
+    return Rule(
+        rule_id=rule_id,
+        version=version,
+        spec=msgspec.convert(spec, RuleSpec),
+        created_ms=created_ms,
+        updated_ms=updated_ms,
+    )
