@@ -31,8 +31,11 @@ class Memory(Protocol):
     windows: tuple[Window, ...]
 
 
-Test = Callable[[Any, int, Memory], bool]
-"""Whether the condition holds: test(value, time_ms, memory). Called once a reading that has the metric."""
+Test = Callable[[Any, int, Memory], bool | None]
+"""Whether the condition holds: test(value, time_ms, memory). Called once a reading that has the metric.
+
+None says that this reading cannot tell: an alarm stays as it is.
+"""
 
 _C = TypeVar("_C", bound=Condition)
 _Compiler = Callable[[_C, int, str, Sequence[Window]], Test | None]
@@ -46,7 +49,10 @@ _OPERATORS: Final[dict[Operator, Callable[[Any, Any], bool]]] = {
     Operator.EQ: operator.eq,
     Operator.NE: operator.ne,
 }
-_WORDS: Final = {"up": 1.0, "down": -1.0, "any": 0.0}
+COMPILED_SETS: Final = 4096
+"""Pairs of device type and metric set that a book keeps compiled; devices hold on to theirs beyond it."""
+
+_SIGNS: Final = {"up": 1.0, "down": -1.0, "any": 0.0}
 
 
 def compiles(condition: type[_C]) -> Callable[[_Compiler[_C]], _Compiler[_C]]:
@@ -88,13 +94,13 @@ def _rate_of_change(
         return None
     compare = _OPERATORS[condition.operator]
     limit = condition.value
-    sign = _WORDS[condition.direction]
+    sign = _SIGNS[condition.direction]
 
-    def test(value: float, time_ms: int, memory: Memory) -> bool:
+    def test(value: float, time_ms: int, memory: Memory) -> bool | None:
         before = memory.latest[position]
         elapsed_ms = time_ms - memory.latest_ms[position]
         if before is None or elapsed_ms <= 0:
-            return False
+            return None
         rate = (value - float(before)) * 1000.0 / elapsed_ms
         return compare(rate * sign if sign else abs(rate), limit)
 
@@ -135,7 +141,7 @@ def validate(spec: RuleSpec) -> None:
             )
         case Range(low=low, high=high) if low > high:
             raise InvalidMessage(f"condition.low: {low} is above condition.high {high}")
-        case RateOfChange(direction=direction) if direction not in _WORDS:
+        case RateOfChange(direction=direction) if direction not in _SIGNS:
             raise InvalidMessage(f"condition.direction: {direction!r} is not one of up, down, any")
         case _:
             pass
@@ -183,6 +189,8 @@ class RuleBook:
         known = self._compiled.get((device_type, metrics))
         if known is None:
             known = _compile(self.covering(device_id, device_type), metrics, windows)
+            if len(self._compiled) >= COMPILED_SETS:
+                self._compiled.clear()
             self._compiled[device_type, metrics] = known
         return known
 

@@ -14,6 +14,7 @@ import msgspec
 from sensorium.actors.conditions import Check, RuleBook, describe
 from sensorium.actors.messages import (
     ACCEPTED,
+    DEAD_LETTER_PAYLOAD_BYTES,
     DUPLICATE,
     Answer,
     DeadLetter,
@@ -35,8 +36,8 @@ from sensorium.actors.messages import (
     Value,
     WindowInfo,
 )
-from sensorium.actors.metrics import EMPTY, NUMBER, MetricSet, kind_of
-from sensorium.actors.placement import device_key, shard_of_key
+from sensorium.actors.metrics import EMPTY, NUMBER, MetricSet, arrange
+from sensorium.actors.placement import device_key
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import (
     Alarm,
@@ -93,6 +94,7 @@ class Device:
         "lateness_ms",
         "latest",
         "latest_ms",
+        "max_metrics",
         "metrics",
         "newest_ms",
         "registration",
@@ -119,11 +121,12 @@ class Device:
         """Turns since the last snapshot."""
         self.dirty_since_s: float | None = None
         self.last_turn_s = 0.0
-        self._arranged: tuple[str, ...] = ()
+        self._arranged: tuple[str, ...] | None = None
         """The names of the last reading when they are exactly the metric set's."""
         self._book: RuleBook | None = None
         self._checks: tuple[Check, ...] = ()
         self.lateness_ms = 0
+        self.max_metrics = 0
 
     # --- turns ------------------------------------------------------------------------------------------
 
@@ -195,15 +198,16 @@ class Device:
             if flags & ReadingFlag.REDELIVERED and self.seen.holds_key(key):
                 return DUPLICATE
         values: list[Any] = reading.values
-        if names is not self._arranged or not self.metrics.only_numbers:
-            arranged = self._arrange(names, values, around)
+        as_before = names is self._arranged and self.metrics.only_numbers
+        if as_before:
+            for value in values:
+                if type(value) is not float:
+                    as_before = False
+        if not as_before:
+            arranged = self._arrange(names, values)
             if isinstance(arranged, Refusal):
                 return self._dead_letter(arranged, reading, names, effects)
             values = arranged
-        else:
-            for value in values:
-                if type(value) is not float:
-                    return self._dead_letter(self._wrong_kind(names, values), reading, names, effects)
         if self._book is not around.rules:
             self._bind(around, now_ms, effects)
         shard = self.shard
@@ -286,33 +290,22 @@ class Device:
         elif around.auto_register_as is None:
             refusal = Refusal("unregistered", f"no device {self.id} is registered")
         else:
-            self._register(Register(self.id, around.auto_register_as), now_ms, around, effects)
-            return None
+            limit = around.profiles.of(around.auto_register_as).max_metrics
+            arranged = arrange(EMPTY, names, reading.values, limit)
+            if not isinstance(arranged, Refusal):
+                self._register(Register(self.id, around.auto_register_as), now_ms, around, effects)
+                return None
+            refusal = arranged
         return self._dead_letter(refusal, reading, names, effects)
 
-    def _arrange(
-        self, names: tuple[str, ...], values: list[Value], around: Surroundings
-    ) -> list[Value | None] | Refusal:
+    def _arrange(self, names: tuple[str, ...], values: list[Value]) -> list[Value | None] | Refusal:
         """The values by position in the metric set, which grows where it must."""
-        metrics = self.metrics
-        grown = metrics.grown(names, values)
-        if grown is not metrics:
-            assert self.registration is not None
-            limit = around.profiles.of(self.registration.device_type).max_metrics
-            if len(grown.names) > limit:
-                return Refusal(
-                    "too_many_metrics",
-                    f"device {self.id} would have {len(grown.names)} metrics, above {limit}",
-                )
-        index, kinds = grown.index, grown.kinds
-        arranged: list[Value | None] = [None] * len(grown.names)
-        for name, value in zip(names, values, strict=True):
-            position = index[name]
-            if kind_of(value) != kinds[position]:
-                return self._wrong_kind(names, values)
-            arranged[position] = value
+        result = arrange(self.metrics, names, values, self.max_metrics)
+        if isinstance(result, Refusal):
+            return result
+        grown, arranged = result
         self.adopt(grown)
-        self._arranged = names if grown.names == names else ()
+        self._arranged = names if grown.names == names else None
         return arranged
 
     def adopt(self, metrics: MetricSet) -> None:
@@ -323,15 +316,6 @@ class Device:
             self.latest = [*self.latest, *[None] * new]
             self.latest_ms = [*self.latest_ms, *[NEVER_MS] * new]
             self._book = None
-
-    def _wrong_kind(self, names: tuple[str, ...], values: list[Value]) -> Refusal:
-        words = {"n": "a number", "b": "true or false", "t": "text"}
-        for name, value in zip(names, values, strict=True):
-            position = self.metrics.index.get(name)
-            if position is not None and self.metrics.kinds[position] != kind_of(value):
-                was, now = words[self.metrics.kinds[position]], words[kind_of(value)]
-                return Refusal("wrong_type", f"metric {name} has always been {was} and is now {now}")
-        raise AssertionError("called for values of the right kinds")
 
     def _dead_letter(
         self, refusal: Refusal, reading: Reading, names: tuple[str, ...], effects: Commit
@@ -345,7 +329,7 @@ class Device:
                 f"devices/{self.id}/telemetry",
                 refusal.code,
                 refusal.detail,
-                payload[:4096],
+                payload[:DEAD_LETTER_PAYLOAD_BYTES],
                 len(payload),
                 reading.received_ms,
             )
@@ -385,7 +369,7 @@ class Device:
     # --- rules and alarms -------------------------------------------------------------------------------
 
     def _bind(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
-        """Take the present rules, clearing the alarms of those that no longer watch this device."""
+        """Take the present rules, clearing the alarms that none of them could clear any more."""
         self._book = around.rules
         r = self.registration
         if r is None or r.status != ACTIVE:
@@ -393,9 +377,10 @@ class Device:
             return
         self._checks = around.rules.checks(self.id, r.device_type, self.metrics, self.windows)
         if self.alarms:
-            covering = {rule.rule_id for rule in around.rules.covering(self.id, r.device_type)}
-            for rule_id in [rule_id for rule_id in self.alarms if rule_id not in covering]:
-                self._clear(rule_id, now_ms, None, "rule_removed", effects)
+            judged = {(check.rule_id, self.metrics.names[check.position]) for check in self._checks}
+            for alarm in list(self.alarms.values()):
+                if (alarm.rule_id, alarm.metric) not in judged:
+                    self._clear(alarm.rule_id, now_ms, None, "rule_removed", effects)
 
     def _check(self, values: Sequence[Any], time_ms: int, effects: Commit) -> None:
         for window in self.windows:
@@ -405,10 +390,11 @@ class Device:
             value = values[check.position]
             if value is None:
                 continue
-            if check.test(value, time_ms, self):
+            holds = check.test(value, time_ms, self)
+            if holds:
                 if check.rule_id not in alarms:
                     self._raise(check.rule, value, time_ms, effects)
-            elif alarms and check.rule_id in alarms:
+            elif alarms and holds is not None and check.rule_id in alarms:
                 self._clear(check.rule_id, time_ms, value, "condition_ended", effects)
 
     def _raise(self, rule: Rule, value: Value, time_ms: int, effects: Commit) -> None:
@@ -506,7 +492,11 @@ class Device:
         profile = around.profiles.of(self.registration.device_type)
         kept = {window.spec: window for window in self.windows}
         self.windows = tuple(kept.get(spec) or Window(spec) for spec in profile.windows)
+        if self.newest_ms != NEVER_MS:
+            for window in self.windows:
+                window.advance(self.newest_ms)
         self.lateness_ms = round(profile.lateness_s * 1000)
+        self.max_metrics = profile.max_metrics
         self._book = None
 
     # --- small leaves -----------------------------------------------------------------------------------
@@ -545,9 +535,3 @@ def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]
         else:
             merged[name] = value
     return merged
-
-
-def new_shard(device_id: str, heads: dict[int, int] | None = None) -> Shard:
-    """The shard of a device with its head, for whoever drives a device by hand (tests, notebooks)."""
-    number = shard_of_key(device_key(device_id))
-    return Shard(number, (heads or {}).get(number, 0))

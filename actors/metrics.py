@@ -7,13 +7,14 @@ from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from sensorium.actors.messages import Value
+from sensorium.actors.messages import Refusal, Value
 
 NUMBER: Final = "n"
 BOOL: Final = "b"
 TEXT: Final = "t"
 
 _KINDS: Final = {float: NUMBER, bool: BOOL, str: TEXT}
+_WORDS: Final = {NUMBER: "a number", BOOL: "true or false", TEXT: "text"}
 
 
 def kind_of(value: Value) -> str:
@@ -44,10 +45,10 @@ class MetricSet:
 
     def grown(self, names: tuple[str, ...], values: list[Value]) -> "MetricSet":
         """This set with those of `names` that it lacks appended, their kinds taken from `values`."""
-        new = [(n, kind_of(v)) for n, v in zip(names, values, strict=True) if n not in self.index]
+        new = {n: kind_of(v) for n, v in zip(names, values, strict=True) if n not in self.index}
         if not new:
             return self
-        return metric_set(self.names + tuple(n for n, _ in new), self.kinds + "".join(k for _, k in new))
+        return metric_set((*self.names, *new), self.kinds + "".join(new.values()))
 
     def __repr__(self) -> str:
         return f"<MetricSet {' '.join(f'{n}:{k}' for n, k in zip(self.names, self.kinds, strict=True))}>"
@@ -63,3 +64,24 @@ def metric_set(names: tuple[str, ...], kinds: str) -> MetricSet:
 
 
 EMPTY: Final = metric_set((), "")
+
+
+def arrange(
+    metrics: MetricSet, names: tuple[str, ...], values: list[Value], limit: int
+) -> tuple[MetricSet, list[Value | None]] | Refusal:
+    """The values by position in `metrics`, grown by what is new; absent ones are None.
+
+    Refused with `too_many_metrics` when it would grow beyond `limit`, `wrong_type` when a kind changed.
+    """
+    grown = metrics.grown(names, values)
+    if grown is not metrics and len(grown.names) > limit:
+        return Refusal("too_many_metrics", f"the device would have {len(grown.names)} metrics, above {limit}")
+    index, kinds = grown.index, grown.kinds
+    arranged: list[Value | None] = [None] * len(kinds)
+    for name, value in zip(names, values, strict=True):
+        position = index[name]
+        if kind_of(value) != kinds[position]:
+            was, now = _WORDS[kinds[position]], _WORDS[kind_of(value)]
+            return Refusal("wrong_type", f"metric {name} has always been {was} and is now {now}")
+        arranged[position] = value
+    return grown, arranged

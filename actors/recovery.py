@@ -1,13 +1,12 @@
 """How a device's state becomes a snapshot, and a device is built again from what the log holds."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from sensorium.actors.device import NEVER_MS, Device, Shard, Surroundings
-from sensorium.actors.messages import Value
-from sensorium.actors.metrics import MetricSet, metric_set
-from sensorium.actors.records import Snapshot, StoredDevice
+from sensorium.actors.messages import ReadingFlag, Value
+from sensorium.actors.metrics import metric_set
+from sensorium.actors.profile import WindowSpec
+from sensorium.actors.records import Snapshot, StoredDevice, TailReading
 from sensorium.actors.seen import Seen
 from sensorium.actors.windows import Window
 
@@ -50,12 +49,12 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
     device = Device(stored.device_id, shard)
     device.registration = stored.registration
     device.alarms = {alarm.rule_id: alarm for alarm in stored.alarms}
-    if stored.registration is not None:
-        device.furnish(around)
     if stored.snapshot is not None:
         _restore(device, stored.snapshot)
+    if stored.registration is not None:
+        device.furnish(around)
     for row in stored.tail:
-        _replay(device, row.time_ms, row.key, row.metric_set, row.values)
+        _replay(device, row)
     return device
 
 
@@ -70,23 +69,19 @@ def _restore(device: Device, snapshot: Snapshot) -> None:
     if snapshot.replay_from_ms is not None:
         # Older readings that came after the snapshot are not replayed, so the memory lacks them.
         device.seen.floor_ms = max(device.seen.floor_ms, snapshot.replay_from_ms - 1)
-    kept = {(length_s, slide_s): (newest, cells) for length_s, slide_s, newest, cells in state.windows}
     device.windows = tuple(
-        Window.restore(w.spec, *kept[w.spec.length_s, w.spec.slide_s])
-        if (w.spec.length_s, w.spec.slide_s) in kept
-        else w
-        for w in device.windows
+        Window.restore(WindowSpec(length_s, slide_s), newest, cells)
+        for length_s, slide_s, newest, cells in state.windows
     )
 
 
-def _replay(
-    device: Device, time_ms: int, key: int, metrics: MetricSet, stored: Sequence[Value | None]
-) -> None:
-    present = [(n, v) for n, v in zip(metrics.names, stored, strict=True) if v is not None]
-    device.adopt(device.metrics.grown(tuple(n for n, _ in present), [v for _, v in present]))
+def _replay(device: Device, row: TailReading) -> None:
+    present = {n: v for n, v in zip(row.metric_set.names, row.values, strict=True) if v is not None}
+    device.adopt(device.metrics.grown(tuple(present), list(present.values())))
     values: list[Value | None] = [None] * len(device.metrics.names)
-    for name, value in present:
+    for name, value in present.items():
         values[device.metrics.index[name]] = value
-    device.remember(time_ms, key, received_ms=time_ms)
-    if time_ms >= device.newest_ms - device.lateness_ms:
-        device.fold(values, time_ms)
+    # Its own time stands for the time of receipt, which the log does not keep.
+    device.remember(row.time_ms, row.key, received_ms=row.time_ms)
+    if not row.flags & ReadingFlag.LATE:
+        device.fold(values, row.time_ms)
