@@ -4,6 +4,7 @@ ClusterError              1: it could not be done
 ├── ConfigError           2: what was asked for makes no sense; change the flag, variable or file
 ├── AlreadyRunning        another platform keeps its data in this directory
 ├── NotRunning            there is no platform in this directory
+├── StartFailed           a part of the platform could not be started
 ├── PlatformUnreachable   the HTTP API does not answer, or not as it should
 ├── DeliveryFailed        the broker refused a message or did not acknowledge it in time
 └── BadRecording          a row of a recording cannot be sent
@@ -31,6 +32,10 @@ class AlreadyRunning(ClusterError):
 
 class NotRunning(ClusterError):
     """No platform runs on this data directory."""
+
+
+class StartFailed(ClusterError):
+    """A part of the platform could not be started; the message says which and why."""
 
 
 class PlatformUnreachable(ClusterError):

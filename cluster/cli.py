@@ -1,0 +1,208 @@
+"""The command `sensorium`. It parses and prints; what a command does stands in the module of its name."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+
+import sensorium
+from sensorium.cluster import config as configuration
+from sensorium.cluster.errors import ClusterError, ConfigError, NotRunning
+from sensorium.cluster.simulator.fleet import Simulation
+
+app = typer.Typer(
+    help="An IoT platform on the actor model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DataDir = Annotated[Path, typer.Option("--data-dir", help="Where the platform keeps everything.")]
+HttpUrl = Annotated[str, typer.Option("--url", help="The platform's HTTP API.")]
+MqttUrl = Annotated[str, typer.Option("--mqtt-url", help="mqtt[s]://[user:password@]host[:port]")]
+CaFile = Annotated[Path | None, typer.Option(help="Whom to trust with mqtts:// (PEM).", exists=True)]
+Qos = Annotated[int, typer.Option(min=0, max=2, help="MQTT quality of service.")]
+Seed = Annotated[int, typer.Option(help="Of all chance: the same seed gives the same readings.")]
+Interval = Annotated[float, typer.Option(min=0.01, help="Seconds between two readings of a device.")]
+FaultRate = Annotated[float, typer.Option(min=0, max=4, help="Faults of one device in one hour.")]
+Duration = Annotated[float, typer.Option(min=0, help="End after so many seconds; 0: not by itself.")]
+
+_LOCAL_HTTP = "http://127.0.0.1:8000"
+_LOCAL_MQTT = "mqtt://127.0.0.1:1883"
+
+
+def main() -> NoReturn:
+    """The console script: exit code 0, 1 for a failure, 2 for a mistake in what was asked."""
+    try:
+        app(standalone_mode=True)
+    except ClusterError as error:
+        print(f"sensorium: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if show_version:
+        print(f"sensorium {version('sensorium')}")
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    data_dir: Annotated[Path | None, typer.Option(help="Where to keep everything [.sensorium].")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Of the HTTP API [8000].")] = None,
+    mqtt_port: Annotated[int | None, typer.Option(help="Of the embedded MQTT broker [1883].")] = None,
+    coap_port: Annotated[int | None, typer.Option(help="Accepted; nothing listens there yet [5683].")] = None,
+    config: Annotated[Path | None, typer.Option(help="A configuration file (YAML).")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster to join.")] = None,
+    simulate: Annotated[int, typer.Option(min=0, help="Simulate so many devices as well.")] = 0,
+    interval: Interval = 5.0,
+    seed: Seed = 1,
+    fault_rate: FaultRate = 1.0,
+    live: Annotated[bool, typer.Option("--live", help="Show a live table; log to a file.")] = False,
+    duration: Duration = 0.0,
+) -> None:
+    """Run the platform until Ctrl-C. Prints `ready URL` when all is serving."""
+    settings = configuration.load(
+        config,
+        os.environ,
+        {
+            "--data-dir": ("storage.data_dir", data_dir),
+            "--http-port": ("http.port", http_port),
+            "--mqtt-port": ("mqtt.port", mqtt_port),
+            "--coap-port": ("coap.port", coap_port),
+            "--ray-address": ("cluster.ray_address", ray_address),
+        },
+    )
+    # Ray takes seconds to import: a mistake in the configuration is told before.
+    from sensorium.cluster.platform import Platform
+    from sensorium.cluster.up import UpOptions
+    from sensorium.cluster.up import up as run
+
+    simulation = Simulation(simulate, interval, seed=seed, faults_per_h=fault_rate) if simulate else None
+    options = UpOptions(simulation, live, duration or None)
+    asyncio.run(run(settings, options, Platform, Console()))
+
+
+@app.command()
+def down(
+    data_dir: DataDir = Path(".sensorium"),
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for it to end.")] = 60.0,
+) -> None:
+    """End the platform that runs on the data directory. It is no error when none does."""
+    from sensorium.cluster.run_directory import stop
+
+    try:
+        print(f"stopped (pid {stop(data_dir, timeout)})")
+    except NotRunning as absent:
+        print(absent)
+
+
+@app.command()
+def status(
+    data_dir: DataDir = Path(".sensorium"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """What the platform on the data directory does. Exit code 1 when it does not run or is not ready."""
+    from sensorium.cluster import status as page
+
+    shown = asyncio.run(page.status(data_dir))
+    if as_json:
+        print(msgspec.json.encode(shown).decode())
+    else:
+        Console().print(page.table(shown))
+    if not shown.ready:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many.")] = 200,
+    interval: Interval = 5.0,
+    speed: Annotated[
+        float, typer.Option(min=1, help="Simulated seconds in one real second; needs --duration above 1.")
+    ] = 1.0,
+    duration: Duration = 0.0,
+    seed: Seed = 1,
+    fault_rate: FaultRate = 1.0,
+    qos: Qos = 1,
+    url: HttpUrl = _LOCAL_HTTP,
+    mqtt_url: MqttUrl = _LOCAL_MQTT,
+    ca_file: CaFile = None,
+) -> None:
+    """Simulate a fleet against a running platform: four device types, their faults, and rules to see them."""
+    from sensorium.cluster.publisher import parse_broker
+    from sensorium.cluster.simulator.command import run
+
+    if speed > 1 and not duration:
+        raise ConfigError("--speed above 1 needs --duration: it simulates the past up to now")
+    simulation = Simulation(devices, interval, speed, duration or None, seed, fault_rate, qos)
+    broker = parse_broker(mqtt_url, str(ca_file) if ca_file else None)
+    asyncio.run(run(simulation, url, broker, Console(stderr=True)))
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A CSV file with a header.", exists=True, dir_okay=False)],
+    device: Annotated[str, typer.Option(help="The device that sends it.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="NAME, or NAME=COLUMN; may be given again for more columns.")
+    ] = None,
+    all_columns: Annotated[bool, typer.Option("--all-columns", help="Every column is a metric.")] = False,
+    speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as it goes.")] = 0.0,
+    time_column: Annotated[str, typer.Option()] = "timestamp",
+    value_column: Annotated[str | None, typer.Option(help="Of the one --metric [value].")] = None,
+    delimiter: Annotated[str, typer.Option(help="Between fields; auto looks at the header.")] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows at most.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad rows.")] = False,
+    register: Annotated[str | None, typer.Option(help="Register the device as this type first.")] = None,
+    qos: Qos = 1,
+    url: HttpUrl = _LOCAL_HTTP,
+    mqtt_url: MqttUrl = _LOCAL_MQTT,
+    ca_file: CaFile = None,
+) -> None:
+    """Send a recording through MQTT as the device would have. Times without a zone are UTC."""
+    from sensorium.cluster.publisher import parse_broker
+    from sensorium.cluster.recording import columns
+    from sensorium.cluster.replay import Replay, run
+
+    if len(delimiter) != 1 and delimiter != "auto":
+        raise ConfigError("--delimiter is one character, or auto")
+    wanted = columns(
+        time_column, metric or [], value_column, all_columns, None if delimiter == "auto" else delimiter
+    )
+    broker = parse_broker(mqtt_url, str(ca_file) if ca_file else None)
+    how = Replay(device, speed, limit, qos)
+    summary = asyncio.run(
+        run(file, wanted, how, broker, url, register, skip_bad=skip_bad, console=Console(stderr=True))
+    )
+    print(summary.told())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="Such as ingest.")]) -> None:
+    """Run a benchmark of the checkout; everything after its name goes to it (try --help)."""
+    folder = Path(sensorium.__file__).resolve().parents[2] / "bench"
+    script = folder / f"{name}.py"
+    if not name.isidentifier() or not script.is_file():
+        known = sorted(p.stem for p in folder.glob("[a-z]*.py"))
+        raise ConfigError(
+            f"no benchmark {name!r}; there are {', '.join(known)}"
+            if known
+            else "benchmarks run from a checkout of the repository only"
+        )
+    # A process of its own: what it measures must not carry the CLI's imports.
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *context.args], check=False).returncode)

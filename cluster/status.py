@@ -1,0 +1,129 @@
+"""`sensorium status`: what a running platform says of itself, for a person or a program."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+from rich.table import Table
+
+from sensorium.actors.rules import Severity
+from sensorium.cluster.api_client import PlatformApi
+from sensorium.cluster.live import ALARMS_ASKED, Counters, alarm, counters, figures
+from sensorium.cluster.run_directory import RunState, read_state
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A platform's status. Counts are since each host's start.
+
+    `projection_lag` counts the log entries that each projection has yet to take; `latency_p50_s` and
+    `latency_p99_s` are None while nothing was committed. `ready` and `checks` are those of `/readyz`.
+    """
+
+    phase: str
+    pid: int
+    version: str
+    uptime_s: float
+    http_url: str
+    mqtt_url: str
+    database: str
+    ready: bool = False
+    checks: dict[str, str] = {}
+    hosts: int = 0
+    devices_active: int = 0
+    readings_committed: int = 0
+    readings_duplicate: int = 0
+    dead_letters: int = 0
+    latency_p50_s: float | None = None
+    latency_p99_s: float | None = None
+    alarms: dict[str, int] = {}
+    alarms_capped: bool = False
+    projection_lag: dict[str, int] = {}
+
+
+async def status(data_dir: Path) -> Status:
+    """The status of the platform that runs on the directory.
+
+    Raises:
+        NotRunning: none does.
+        PlatformUnreachable: it is up but its API does not answer.
+    """
+    state = read_state(data_dir)
+    if state.phase != "ready":
+        return of_state(state)
+    async with PlatformApi(state.http_url) as api:
+        readiness = await api.readiness()
+        page = await api.metrics()
+        # The alarms come from the database: without it, the rest is still worth telling.
+        alarms = await api.active_alarms(ALARMS_ASKED) if readiness["ready"] else []
+    return of_pages(state, readiness, page, alarms)
+
+
+def of_state(state: RunState) -> Status:
+    """The status of a platform that does not serve yet, or no longer."""
+    return Status(
+        phase=state.phase,
+        pid=state.pid,
+        version=state.version,
+        uptime_s=round(max(0.0, time.time() - state.started_ms / 1000), 1) if state.started_ms else 0.0,
+        http_url=state.http_url,
+        mqtt_url=state.mqtt_url,
+        database=state.database,
+    )
+
+
+def of_pages(state: RunState, readiness: dict[str, Any], page: str, alarms: list[dict[str, Any]]) -> Status:
+    """The status that these answers of the API come to."""
+    since_start = figures(Counters(0.0), counters(page, 1.0), [alarm(item) for item in alarms])
+    lag: Counter[str] = Counter()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name == "sensorium_projection_lag":
+                lag[sample.labels["name"]] += int(sample.value)
+    return msgspec.structs.replace(
+        of_state(state),
+        ready=bool(readiness["ready"]),
+        checks={str(name): str(found) for name, found in (readiness.get("checks") or {}).items()},
+        hosts=since_start.hosts,
+        devices_active=since_start.devices_active,
+        readings_committed=since_start.committed,
+        readings_duplicate=since_start.duplicates,
+        dead_letters=since_start.dead_letters,
+        latency_p50_s=since_start.p50_s,
+        latency_p99_s=since_start.p99_s,
+        alarms=dict(since_start.alarms_by_severity),
+        alarms_capped=len(alarms) >= ALARMS_ASKED,
+        projection_lag=dict(lag),
+    )
+
+
+def table(shown: Status) -> Table:
+    """The status as a person reads it."""
+    rows = Table.grid(padding=(0, 3))
+    condition = shown.phase if shown.phase != "ready" or shown.ready else "up, but not ready"
+    rows.add_row("platform", f"{condition} (pid {shown.pid}, version {shown.version})")
+    rows.add_row("up for", f"{shown.uptime_s:,.0f} s")
+    for name, address in (("API", shown.http_url), ("MQTT", shown.mqtt_url), ("database", shown.database)):
+        rows.add_row(name, address)
+    for name, found in shown.checks.items():
+        rows.add_row(f"check {name}", found)
+    if shown.phase != "ready":
+        return rows
+    rows.add_row("hosts", str(shown.hosts))
+    rows.add_row("devices active", f"{shown.devices_active:,}")
+    rows.add_row(
+        "readings", f"{shown.readings_committed:,} committed, {shown.readings_duplicate:,} duplicates refused"
+    )
+    rows.add_row("dead letters", f"{shown.dead_letters:,}")
+    if shown.latency_p50_s is not None and shown.latency_p99_s is not None:
+        rows.add_row(
+            "commit latency",
+            f"p50 {shown.latency_p50_s * 1000:.1f} ms, p99 {shown.latency_p99_s * 1000:.1f} ms",
+        )
+    counts = [f"{n} {s}" for s in Severity if (n := shown.alarms.get(s))]
+    rows.add_row("active alarms", (", ".join(counts) or "none") + (" or more" if shown.alarms_capped else ""))
+    for name, behind in shown.projection_lag.items():
+        rows.add_row(f"lag of {name}", f"{behind:,}")
+    return rows
