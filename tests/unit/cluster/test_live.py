@@ -142,12 +142,9 @@ async def test_without_a_terminal_lines_come_and_trouble_is_told(monkeypatch: py
 
 
 def test_the_status_of_a_platform_that_serves() -> None:
-    state = RunState(
-        42, "0.1.0", 1, "ready", "http://127.0.0.1:8000", "mqtt://127.0.0.1:1883", "postgresql://h/d"
-    )
-    alarms = [
-        {"severity": "major", "device_id": "d", "rule_name": "r", "detail": "", "start_ms": 1} for _ in range(200)
-    ]  # fmt: skip
+    state = RunState(42, "0.1.0", 1, "ready", "http://h:8000", "mqtt://h", "postgresql://h/d")
+    one = {"severity": "major", "device_id": "d", "rule_name": "r", "detail": "", "start_ms": 1}
+    alarms = [one] * 200
     readiness = {"ready": True, "status": "ready", "checks": {"database": "ok"}}
     shown = status.of_pages(state, readiness, page(5000, [0, 0, 0, 0, 7] + [0] * 10), alarms)
     assert (shown.ready, shown.hosts, shown.readings_committed, shown.dead_letters) == (True, 2, 5000, 6)
