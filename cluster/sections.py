@@ -9,9 +9,11 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.profile import Profile, Profiles, WindowSpec
 from sensorium.cluster import urls
+from sensorium.ingest.decode import Bounds
 
 
 class Later(NamedTuple):
@@ -42,6 +44,10 @@ def _existing(path: Path) -> Path:
         raise ValueError("no such file")
     return path
 
+
+# The rooms that use these know best what they should be.
+_ACTIVATION = ActivationSettings()
+_BOUNDS = Bounds()
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -123,12 +129,12 @@ class Ingest(Section):
     """Whether the first reading of an unknown device registers it; otherwise it goes to the dead letters."""
     auto_register_type: Annotated[str, Field(min_length=1, max_length=128)] = "generic"
     """The device type of those that registered themselves so."""
-    max_payload_bytes: Annotated[int, Field(ge=64, le=16 << 20)] = 256 << 10
-    max_metrics: Annotated[int, Field(ge=1, le=10_000)] = 256
+    max_payload_bytes: Annotated[int, Field(ge=64, le=16 << 20)] = _BOUNDS.max_payload_bytes
+    max_metrics: Annotated[int, Field(ge=1, le=10_000)] = _BOUNDS.max_metrics
     """In one message. How many a device may have in all is its profile's `max_metrics`."""
-    max_future_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    max_future_s: Annotated[float, Field(ge=0, le=86_400)] = _BOUNDS.max_future_s
     """A reading this much ahead of our clock is a dead letter. The log's queries rely on at most one day."""
-    max_past_s: Seconds = 20 * 365.25 * 86_400
+    max_past_s: Seconds = _BOUNDS.max_past_s
     receive_maximum: Annotated[int, Field(ge=1, le=65_535)] = 20_000
     """Unacknowledged QoS 1 and 2 messages that the broker may have under way to one ingestor."""
     max_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
@@ -142,11 +148,11 @@ class Cluster(Section):
     """Device hosts, by default one a core."""
     ray_address: Annotated[str, Field(min_length=1)] | None = None
     """A running Ray cluster to join; without it, one is started on this machine."""
-    snapshot_every_turns: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
+    snapshot_every_turns: Annotated[int, Field(ge=1, le=1_000_000)] = _ACTIVATION.snapshot_every_turns
     """A device's snapshot is due after so many turns …"""
-    snapshot_every_s: Seconds = 300.0
+    snapshot_every_s: Seconds = _ACTIVATION.snapshot_every_s
     """… or so many seconds, whichever is first: the bounds on what a recovery replays."""
-    max_active_devices: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
+    max_active_devices: Annotated[int, Field(ge=100, le=10_000_000)] = _ACTIVATION.max_active
     """In the memory of one host; the ones idle for longest are passivated beyond it."""
 
 
