@@ -1,0 +1,203 @@
+"""The API on Ray Serve: each replica opens its own pool, router and pipeline. Set `serve_environment` before.
+
+Ray Serve is imported when something is deployed, not with this module: it reads the environment at import.
+"""
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import ray
+from fastapi import FastAPI
+from ray.exceptions import RayError
+
+from sensorium.actors.errors import Unavailable
+from sensorium.actors.router import Router
+from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
+from sensorium.ingest.decode import Bounds
+from sensorium.ingest.pipeline import Pipeline
+from sensorium.serve.app import build_app
+from sensorium.serve.services import Services
+from sensorium.storage.alarms import Alarms
+from sensorium.storage.database import Pool, acquired, close_pool, open_pool
+from sensorium.storage.dead_letters import DeadLetters
+from sensorium.storage.history import History
+from sensorium.storage.registry import PgRegistry
+from sensorium.storage.rules import PgRules
+
+APPLICATION: Final = "sensorium"
+STATISTICS_FRESH_S: Final = 0.5
+STATISTICS_TIMEOUT_S: Final = 5.0
+DRAIN_TIMEOUT_S: Final = 5.0
+"""How long a replica that stops waits for the commits of what it has sent."""
+STOP_TIMEOUT_S: Final = 15.0
+
+# The app's own bound refuses first, with a problem document; Serve's only catches what slips by.
+_ABOVE_OUR_BOUND: Final = 200
+_QUEUED_REQUESTS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """What a replica is given. Must pickle.
+
+    Attributes:
+        dsn: the log's database; `pool_size` connections a replica.
+        namespace: the Ray namespace of the hosts' coordinator.
+        timeout_s: how long a device may take to answer.
+        max_body_bytes, max_requests: bounds of a request, and of requests at once in a replica.
+        bounds: of telemetry, the same as the other ways in have.
+    """
+
+    dsn: str
+    namespace: str = NAMESPACE
+    pool_size: int = 8
+    timeout_s: float = 10.0
+    max_body_bytes: int = 1_048_576
+    max_requests: int = 1000
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+class Overview:
+    """What the coordinator says of hosts and services, at most `STATISTICS_FRESH_S` old."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self._lock = asyncio.Lock()
+        self._at_s = float("-inf")
+        self._statistics: Mapping[str, Any] = {}
+
+    async def statistics(self) -> Mapping[str, Any]:
+        """As `Coordinator.statistics`. Raises `Unavailable` when it does not answer."""
+        async with self._lock:
+            if time.monotonic() - self._at_s > STATISTICS_FRESH_S:
+                try:
+                    async with asyncio.timeout(STATISTICS_TIMEOUT_S):
+                        self._statistics = await self._coordinator.call.remote("statistics")
+                except TimeoutError:
+                    raise Unavailable(
+                        f"the coordinator did not answer in {STATISTICS_TIMEOUT_S:g} s"
+                    ) from None
+                except RayError as error:
+                    raise Unavailable(
+                        f"the coordinator is not there: {str(error).splitlines()[0]}"
+                    ) from error
+                self._at_s = time.monotonic()
+            return self._statistics
+
+    async def check_hosts(self) -> None:
+        """Raises `Unavailable` while a host or an ingestor is down, or a host cannot commit."""
+        statistics = await self.statistics()
+        troubles = [f"{name} is down" for name in statistics.get("down", ())]
+        for host in statistics.get("hosts", ()):
+            if host.get("log_down_s", 0.0) > 0.0:
+                troubles.append(f"{host['name']} has not been able to commit for {host['log_down_s']:.0f} s")
+        if troubles:
+            raise Unavailable(", ".join(troubles))
+
+
+@asynccontextmanager
+async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
+    """The services of one replica, in a process that is connected to Ray."""
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings.dsn, settings.pool_size, "sensorium api")
+        stack.push_async_callback(close_pool, pool)
+        sender = f"http-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        router = await stack.enter_async_context(make_router(sender, settings.namespace))
+        stack.push_async_callback(_drain, router)
+        overview = Overview(find_coordinator(settings.namespace))
+        rules = PgRules(pool)
+        yield Services(
+            router=router,
+            pipeline=Pipeline(router, settings.bounds, source="http"),
+            registry=PgRegistry(pool),
+            history=History(pool),
+            rules=rules,
+            alarms=Alarms(pool),
+            dead_letters=DeadLetters(pool),
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            checks={"database": lambda: _check_database(pool), "hosts": overview.check_hosts},
+            statistics=overview.statistics,
+            timeout_s=settings.timeout_s,
+            max_body_bytes=settings.max_body_bytes,
+            max_requests=settings.max_requests,
+            bounds=settings.bounds,
+        )
+
+
+async def _check_database(pool: Pool) -> None:
+    async with acquired(pool) as connection:
+        await connection.fetchval("SELECT 1")
+
+
+async def _drain(router: Router) -> None:
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await router.drained(1)
+    except TimeoutError:
+        logging.getLogger(__name__).warning(
+            "stopped with %d messages whose commit nobody has seen; their senders got no 2xx", router.pending
+        )
+
+
+class Api:
+    """A replica. Ray Serve calls its parts; everything else is the app's."""
+
+    # Ray Serve awaits the constructor, in the event loop that serves the requests.
+    async def __init__(self, settings: ApiSettings) -> None:  # type: ignore[misc]
+        self._stack = AsyncExitStack()
+        self._services = await self._stack.enter_async_context(opened(settings))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_app(self._services)
+
+    async def check_health(self) -> None:
+        """Answers while the event loop turns. What lies behind is `readyz`'s: a restart would not mend it."""
+
+    async def __del__(self) -> None:
+        # Ray Serve awaits it when a replica stops; a constructor that failed leaves nothing to close.
+        if hasattr(self, "_services"):
+            await self._stack.aclose()
+
+
+def deploy(settings: ApiSettings, host: str, port: int, replicas: int = 1) -> None:
+    """Start Ray Serve's proxy on `host` and `port`, and the API behind it; returns when it serves.
+
+    On a cluster of several nodes, `host` must be an address that all of them reach, such as 0.0.0.0.
+
+    Raises:
+        RuntimeError: Ray Serve could not bring the API up; its message says why.
+    """
+    from ray import serve
+    from ray.serve.config import BackpressureConfig, HTTPOptions
+
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
+    deployment = serve.deployment(
+        name="api",
+        num_replicas=replicas,
+        max_ongoing_requests=settings.max_requests + _ABOVE_OUR_BOUND,
+        max_queued_requests=_QUEUED_REQUESTS,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        logging_config=quiet,
+    )
+    serve.run(deployment(serve.ingress()(Api)).bind(settings), name=APPLICATION, route_prefix="/")
+
+
+def shutdown() -> None:
+    """Stop the API and the proxy: requests under way are answered first. Ray itself stays."""
+    from ray import serve
+
+    if ray.is_initialized():
+        serve.shutdown()  # type: ignore[no-untyped-call]
