@@ -89,6 +89,11 @@ class MqttIngestor:
         if self._task is not None:
             await asyncio.shield(self._task)
 
+    def check(self) -> None:
+        """Raise what ended the ingestor, if something but `stop` did."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
+
     async def stop(self) -> None:
         """Stop reading, wait for what was accepted, acknowledge it, disconnect.
 

@@ -1,0 +1,202 @@
+"""A whole platform: everything embedded that no address names, Ray, the runtime, the services, the API.
+
+Started in the order of need and stopped in the opposite one, so that nothing acknowledged is lost.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import ray
+
+from sensorium.actors.activations import ActivationSettings
+from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
+from sensorium.actors.host import HostSettings
+from sensorium.actors.runtime import NAMESPACE, start_coordinator
+from sensorium.cluster import urls
+from sensorium.cluster.config import Config
+from sensorium.cluster.services import MqttService
+from sensorium.ingest.broker import EmbeddedBroker
+from sensorium.ingest.mqtt import MqttSettings
+from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
+from sensorium.ingest.mqtt_client import MqttOptions
+from sensorium.serve.deployment import ApiSettings, deploy, shutdown
+from sensorium.serve.environment import ProxyPorts, serve_environment, short_run_dir
+from sensorium.storage import EmbeddedPostgres, PgHostPorts, PgMembershipFactory, migrate
+
+_log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
+"""Batches travel inline, so Ray's shared memory is hardly used."""
+
+_ENVIRONMENT: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A host that is replaced leaves a record in Ray's control store; the default keeps 100,000 of them.
+    "RAY_maximum_gcs_destroyed_actor_cached_count": "100",
+}
+
+
+class Platform:
+    """`async with Platform(config) as platform:` serves from entering to leaving.
+
+    Attributes:
+        http_url, mqtt_url: where people and devices find it. `mqtt_url` has no credentials.
+        ray_address: what `sensorium.connect` takes.
+        database_dsn_redacted: where the log is.
+
+    Raises:
+        SensoriumError, OSError, RuntimeError: on entering, for what cannot be started; what had been started
+            is stopped then.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stack = AsyncExitStack()
+        self._coordinator: Any = None
+        self._run_dir = short_run_dir(f"{os.getpid()}")
+        self.http_url = ""
+        self.mqtt_url = ""
+        self.ray_address = ""
+        self.database_dsn_redacted = ""
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.callback(shutil.rmtree, self._run_dir, ignore_errors=True)
+            stack.callback(ray.shutdown)
+            with _sigterm_kept():
+                self._join_ray()
+            dsn = await self._database(stack)
+            address = await self._broker(stack)
+            await self._runtime(stack, dsn, address)
+            await self._api(stack, dsn)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def statistics(self) -> dict[str, Any]:
+        """What hosts and services say of themselves; see `Coordinator.statistics`."""
+        result: dict[str, Any] = await self._coordinator.call.remote("statistics")
+        return result
+
+    # --- parts, in the order of their start -------------------------------------------------------------
+
+    def _join_ray(self) -> None:
+        address = self._config.cluster.ray_address
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if address is not None:
+            ray.init(address=address, namespace=NAMESPACE, **quiet)
+        else:
+            ports = ProxyPorts(_free_port(), _free_port())
+            os.environ.update({**_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
+            ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        self.ray_address = ray.get_runtime_context().gcs_address
+
+    async def _database(self, stack: AsyncExitStack) -> str:
+        url = self._config.storage.url
+        if url is None:
+            server = EmbeddedPostgres(self._data_dir() / "postgres")
+            stack.callback(server.stop)
+            # The server ends with the thread that starts it, so that must be one that stays: this one.
+            server.start()
+            url = server.dsn
+        await migrate(url)
+        self.database_dsn_redacted = urls.redacted(url)
+        return url
+
+    async def _broker(self, stack: AsyncExitStack) -> BrokerAddress:
+        mqtt = self._config.mqtt
+        if mqtt.url is None:
+            broker = EmbeddedBroker(_free_port(), mqtt.port, self._data_dir())
+            await stack.enter_async_context(broker)
+            self.mqtt_url = f"mqtt://127.0.0.1:{mqtt.port}"
+            return broker.address
+        files = [
+            None if file is None else str(file) for file in (mqtt.ca_file, mqtt.cert_file, mqtt.key_file)
+        ]
+        address = broker_address(mqtt.url, *files)
+        self.mqtt_url = str(address)
+        return address
+
+    async def _runtime(self, stack: AsyncExitStack, dsn: str, address: BrokerAddress) -> None:
+        config = self._config
+        settings = HostSettings(
+            profiles=config.device_profiles,
+            auto_register_as=config.auto_register_as,
+            activation=ActivationSettings(
+                snapshot_every_turns=config.cluster.snapshot_every_turns,
+                snapshot_every_s=config.cluster.snapshot_every_s,
+                max_active=config.cluster.max_active_devices,
+            ),
+        )
+        mqtt = MqttSettings(
+            address=address,
+            client_id=f"{config.mqtt.client_id}-ingest-0",
+            share=config.mqtt.share_group,
+            options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
+            bounds=config.bounds,
+            max_pending=config.ingest.max_pending,
+        )
+        spec = RuntimeSpec(
+            config.cluster.hosts,
+            PgHostPorts(dsn),
+            PgMembershipFactory(dsn),
+            settings,
+            [ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE))],
+        )
+        self._coordinator = start_coordinator(spec)
+        stack.push_async_callback(self._stop_runtime)
+        await self._coordinator.call.remote("start")
+
+    async def _stop_runtime(self) -> None:
+        await self._coordinator.call.remote("stop")
+        ray.kill(self._coordinator)
+
+    async def _api(self, stack: AsyncExitStack, dsn: str) -> None:
+        http = self._config.http
+        settings = ApiSettings(
+            dsn=dsn, namespace=NAMESPACE, bounds=self._config.bounds, max_body_bytes=http.max_body_bytes
+        )
+        stack.push_async_callback(asyncio.to_thread, shutdown)
+        await asyncio.to_thread(deploy, settings, http.host, http.port, http.replicas)
+        self.http_url = f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
+
+    def _data_dir(self) -> Path:
+        directory = self._config.storage.data_dir.absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Undoes what Ray does to SIGTERM: how this process ends is for whoever runs it to decide."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)

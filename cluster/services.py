@@ -1,0 +1,43 @@
+"""Services as the coordinator runs them: adapters of the lower rooms, given the router they need."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from sensorium.actors.runtime import make_router
+from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
+
+
+class MqttService:
+    """An MQTT ingestor in a process of its own."""
+
+    def __init__(self, name: str, settings: MqttSettings, namespace: str) -> None:
+        self._name = name
+        self._settings = settings
+        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+
+    async def start(self) -> None:
+        """Begin to connect to the broker, and keep trying while it is away."""
+        await self._router.start()
+        self._ingestor = MqttIngestor(self._settings, self._router)
+        await self._ingestor.start()
+
+    async def ping(self) -> None:
+        """Raise what broke it, if something did."""
+        self._router.check()
+        self._ingestor.check()
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the ingestor, with the router's under "router"."""
+        return {
+            "name": self._name,
+            "protocol": "mqtt",
+            **msgspec.to_builtins(self._ingestor.statistics()),
+            "router": self._router.statistics(),
+        }
+
+    async def stop(self) -> None:
+        """Stop reading, wait for what was read, acknowledge it."""
+        await self._ingestor.stop()
+        await self._router.close()
