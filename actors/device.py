@@ -378,9 +378,9 @@ class Device:
         self._checks = around.rules.checks(self.id, r.device_type, self.metrics, self.windows)
         if self.alarms:
             judged = {(check.rule_id, self.metrics.names[check.position]) for check in self._checks}
-            for alarm in list(self.alarms.values()):
-                if (alarm.rule_id, alarm.metric) not in judged:
-                    self._clear(alarm.rule_id, now_ms, None, "rule_removed", effects)
+            for rule_id in sorted(self.alarms):
+                if (rule_id, self.alarms[rule_id].metric) not in judged:
+                    self._clear(rule_id, now_ms, None, "rule_removed", effects)
 
     def _check(self, values: Sequence[Any], time_ms: int, effects: Commit) -> None:
         for window in self.windows:
@@ -479,7 +479,7 @@ class Device:
             return self._not_found()
         if old.status == DECOMMISSIONED:
             return ACCEPTED
-        for rule_id in list(self.alarms):
+        for rule_id in sorted(self.alarms):
             self._clear(rule_id, now_ms, None, "device_decommissioned", effects)
         self.registration = msgspec.structs.replace(old, status=DECOMMISSIONED, updated_ms=now_ms)
         effects.registrations.append(self.registration)

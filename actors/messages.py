@@ -226,4 +226,5 @@ class BatchReply(msgspec.Struct, frozen=True, array_like=True):
 
 batch_encoder = msgspec.msgpack.Encoder()
 batch_decoder = msgspec.msgpack.Decoder(Batch)
+"""Raises `msgspec.MsgspecError` for what is no batch, and `UnicodeDecodeError` for what is no UTF-8."""
 reply_decoder = msgspec.msgpack.Decoder(BatchReply)

@@ -121,7 +121,7 @@ def histories(draw: st.DrawFn) -> tuple[WindowSpec, int, list[tuple[int, list[Va
 
 
 @given(histories(), st.randoms(use_true_random=False))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_equals_brute_force(history, random):
     spec, metrics, readings = history
     window, brute = Window(spec), BruteForce(spec)
