@@ -37,7 +37,7 @@ READINGS: Final = {
     for order in ("asc", "desc")
     for by_metric in (False, True)
 }
-"""By order, and whether only readings with one of the metrics $7 count; $1 device, $4, $5 cursor, $6 limit."""
+"""By order, and whether a reading must have one of the metrics $7; $1 device, $4, $5 cursor, $6 limit."""
 
 _NUMBERS: Final = {
     "mean": "avg(number)",
@@ -49,7 +49,7 @@ _NUMBERS: Final = {
 
 
 def _values(which: str, by_interval: bool) -> str:
-    """One row a value: its device, interval, time, offset, name, kind, and what it is as number or as text."""
+    """One row a value: its device, interval, time, offset, name and kind, and it as number or text."""
     bucket = "date_bin(make_interval(secs => $5), r.time, 'epoch')" if by_interval else "NULL::timestamptz"
     return f"""
         SELECT r.device, {bucket} AS bucket, r.time, r.log_offset, s.name, s.kind,

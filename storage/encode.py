@@ -66,10 +66,10 @@ def encode_readings(rows: Sequence[ReadingRow]) -> bytes:
     for row in rows:
         shard, offset, device, time_ms, key, flags, metrics, values = row
         if metrics.only_numbers and values:
-            template = _template(len(values))
+            template = _template(len(metrics.names))
             slots = template.slots
-            slots[1::2] = values  # type: ignore[assignment]  # an absent or wrong one fails in pack
             try:
+                slots[1::2] = values  # type: ignore[assignment]  # an absent or wrong one fails in pack
                 append(
                     template.pack(
                         *(_READING_START, shard, 8, offset, 8, device, 8, (time_ms - EPOCH_2000_MS) * 1000),
@@ -79,7 +79,7 @@ def encode_readings(rows: Sequence[ReadingRow]) -> bytes:
                     )
                 )
                 continue
-            except struct_error:
+            except (struct_error, ValueError):
                 pass
         append(_reading(row))
     append(_TRAILER)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.errors import LogUnavailable, SensoriumError
 from sensorium.actors.metrics import MetricSet, metric_set
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TailReading
@@ -121,6 +121,7 @@ class PgLog:
         self._opening = asyncio.Lock()
         self._settling = asyncio.Lock()
         self._writer: Dedicated | None = None
+        self._writer_pid = 0
         self._unsettled_pids: list[int] = []
         self._doubtful: set[int] = set()
         """Shards of commits whose outcome is unknown, until `open` has read their heads anew."""
@@ -161,6 +162,8 @@ class PgLog:
         writer = self._writer
         if writer is None or writer.is_closed():
             writer = self._writer = await connect(self._dsn, self._application)
+            # Remembered, because a connection that broke no longer says.
+            self._writer_pid = writer.get_server_pid()
         committing = False
         try:
             with translated():
@@ -193,9 +196,10 @@ class PgLog:
     async def _roll_back(self, writer: "Dedicated") -> None:
         """End the writer's transaction, or give the connection up when that does not work at once."""
         try:
-            async with asyncio.timeout(GRACE_S):
-                await writer.execute("ROLLBACK")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with translated():
+                async with asyncio.timeout(GRACE_S):
+                    await writer.execute("ROLLBACK")
+        except SensoriumError:
             self._abandon(writer)
         except BaseException:
             self._abandon(writer)
@@ -204,7 +208,7 @@ class PgLog:
     def _abandon(self, writer: "Dedicated") -> None:
         """Drop the connection; whether its transaction still ends in a commit is to be settled."""
         self._writer = None
-        self._unsettled_pids.append(writer.get_server_pid())
+        self._unsettled_pids.append(self._writer_pid)
         writer.terminate()
 
     async def _settle(self) -> None:

@@ -23,9 +23,9 @@ _COLUMNS: Final = "rule_id, version, spec, created_at, updated_at"
 
 
 class PgRules:
-    """The rules over a pool, which stays the caller's; `changes` listens on a connection of its own."""
+    """The rules over a pool, which stays the caller's; `changes` needs `dsn`, to listen by itself."""
 
-    def __init__(self, pool: Pool, dsn: str) -> None:
+    def __init__(self, pool: Pool, dsn: str | None = None) -> None:
         self._pool = pool
         self._dsn = dsn
 
@@ -81,42 +81,45 @@ class PgRules:
 
     async def changes(self) -> AsyncIterator[None]:
         """As the port says; also once at the start and after each reconnect, which it tries until closed."""
+        if self._dsn is None:
+            raise ValueError("PgRules was made without a dsn, which changes() listens on")
         delay_s = RECONNECT_MIN_S
         while True:
             try:
-                async for _ in self._changes_of_one_connection():
+                async for _ in _changes_of_one_connection(self._dsn):
                     delay_s = RECONNECT_MIN_S
                     yield None
             except LogUnavailable:
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, RECONNECT_MAX_S)
 
-    async def _changes_of_one_connection(self) -> AsyncIterator[None]:
-        connection = await connect(self._dsn, "sensorium-rules")
-        changed = asyncio.Event()
 
-        def note(*_: Any) -> None:
-            changed.set()
+async def _changes_of_one_connection(dsn: str) -> AsyncIterator[None]:
+    connection = await connect(dsn, "sensorium-rules")
+    changed = asyncio.Event()
 
-        try:
-            connection.add_termination_listener(note)
-            with translated():
-                await connection.add_listener(CHANNEL, note)
-            changed.set()
-            while True:
-                try:
-                    async with asyncio.timeout(HEARTBEAT_S):
-                        await changed.wait()
-                except TimeoutError:
-                    with translated():
-                        await connection.execute("SELECT 1")
-                    continue
-                changed.clear()
-                if connection.is_closed():
-                    raise LogUnavailable("the connection that listens for rules broke")
-                yield None
-        finally:
-            connection.terminate()
+    def note(*_: Any) -> None:
+        changed.set()
+
+    try:
+        connection.add_termination_listener(note)
+        with translated():
+            await connection.add_listener(CHANNEL, note)
+        changed.set()
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await changed.wait()
+            except TimeoutError:
+                with translated():
+                    await connection.execute("SELECT 1")
+                continue
+            changed.clear()
+            if connection.is_closed():
+                raise LogUnavailable("the connection that listens for rules broke")
+            yield None
+    finally:
+        connection.terminate()
 
 
 def _rule(row: asyncpg.Record) -> Rule:

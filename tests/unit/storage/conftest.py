@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -31,16 +32,36 @@ async def template(server: EmbeddedPostgres) -> str:
     return "sensorium_template"
 
 
+@asynccontextmanager
+async def copied(server: EmbeddedPostgres, template: str, name: str) -> AsyncIterator[str]:
+    admin = await asyncpg.connect(server.dsn)
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield of_database(server.dsn, name)
+    finally:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
+
+
 @pytest.fixture
 async def dsn(server: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
     """A migrated, empty database of the test's own."""
-    admin = await asyncpg.connect(server.dsn)
-    await admin.execute(f"CREATE DATABASE test TEMPLATE {template} STRATEGY file_copy")
-    try:
-        yield of_database(server.dsn, "test")
-    finally:
-        await admin.execute("DROP DATABASE test WITH (FORCE)")
-        await admin.close()
+    async with copied(server, template, "of_a_test") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+async def module_dsn(server: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """A migrated, empty database for tests of one module that do not write."""
+    async with copied(server, template, "of_a_module") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+async def module_pool(module_dsn: str) -> AsyncIterator[Pool]:
+    pool = await open_pool(module_dsn)
+    yield pool
+    await close_pool(pool)
 
 
 @pytest.fixture
