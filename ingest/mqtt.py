@@ -18,7 +18,6 @@ from sensorium.ingest.mqtt_wire import DUP, Packet, packet_id
 from sensorium.ingest.pipeline import Pipeline, Router
 
 TELEMETRY = "devices/+/telemetry"
-_EXACTLY_ONCE = 2
 _KNOWN_TOPICS = 65_536
 
 
@@ -28,13 +27,16 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         client_id: unique among ingestors and stable over restarts.
         share: the shared subscription's name; the broker spreads messages over the ingestors of one name.
+            None: a subscription of its own, as the embedded broker needs it.
+        max_qos: at which the broker shall deliver at most.
         max_pending: messages accepted and not committed, above which reading stops; it goes on at the half.
         drain_timeout_s: how long `stop` waits for what was accepted.
     """
 
     address: BrokerAddress
     client_id: str = "sensorium-ingest-0"
-    share: str = "sensorium"
+    share: str | None = "sensorium"
+    max_qos: int = 2
     options: MqttOptions = MqttOptions()
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
@@ -57,7 +59,12 @@ class MqttIngestor:
         self._client = MqttClient(
             settings.address,
             settings.client_id,
-            subscriptions=((f"$share/{settings.share}/{TELEMETRY}", _EXACTLY_ONCE),),
+            subscriptions=(
+                (
+                    TELEMETRY if settings.share is None else f"$share/{settings.share}/{TELEMETRY}",
+                    settings.max_qos,
+                ),
+            ),
             on_packets=self._take,
             options=settings.options,
         )

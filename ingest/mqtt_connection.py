@@ -4,7 +4,7 @@ import asyncio
 import struct
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from gmqtt.client import Message
 from gmqtt.mqtt.constants import MQTTCommands
@@ -194,8 +194,8 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are not derived from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._heard = monotonic()
