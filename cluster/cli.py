@@ -199,10 +199,9 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="Such
     script = folder / f"{name}.py"
     if not name.isidentifier() or not script.is_file():
         known = sorted(p.stem for p in folder.glob("[a-z]*.py"))
-        raise ConfigError(
-            f"no benchmark {name!r}; there are {', '.join(known)}"
-            if known
-            else "benchmarks run from a checkout of the repository only"
+        there = (
+            f"there are {', '.join(known)}" if known else "they run from a checkout of the repository only"
         )
+        raise ConfigError(f"no benchmark {name!r}; {there}")
     # A process of its own: what it measures must not carry the CLI's imports.
     raise typer.Exit(subprocess.run([sys.executable, str(script), *context.args], check=False).returncode)

@@ -23,6 +23,7 @@ from sensorium.cluster.live import LiveSource, show
 from sensorium.cluster.publisher import publishers
 from sensorium.cluster.run_directory import RunDirectory, RunState
 from sensorium.cluster.simulator.fleet import FleetSimulator, Simulation, prepare
+from sensorium.storage.embedded import EmbeddedFailed
 
 LOG_FILE: Final = "sensorium.log"
 _log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ async def _started(
 ) -> RunningPlatform:
     try:
         return await stack.enter_async_context(platform)
-    except (SensoriumError, OSError) as error:
+    except (SensoriumError, EmbeddedFailed, OSError) as error:
         _log.debug("the start failed", exc_info=error)
         raise StartFailed(f"the platform could not start: {error}") from error
 
