@@ -1,7 +1,9 @@
 """What Ray Serve is told by environment variables, which it reads when Ray starts. Imports no Ray itself."""
 
+import os
 import shlex
 import sys
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Final, NamedTuple
@@ -31,7 +33,7 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
         ports: two platforms on one machine need different ones.
 
     Raises:
-        ValueError: the path of a socket in `run_dir` would be too long.
+        ValueError: the path of a socket in `run_dir` would be too long, or others may write to it.
     """
     if len(str(run_dir)) + _NODE_AND_NAME > _LONGEST_SOCKET_PATH:
         raise ValueError(f"{run_dir} is too long a path for sockets; take a shorter one")
@@ -57,14 +59,18 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
     }
 
 
-def short_run_dir(name: str) -> Path:
-    """A directory for `serve_environment` with a short path, however long the data directory's is."""
-    return Path(gettempdir()) / f"sensorium-{name}"[:24]
+def short_run_dir(data_dir: Path) -> Path:
+    """The directory for `serve_environment` of the platform with this data directory, at a short path."""
+    digest = blake2b(str(data_dir.resolve()).encode(), digest_size=5).hexdigest()
+    return Path(gettempdir()) / f"sensorium-{digest}"
 
 
 def _launcher(run_dir: Path) -> Path:
     """The executable that Ray Serve takes for HAProxy: see `haproxy_exec`."""
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = run_dir.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise ValueError(f"others may write to {run_dir}, from where HAProxy is started; remove it first")
     script = Path(__file__).with_name("haproxy_exec.py")
     command = shlex.join([sys.executable, "-ISs", str(script), get_haproxy_binary()])
     launcher = run_dir / "haproxy"

@@ -1,11 +1,18 @@
 """The bounds of the API as ASGI middleware: bytes a body, requests at once."""
 
+import asyncio
+from typing import Final
+
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sensorium.serve.problems import Problem
 
-RETRY_AFTER_OVERLOAD_S = 1.0
+RETRY_AFTER_OVERLOAD_S: Final = 1.0
+DISCARDED_BYTES: Final = 16 * 1_048_576
+DISCARDED_S: Final = 3.0
+"""How much, and for how long, of a body that is too large is read and dropped before the refusal. Closing a
+connection on unread bytes resets it, and the sender would never see why."""
 
 
 class BodyLimit:
@@ -21,9 +28,8 @@ class BodyLimit:
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > self.max_bytes:
-            # The rest of the body is still on its way, so this connection is of no further use.
-            response = self._too_large({"Connection": "close"}).response(scope["path"])
-            await response(scope, receive, send)
+            await _discard(receive)
+            await self._too_large().response(Request(scope).url.path)(scope, receive, send)
             return
         received = 0
 
@@ -33,13 +39,29 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > self.max_bytes:
-                    raise self._too_large({"Connection": "close"})
+                    if message.get("more_body"):
+                        await _discard(receive)
+                    raise self._too_large()
             return message
 
         await self.app(scope, counted, send)
 
-    def _too_large(self, headers: dict[str, str]) -> Problem:
-        return Problem(413, "body_too_large", f"More than {self.max_bytes} bytes.", headers=headers)
+    def _too_large(self) -> Problem:
+        detail = f"More than {self.max_bytes} bytes."
+        return Problem(413, "body_too_large", detail, headers={"Connection": "close"})
+
+
+async def _discard(receive: Receive) -> None:
+    discarded = 0
+    try:
+        async with asyncio.timeout(DISCARDED_S):
+            while discarded < DISCARDED_BYTES:
+                message = await receive()
+                discarded += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+    except TimeoutError:
+        return
 
 
 class InFlightLimit:

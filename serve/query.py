@@ -50,7 +50,8 @@ CursorQuery = Annotated[
 ]
 
 
-def known_query(request: Request) -> None:
+# A coroutine although it awaits nothing: FastAPI would run a plain function in a thread, for each request.
+async def known_query(request: Request) -> None:
     """Raises 422 naming the parameters that the endpoint does not know, or that are given twice."""
     params = request.query_params
     if not params:

@@ -1,0 +1,147 @@
+"""Rules and alarms over HTTP, to the device and back."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from sensorium.actors.rules import Condition, RuleSpec
+from sensorium.serve import examples
+from sensorium.serve import rules as rules_module
+from tests.unit.serve.problem import assert_problem
+from tests.unit.serve.world import AT_MS, World
+
+RULES = "/api/analytics/rules"
+HOT = examples.RULE_SPECS["threshold"]
+
+
+async def alarmed(platform: World) -> tuple[str, str]:
+    """A rule and the alarm that it has raised at a device."""
+    rule_id: str = (await platform.http.post(RULES, json=HOT)).json()["rule_id"]
+    await platform.registered()
+    number = 0
+    async with asyncio.timeout(10):
+        while not platform.store.alarms:
+            number += 1
+            await platform.send({"temperature": 90.0, "timestamp": AT_MS + number})
+    return rule_id, next(iter(platform.store.alarms))
+
+
+async def until_cleared(platform: World, alarm_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(10):
+        while True:
+            alarm: dict[str, Any] = (await platform.http.get(f"/api/alarms/{alarm_id}")).json()
+            if alarm["state"] == "CLEARED":
+                return alarm
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules_module, "REFRESH_ROUNDS_S", (0.0, 0.05, 0.2))
+
+
+async def test_a_rule_is_created_read_replaced_listed_and_deleted(platform: World) -> None:
+    created = await platform.http.post(RULES, json=HOT)
+    assert created.status_code == 201
+    url = created.headers["Location"]
+    assert (await platform.http.get(url)).json() == created.json()
+    assert created.json()["version"] == 1
+    assert created.json()["spec"]["scope"] == {"device_id": None, "device_type": "temperature"}
+    replaced = await platform.http.put(url, json={**HOT, "severity": "minor"})
+    assert (replaced.json()["version"], replaced.json()["spec"]["severity"]) == (2, "minor")
+    listed = (await platform.http.get(RULES)).json()
+    assert listed == {"items": [replaced.json()]}
+    assert (await platform.http.delete(url)).status_code == 204
+    for method, body in (("GET", None), ("PUT", HOT), ("DELETE", None)):
+        assert_problem(await platform.http.request(method, url, json=body), 404, "not_found")
+
+
+async def test_every_condition_has_an_example_that_is_taken(platform: World) -> None:
+    shown = set()
+    for example in examples.RULE_SPECS.values():
+        created = await platform.http.post(RULES, json=example)
+        assert created.status_code == 201, created.text
+        assert msgspec.convert(created.json()["spec"], RuleSpec) == msgspec.convert(example, RuleSpec)
+        shown.add(type(msgspec.convert(example, RuleSpec).condition))
+    assert shown == set(Condition.__args__)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"name": ""}, "#/name"),
+        ({"name": "a\x00"}, "#/name"),
+        ({"severity": "awful"}, "#/severity"),
+        ({"colour": 1}, "#"),
+        ({"description": "x" * 2001}, "#/description"),
+        ({"scope": {"site": "a"}}, "#/scope"),
+        ({"condition": {"type": "sometimes", "metric": "t"}}, "#/condition/type"),
+        ({"condition": {**HOT["condition"], "operator": "~"}}, "#/condition/operator"),
+        ({"condition": {**HOT["condition"], "value": "hot"}}, "#/condition/operator"),
+        ({"condition": {"type": "range", "metric": "t", "low": 2, "high": 1}}, "#/condition/low"),
+        (
+            {"condition": {"type": "rate_of_change", "metric": "t", "value": 1, "direction": "x"}},
+            "#/condition/direction",
+        ),
+        ({"condition": {"type": "z_score", "metric": "t", "value": -1}}, "#/condition/value"),
+    ],
+)
+async def test_a_bad_rule_says_where(platform: World, change: dict[str, Any], pointer: str) -> None:
+    problem = assert_problem(await platform.http.post(RULES, json={**HOT, **change}), 422, "invalid")
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    assert not (await platform.http.get(RULES)).json()["items"]
+
+
+async def test_an_alarm_is_listed_by_what_it_is(platform: World) -> None:
+    rule_id, alarm_id = await alarmed(platform)
+    alarm = (await platform.http.get(f"/api/alarms/{alarm_id}")).json()
+    assert (alarm["state"], alarm["severity"], alarm["value"]) == ("ACTIVE", "critical", 90.0)
+    for query, found in {
+        "": True,
+        "state=ACTIVE": True,
+        "state=CLEARED": False,
+        "severity=critical": True,
+        "severity=info": False,
+        "device_id=sensor-001": True,
+        "device_type=pump": False,
+        f"rule_id={rule_id}": True,
+        f"start={AT_MS}&end={AT_MS + 60_000}": True,
+        f"end={AT_MS}": False,
+    }.items():
+        listed = (await platform.http.get(f"/api/alarms?{query}")).json()["items"]
+        assert listed == ([alarm] if found else []), query
+    assert (await platform.http.get("/api/devices/sensor-001")).json()["active_alarms"] == 1
+    assert_problem(await platform.http.get("/api/alarms/none"), 404, "not_found")
+    assert_problem(await platform.http.get("/api/alarms?state=SLEEPING"), 422, "invalid")
+
+
+async def test_a_deleted_rules_alarm_is_cleared_without_a_further_reading(platform: World) -> None:
+    rule_id, alarm_id = await alarmed(platform)
+    await platform.http.delete(f"{RULES}/{rule_id}")
+    assert (await until_cleared(platform, alarm_id))["end_reason"] == "rule_removed"
+
+
+async def test_a_rule_that_no_longer_watches_the_device_clears_its_alarm(platform: World) -> None:
+    rule_id, alarm_id = await alarmed(platform)
+    await platform.http.put(f"{RULES}/{rule_id}", json={**HOT, "scope": {"device_type": "pump"}})
+    assert (await until_cleared(platform, alarm_id))["end_reason"] == "rule_removed"
+
+
+async def test_dead_letters_are_listed_with_what_was_sent(platform: World) -> None:
+    await platform.registered()
+    url = "/api/devices/sensor-001/data"
+    await platform.http.post(url, content=b"{")
+    await platform.http.post(url, content=b"\xff")
+    newest, oldest = (await platform.http.get("/api/dead-letters")).json()["items"]
+    assert (oldest["payload"], oldest["payload_encoding"], oldest["reason"]) == (
+        "{",
+        "utf-8",
+        "malformed_json",
+    )
+    assert (newest["payload"], newest["payload_encoding"]) == ("/w==", "base64")
+    page = await platform.http.get("/api/dead-letters?limit=1&device_id=sensor-001")
+    rest = await platform.http.get(page.links["next"]["url"])
+    assert rest.json() == {"items": [oldest], "next": None}
+    assert not (await platform.http.get("/api/dead-letters?reason=too_large")).json()["items"]

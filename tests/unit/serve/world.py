@@ -1,0 +1,226 @@
+"""The app over a real router, a real host and real devices, on the in-memory store. No Ray, no server."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import httpx
+
+from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.host import DeviceHost, HostSettings
+from sensorium.actors.messages import DeadLetter, Value
+from sensorium.actors.placement import SHARDS, device_key
+from sensorium.actors.ports import Filter
+from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.router import Router, Table
+from sensorium.actors.rules import Rule
+from sensorium.actors.testing import MemoryStore
+from sensorium.ingest.pipeline import Pipeline
+from sensorium.serve.app import build_app
+from sensorium.serve.services import Services
+from sensorium.storage.dead_letters import StoredDeadLetter
+from sensorium.storage.history import Bucket, Point, TypeBucket
+from sensorium.storage.pages import Page
+
+NOW_MS = 1_704_110_460_000
+AT = "2024-01-01T12:00:00Z"
+AT_MS = 1_704_110_400_000
+
+
+class OneHost:
+    """A transport to a single host in this loop."""
+
+    def __init__(self, host: DeviceHost) -> None:
+        self.host = host
+
+    async def table(self, newer_than: int | None = None) -> Table:
+        return Table(0, ["host-0"] * SHARDS, {"host-0": self.host})
+
+    async def deliver(self, address: Any, data: bytes) -> bytes:
+        return await self.host.deliver(data)
+
+
+def page_of(items: Sequence[Any], key: Any, after: Any, limit: int) -> Page[Any]:
+    rest = [item for item in items if after is None or key(item) > after]
+    return Page(rest[:limit], key(rest[limit - 1]) if len(rest) > limit else None)
+
+
+@dataclass
+class ReadSide:
+    """The read models, straight from the store."""
+
+    store: MemoryStore
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def page(self, which: Filter, after: str | None, limit: int) -> Page[Registration]:
+        ids = await self.store.select(which)
+        items = [self.store.registrations[device_id] for device_id in ids]
+        return page_of(items, lambda r: r.device_id, after, limit)
+
+    async def get(self, device_id: str) -> Registration | None:
+        if self.store.down:
+            raise LogUnavailable("the database cannot be reached")
+        return self.store.registrations.get(device_id)
+
+    async def readings(
+        self,
+        device_id: str,
+        start_ms: int | None,
+        end_ms: int | None,
+        metrics: Sequence[str] | None,
+        limit: int,
+        order: str,
+        after: Any | None,
+    ) -> Page[Point]:
+        points = []
+        for row in self.store.readings:
+            if row.device == device_key(device_id) and (start_ms or 0) <= row.time_ms < (end_ms or 2**60):
+                named: dict[str, Value] = {
+                    n: v for n, v in zip(row.metric_set.names, row.values, strict=True) if v is not None
+                }
+                points.append(Point(row.time_ms, named, row.flags))
+        points.sort(key=lambda p: p.time_ms, reverse=order == "desc")
+        sign = -1 if order == "desc" else 1
+        return page_of(points, lambda p: sign * p.time_ms, after, limit)
+
+    async def aggregate(self, *asked: Any) -> list[Bucket]:
+        self.asked.append(asked)
+        return [Bucket(AT_MS, {"temperature": 23.5})]
+
+    async def aggregate_type(self, *asked: Any) -> list[TypeBucket]:
+        self.asked.append(asked)
+        return [TypeBucket(AT_MS, 23.5, 2)]
+
+
+@dataclass
+class AlarmSide:
+    """Alarms, straight from the store."""
+
+    store: MemoryStore
+
+    async def page(self, after: Any | None, limit: int, **conditions: Any) -> Page[Alarm]:
+        start_ms, end_ms = conditions.pop("start_ms"), conditions.pop("end_ms")
+        items = [
+            alarm
+            for alarm in self.store.alarms.values()
+            if all(value is None or getattr(alarm, name) == value for name, value in conditions.items())
+            and (start_ms is None or alarm.start_ms >= start_ms)
+            and (end_ms is None or alarm.start_ms < end_ms)
+        ]
+        items.sort(key=lambda a: [-a.start_ms, a.alarm_id])
+        return page_of(items, lambda a: [-a.start_ms, a.alarm_id], after, limit)
+
+    async def get(self, alarm_id: str) -> Alarm | None:
+        return self.store.alarms.get(alarm_id)
+
+    async def active_devices(self, rule_id: str) -> list[str]:
+        active = (a for a in self.store.alarms.values() if a.state == "ACTIVE" and a.rule_id == rule_id)
+        return sorted(a.device_id for a in active)
+
+
+@dataclass
+class RuleSide:
+    """Rules in the store, with the reads that people need besides."""
+
+    store: MemoryStore
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def list(self) -> list[Rule]:
+        return await self.store.load()
+
+    async def get(self, rule_id: str) -> Rule | None:
+        return next((rule for rule in await self.store.load() if rule.rule_id == rule_id), None)
+
+
+@dataclass
+class DeadLetterSide:
+    """Dead letters, straight from the store."""
+
+    store: MemoryStore
+
+    async def page(
+        self, reason: str | None, device_id: str | None, after: Any | None, limit: int
+    ) -> Page[StoredDeadLetter]:
+        numbered: list[tuple[int, DeadLetter]] = list(zip(count(1), self.store.dead_letters, strict=False))
+        items = [
+            StoredDeadLetter(
+                number,
+                d.received_ms,
+                d.device_id,
+                d.source,
+                d.address,
+                d.reason,
+                d.detail,
+                d.payload,
+                d.size_bytes,
+            )
+            for number, d in reversed(numbered)
+            if reason in (None, d.reason) and device_id in (None, d.device_id)
+        ]
+        return page_of(items, lambda d: -d.id, after, limit)
+
+
+@dataclass
+class World:
+    """An app, a client of it, and what lies behind."""
+
+    http: httpx.AsyncClient
+    store: MemoryStore
+    host: DeviceHost
+    read: ReadSide
+
+    async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
+        response = await self.http.post(
+            "/api/devices", json={"device_id": device_id, "device_type": "temperature", **more}
+        )
+        assert response.status_code == 201, response.text
+        return response
+
+    async def send(self, payload: Any, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
+        return await self.http.post(f"/api/devices/{device_id}/data", json=payload, **more)
+
+
+@asynccontextmanager
+async def world(**settings: Any) -> AsyncIterator[World]:
+    store = MemoryStore(lambda: NOW_MS)
+    host = DeviceHost("host-0", 1, range(SHARDS), store.ports, HostSettings(), lambda: NOW_MS)
+    await store.join("host-0")
+    await host.start()
+    read = ReadSide(store)
+
+    async def database() -> None:
+        if store.down:
+            raise LogUnavailable("the database cannot be reached")
+
+    async def statistics() -> Mapping[str, Any]:
+        return {"hosts": [host.statistics()], "services": [], "down": ["mqtt"], "replaced": {"host-0": 2}}
+
+    try:
+        async with Router("http-test", OneHost(host)) as router:
+            services = Services(
+                router=router,
+                pipeline=Pipeline(router, source="http"),
+                registry=read,
+                history=read,
+                rules=RuleSide(store),
+                alarms=AlarmSide(store),
+                dead_letters=DeadLetterSide(store),
+                now_ms=lambda: NOW_MS,
+                checks={"database": database},
+                statistics=statistics,
+                **{"timeout_s": 5.0, **settings},
+            )
+            app = build_app(services)
+            transport = httpx.ASGITransport(app)
+            async with (
+                app.router.lifespan_context(app),
+                httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
+            ):
+                yield World(http, store, host, read)
+    finally:
+        store.down = False
+        await host.stop()
