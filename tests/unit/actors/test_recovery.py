@@ -14,6 +14,7 @@ from tests.unit.actors.driving import (
     DEVICE_ID,
     LATE,
     REDELIVERED,
+    T0_MS,
     TYPE,
     Driver,
     around_of,
@@ -98,6 +99,13 @@ class Clocked:
             return self.driver.send(step)
         if step[0] == "rules":
             return self.driver.use(*step[1:])
+        if step[0] == "again":
+            rows = self.driver.log.readings
+            if not rows:
+                return None
+            row = rows[-1 - step[1] % len(rows)]
+            values = {n: v for n, v in zip(row.metric_set.names, row.values, strict=True) if v is not None}
+            return self.driver.read(values, row.time_ms - T0_MS, row.key, step[2])
         _, metrics, step_ms, key, flags = step
         self.time_ms += step_ms
         self.driver.now_ms += max(step_ms, 0)
@@ -124,19 +132,30 @@ def visible(driver: Driver) -> dict[str, object]:
     }
 
 
-@given(
-    st.lists(st.one_of(readings(), readings(), readings(), RULE_CHANGES), max_size=40),
-    st.integers(0, 40),
-    st.lists(st.one_of(readings(), RULE_CHANGES, st.just(RefreshRules(DEVICE_ID))), max_size=15),
-)
+AGAIN = st.tuples(st.just("again"), st.integers(0, 40), st.sampled_from([0, REDELIVERED]))
+
+
+@st.composite
+def interrupted(draw):
+    """Steps with a snapshot before one of them (or none at all), and the steps after the activation."""
+    before = draw(st.lists(st.one_of(readings(), readings(), readings(), RULE_CHANGES), max_size=40))
+    stop = draw(st.one_of(st.none(), st.integers(0, len(before))))
+    after = draw(st.lists(st.one_of(readings(), AGAIN, RULE_CHANGES, st.just(RefreshRules(DEVICE_ID)))))
+    return before, stop, after[:15]
+
+
+@given(interrupted())
 @settings(max_examples=150, deadline=None)
-def test_goes_on_as_if_it_had_never_stopped(before, stop, after):
+def test_goes_on_as_if_it_had_never_stopped(history):
+    before, stop, after = history
     whole = Clocked(Driver(AROUND))
     snapshot = None
     for number, step in enumerate(before):
         if number == stop:
             snapshot = take_snapshot(whole.driver.device)
         whole.turn(step)
+    if stop == len(before):
+        snapshot = take_snapshot(whole.driver.device)
     again = Clocked(whole.driver.recovered(snapshot), whole.time_ms)
     assert visible(again.driver) == visible(whole.driver)
     for step in after:
@@ -209,6 +228,24 @@ def test_a_stored_reading_stays_late_whatever_the_profile_says_now():
     assert (
         d.recovered(None, lenient).device.window("a", 300.0).count == d.device.window("a", 300.0).count == 2
     )
+
+
+def test_replayed_readings_are_known_again_without_asking():
+    d = Driver(AROUND)
+    d.read({"a": 1.0}, 0, key=1)
+    again = d.recovered()
+    assert again.device.seen.holds(T0_MS, 1)
+    assert again.read({"a": 1.0}, 0, key=1) is DUPLICATE
+
+
+def test_readings_within_the_bound_are_replayed_though_older_than_the_snapshot():
+    d = Driver(AROUND)
+    d.read({"a": 1.0}, 90_000)
+    snapshot = take_snapshot(d.device)
+    d.read({"a": 2.0}, 0)
+    again = d.recovered(snapshot)
+    assert again.device.window("a", 300.0) == d.device.window("a", 300.0)
+    assert again.device.window("a", 300.0).count == 2
 
 
 class TestProfileChangedMeanwhile:

@@ -189,6 +189,15 @@ def test_survives_values_whose_sum_is_no_float(extreme):
     assert (healed.count, healed.mean, healed.stddev) == (4, 2.0, 0.0)
 
 
+def test_a_late_reading_counts_before_1970_too():
+    window = Window(WindowSpec(60.0, 10.0))
+    window.observe([1.0], -1)
+    window.observe([2.0], -10_001)
+    moments = window.moments(0)
+    assert moments is not None
+    assert (moments.count, moments.mean) == (2, 1.5)
+
+
 def test_memory_does_not_grow_with_readings():
     window = Window(WindowSpec(900.0, 60.0))
     window.observe([1.0, 2.0, 3.0], 0)
