@@ -177,6 +177,7 @@ def deploy(settings: ApiSettings, host: str, port: int, replicas: int = 1) -> No
     from ray import serve
     from ray.serve.config import BackpressureConfig, HTTPOptions
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
     deployment = serve.deployment(

@@ -59,9 +59,9 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
     }
 
 
-def short_run_dir(data_dir: Path) -> Path:
-    """The directory for `serve_environment` of the platform with this data directory, at a short path."""
-    digest = blake2b(str(data_dir.resolve()).encode(), digest_size=5).hexdigest()
+def short_run_dir(name: str) -> Path:
+    """The directory for `serve_environment` of the platform of this name, at a short path for any name."""
+    digest = blake2b(name.encode(), digest_size=5).hexdigest()
     return Path(gettempdir()) / f"sensorium-{digest}"
 
 
