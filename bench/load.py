@@ -13,7 +13,11 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from done_count import DoneCount
 
 _PUBACK_TYPE = 0x40
 _KEEPALIVE_S = 600
@@ -168,11 +172,17 @@ def receive_maximum(connack: bytes) -> int:
 
 
 def run(
-    publishers: list[Publisher], seconds: float, rate: float, count: int, drain_s: float
+    publishers: list[Publisher],
+    seconds: float,
+    rate: float,
+    count: int,
+    drain_s: float,
+    room_left: Callable[[int], float] = lambda sent: 1e9,
 ) -> dict[str, float]:
     """Publish for `seconds` or until `count` messages (0: no bound) are sent.
 
-    At `rate` messages a second in all, or as fast as they are taken (0).
+    At `rate` messages a second in all, or as fast as they are taken (0); never more than `room_left`, which
+    is told how many were sent.
     """
     poll = selectors.DefaultSelector()
     for publisher in publishers:
@@ -185,7 +195,7 @@ def run(
         due = sum(p.sent for p in publishers)
         if count and due >= count:
             break
-        share = (rate * now - due) / len(publishers) if rate else 1e9
+        share = min(rate * now - due if rate else 1e9, room_left(due)) / len(publishers)
         if count:
             share = min(share, -(-(count - due) // len(publishers)))
         for publisher in publishers:
@@ -193,13 +203,12 @@ def run(
             if publisher.unsent:
                 publisher.flush()
             elif share >= 1 and room >= min(_BURST, share, publisher.window):
-                if publisher.at == 0:
-                    last = stamps[id(publisher)]
-                    stamps[id(publisher)] = max(last + 1, time.time_ns() // 1_000_000)
-                publisher.send(int(min(share, _BURST)), stamps[id(publisher)])
+                stamp = max(stamps[id(publisher)] + (publisher.at == 0), time.time_ns() // 1_000_000)
+                stamps[id(publisher)] = stamp
+                publisher.send(int(min(share, _BURST)), stamp)
         for key, _ in poll.select(_TICK_S):
             key.data.receive()
-        if rate:
+        if share < _BURST:
             time.sleep(_TICK_S)
     elapsed = time.perf_counter() - started
     acked = sum(p.acked for p in publishers)
@@ -231,7 +240,12 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=2000, help="unacknowledged messages a connection")
     parser.add_argument("--version", type=int, choices=(4, 5), default=4, help="4 is MQTT 3.1.1")
     parser.add_argument("--drain-seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--done-file", type=Path, help="a DoneCount of messages that the measured one has done"
+    )
+    parser.add_argument("--backlog", type=int, default=20_000, help="with --done-file: messages not done yet")
     options = parser.parse_args()
+    done = DoneCount(options.done_file) if options.done_file else None
     names = [f"{options.prefix}{index:05d}" for index in range(options.devices)]
     publishers = [
         open_publisher(
@@ -244,9 +258,12 @@ def main() -> None:
         )
         for index in range(options.connections)
     ]
-    json.dump(
-        run(publishers, options.seconds, options.rate, options.count, options.drain_seconds), sys.stdout
-    )
+
+    def room_left(sent: int) -> float:
+        return 1e9 if done is None else options.backlog - (sent - done.get())
+
+    result = run(publishers, options.seconds, options.rate, options.count, options.drain_seconds, room_left)
+    json.dump(result, sys.stdout)
     print()
 
 

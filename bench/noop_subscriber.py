@@ -8,8 +8,10 @@ import asyncio
 import json
 import signal
 import time
+from pathlib import Path
 
 import uvloop
+from done_count import DoneCount
 
 from sensorium.ingest.mqtt import TELEMETRY
 from sensorium.ingest.mqtt_address import broker_address
@@ -18,7 +20,7 @@ from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import Packet
 
 
-async def main(url: str, qos: int) -> None:
+async def main(url: str, qos: int, done: DoneCount | None) -> None:
     received = 0
     first = last = 0.0
 
@@ -28,6 +30,8 @@ async def main(url: str, qos: int) -> None:
         last = time.perf_counter()
         first = first or last
         received += len(packets)
+        if done is not None:
+            done.set(received)
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -47,5 +51,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--qos", type=int, default=1)
+    parser.add_argument("--done-file", type=Path, help="a DoneCount to keep")
     options = parser.parse_args()
-    uvloop.run(main(options.url, options.qos))
+    counter = DoneCount(options.done_file) if options.done_file else None
+    uvloop.run(main(options.url, options.qos, counter))
