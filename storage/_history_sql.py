@@ -5,8 +5,6 @@ from typing import Final
 
 AGGREGATIONS: Final = ("mean", "min", "max", "sum", "count", "first", "last")
 
-METRIC_SETS: Final = "SELECT id, names, kinds FROM metric_sets WHERE id = ANY($1::bigint[])"
-
 # $2 and $3 are the range. A reading is committed at most a day before its event time, so partitions that were
 # written earlier than that cannot hold it.
 _RANGE: Final = """
@@ -70,13 +68,13 @@ def device_aggregate(aggregation: str, by_interval: bool, order: str) -> str:
     if aggregation in ("first", "last"):
         way = "ASC" if aggregation == "first" else "DESC"
         grouped = f"""
-            SELECT DISTINCT ON (bucket, name) bucket, time AS earliest, name, kind, number, text FROM v
+            SELECT DISTINCT ON (bucket, name) bucket, name, kind, number, text FROM v
             WHERE number IS NOT NULL OR text IS NOT NULL
             ORDER BY bucket, name, time {way}, log_offset {way}
         """
     else:
         grouped = f"""
-            SELECT bucket, min(time) AS earliest, name, kind, {_NUMBERS[aggregation]} AS number,
+            SELECT bucket, name, kind, {_NUMBERS[aggregation]} AS number,
                    NULL AS text
             FROM v WHERE {_counted(aggregation)} GROUP BY bucket, name, kind
         """

@@ -1,5 +1,6 @@
 """A PostgreSQL server as our child, on a data directory of its own, reached through a Unix socket only."""
 
+import contextlib
 import logging
 import os
 import pwd
@@ -155,6 +156,9 @@ class EmbeddedPostgres:
                 log.warning("the embedded PostgreSQL (pid %d) did not stop on %s", process.pid, how.name)
         if self._keeper is not None:
             self._keeper.join(5.0)
+        if self._socket_dir is not None and self._socket_dir != self.data_dir:
+            with contextlib.suppress(OSError):  # not empty: another server's socket stands there
+                self._socket_dir.rmdir()
 
     def kill9(self) -> None:
         """Crash the server as SIGKILL does, for fault tests. `start` recovers it under the same `dsn`."""

@@ -7,16 +7,15 @@ import asyncpg
 
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Value
-from sensorium.actors.metrics import BOOL, MetricSet, metric_set
+from sensorium.actors.metrics import BOOL, MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.storage import _history_sql as sql
+from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.pages import Page, check_limit, cursor
 
 MAX_BUCKETS: Final = 10_000
-KNOWN_SETS: Final = 10_000
-"""Metric sets remembered at most; beyond it they are forgotten and read again."""
 
 
 class Point(NamedTuple):
@@ -47,7 +46,7 @@ class History:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._sets: dict[int, MetricSet] = {}
+        self._sets = KnownSets()
 
     async def readings(
         self,
@@ -74,9 +73,9 @@ class History:
             rows = await connection.fetch(
                 statement, device_key(device_id), start_ms, end_ms, *place, limit + 1, *names
             )
-            await self._learn_sets(connection, {row["metric_set"] for row in rows})
+            sets = await self._sets.find(connection, {row["metric_set"] for row in rows})
         wanted = None if metrics is None else frozenset(metrics)
-        items = [self._point(row, wanted) for row in rows[:limit]]
+        items = [_point(row, sets[row["metric_set"]], wanted) for row in rows[:limit]]
         last = rows[limit - 1] if len(rows) > limit else None
         return Page(items, None if last is None else [last["time"], last["log_offset"]])
 
@@ -140,28 +139,18 @@ class History:
             for bucket_ms, kind, number, text, devices in rows
         ]
 
-    def _point(self, row: asyncpg.Record, wanted: frozenset[str] | None) -> Point:
-        metrics = self._sets[row["metric_set"]]
-        values = decode_values(metrics, row["numbers"], row["texts"])
-        return Point(
-            row["time"],
-            {
-                name: value
-                for name, value in zip(metrics.names, values, strict=True)
-                if value is not None and (wanted is None or name in wanted)
-            },
-            row["flags"],
-        )
 
-    async def _learn_sets(self, connection: Any, ids: set[int]) -> None:
-        missing = [set_id for set_id in ids if set_id not in self._sets]
-        if not missing:
-            return
-        if len(self._sets) > KNOWN_SETS:
-            self._sets = {}
-            missing = list(ids)
-        rows = await connection.fetch(sql.METRIC_SETS, missing)
-        self._sets |= {row["id"]: metric_set(tuple(row["names"]), row["kinds"]) for row in rows}
+def _point(row: asyncpg.Record, metrics: MetricSet, wanted: frozenset[str] | None) -> Point:
+    values = decode_values(metrics, row["numbers"], row["texts"])
+    return Point(
+        row["time"],
+        {
+            name: value
+            for name, value in zip(metrics.names, values, strict=True)
+            if value is not None and (wanted is None or name in wanted)
+        },
+        row["flags"],
+    )
 
 
 def _value(aggregation: str, kind: str, number: float | None, text: str | None) -> Value:

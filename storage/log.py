@@ -1,21 +1,22 @@
 """The log in PostgreSQL: implements `sensorium.actors.ports.Log` for one incarnation of a host."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from sensorium.actors.errors import LogUnavailable, SensoriumError
-from sensorium.actors.metrics import MetricSet, metric_set
+from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TailReading
+from sensorium.storage import _log_sql as sql
 from sensorium.storage import _write
-from sensorium.storage._read import ALARM_COLUMNS, DEVICE_COLUMNS, alarm_of, registration_of
+from sensorium.storage._known_sets import KnownSets
+from sensorium.storage._read import alarm_of, registration_of
 from sensorium.storage.database import (
     GRACE_S,
     STATEMENT_TIMEOUT_S,
-    Connection,
     MissingPartition,
     Pool,
     acquired,
@@ -39,69 +40,6 @@ if TYPE_CHECKING:
 
 COMMIT_TIMEOUT_S: Final = 30.0
 OPEN_TIMEOUT_S: Final = 120.0
-HEAD_SLACK_S: Final = 600
-"""How much older than the moment of `save` the heads given to it may be, commits in flight included."""
-TAIL_SLACK: Final = "1 hour"
-"""The same for snapshots. Generous: it prunes whole days only."""
-
-OPEN: Final = f"""
-WITH known AS (SELECT shard, head, saved_at FROM shards WHERE shard = ANY($1::smallint[])),
-     since AS (SELECT CASE WHEN count(*) = cardinality($1::smallint[]) THEN min(saved_at)
-                           ELSE '-infinity' END - interval '{HEAD_SLACK_S} s' AS floor FROM known),
-     newer AS (SELECT shard, max(log_offset) AS head FROM (
-                   SELECT shard, log_offset FROM readings
-                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
-                   UNION ALL
-                   SELECT shard, log_offset FROM events
-                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
-               ) rows GROUP BY shard)
-INSERT INTO shards (shard, head, saved_at)
-SELECT asked.shard, greatest(known.head, newer.head, 0), now()
-    FROM unnest($1::smallint[]) AS asked (shard)
-    LEFT JOIN known USING (shard) LEFT JOIN newer USING (shard) ORDER BY asked.shard
-ON CONFLICT (shard) DO UPDATE SET head = greatest(shards.head, excluded.head),
-    saved_at = greatest(shards.saved_at, excluded.saved_at)
-RETURNING shard, head
-"""
-
-DEVICES: Final = f"SELECT {DEVICE_COLUMNS} FROM devices WHERE device_id = ANY($1::text[])"
-SNAPSHOTS: Final = (
-    "SELECT device, shard, log_offset, replay_from, state FROM snapshots WHERE device = ANY($1::bigint[])"
-)
-ACTIVE_ALARMS: Final = (
-    f"SELECT {ALARM_COLUMNS} FROM alarms WHERE device = ANY($1::bigint[]) AND state = 'ACTIVE'"
-    " ORDER BY start_at, alarm_id"
-)
-
-TAILS: Final = f"""
-SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
-FROM (SELECT wanted.device, coalesce(s.replay_from, '-infinity') AS replay_from,
-             coalesce(s.log_offset, 0) AS log_offset,
-             coalesce(s.saved_at - interval '{TAIL_SLACK}', '-infinity') AS floor
-          FROM unnest($1::bigint[]) AS wanted (device) LEFT JOIN snapshots s USING (device)) AS asked,
-LATERAL (SELECT * FROM readings
-             WHERE device = asked.device AND time >= asked.replay_from AND log_offset > asked.log_offset
-                 AND committed_at >= asked.floor) AS r
-ORDER BY asked.device, r.log_offset
-"""
-
-# A reading's time is at most a day ahead of its commit, so older partitions cannot hold it.
-SEEN: Final = """
-SELECT asked.device, asked.time, asked.key
-FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[]) AS asked (device, time, key)
-WHERE EXISTS (SELECT FROM readings r WHERE r.device = asked.device AND r.time = asked.time
-                  AND r.key = asked.key AND r.committed_at >= asked.time - interval '25 hours')
-"""
-
-# A message without a time of its own was stored with that of its receipt, just before its commit.
-SEEN_WITHOUT_TIME: Final = """
-SELECT DISTINCT asked.device, r.key
-FROM (SELECT device, array_agg(key) AS keys FROM unnest($1::bigint[], $2::bigint[]) AS a (device, key)
-          GROUP BY device) AS asked,
-LATERAL (SELECT key FROM readings
-             WHERE device = asked.device AND time >= now() - interval '2 hours' AND key = ANY(asked.keys)
-                 AND committed_at >= now() - interval '1 hour') AS r
-"""
 
 
 class PgLog:
@@ -125,8 +63,7 @@ class PgLog:
         self._unsettled_pids: list[int] = []
         self._doubtful: set[int] = set()
         """Shards of commits whose outcome is unknown, until `open` has read their heads anew."""
-        self._sets: dict[int, MetricSet] = {}
-        """Those known to be in the database."""
+        self._sets = KnownSets()
 
     async def open(self, shards: Sequence[int]) -> dict[int, int]:
         """As the port says."""
@@ -134,7 +71,7 @@ class PgLog:
         async with acquired(pool) as connection, connection.transaction():
             # The scan's length depends on how long ago heads were saved; it has a limit of its own.
             await connection.execute(f"SET LOCAL statement_timeout = '{OPEN_TIMEOUT_S:.0f}s'")
-            rows = await connection.fetch(OPEN, list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
+            rows = await connection.fetch(sql.OPEN, list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
         self._doubtful.difference_update(shards)
         return {row["shard"]: row["head"] for row in rows}
 
@@ -144,9 +81,7 @@ class PgLog:
             return
         readings = encode_readings(commit.readings) if commit.readings else b""
         events = encode_events(commit.events) if commit.events else b""
-        new_sets = {row.metric_set.id: row.metric_set for row in commit.readings}
-        for known in self._sets.keys() & new_sets.keys():
-            del new_sets[known]
+        new_sets = self._sets.missing({row.metric_set for row in commit.readings})
         await self._settle()
         try:
             await self._transact(commit, readings, events, new_sets)
@@ -154,7 +89,7 @@ class PgLog:
             async with acquired(await self._opened()) as connection:
                 await ensure_partitions(connection)
             await self._transact(commit, readings, events, new_sets)
-        self._sets |= new_sets
+        self._sets.add(new_sets)
 
     async def _transact(
         self, commit: Commit, readings: bytes, events: bytes, new_sets: Mapping[int, MetricSet]
@@ -242,11 +177,11 @@ class PgLog:
             # One snapshot for all four, so that a save in between cannot hide a tail.
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            device_rows = await connection.fetch(DEVICES, list(device_ids))
-            snapshot_rows = await connection.fetch(SNAPSHOTS, keys)
-            alarm_rows = await connection.fetch(ACTIVE_ALARMS, keys)
-            tail_rows = await connection.fetch(TAILS, list(set(keys)))
-            await self._learn_sets(connection, {row["metric_set"] for row in tail_rows})
+            device_rows = await connection.fetch(sql.DEVICES, list(device_ids))
+            snapshot_rows = await connection.fetch(sql.SNAPSHOTS, keys)
+            alarm_rows = await connection.fetch(sql.ACTIVE_ALARMS, keys)
+            tail_rows = await connection.fetch(sql.TAILS, list(set(keys)))
+            sets = await self._sets.find(connection, {row["metric_set"] for row in tail_rows})
         registrations = {row["device_id"]: registration_of(row) for row in device_rows}
         snapshots = {row["device"]: Snapshot(*row) for row in snapshot_rows}
         alarms: dict[str, list[asyncpg.Record]] = {}
@@ -254,7 +189,7 @@ class PgLog:
             alarms.setdefault(row["device_id"], []).append(row)
         tails: dict[int, list[TailReading]] = {}
         for device, offset, time_ms, key, flags, set_id, numbers, texts in tail_rows:
-            metrics = self._sets[set_id]
+            metrics = sets[set_id]
             tails.setdefault(device, []).append(
                 TailReading(offset, time_ms, key, flags, metrics, decode_values(metrics, numbers, texts))
             )
@@ -278,17 +213,17 @@ class PgLog:
         async with acquired(pool) as connection:
             if timed:
                 columns = list(zip(*timed, strict=True))
-                found.update(Identity(*row) for row in await connection.fetch(SEEN, *map(list, columns)))
+                found.update(Identity(*row) for row in await connection.fetch(sql.SEEN, *map(list, columns)))
             if untimed:
                 rows = await connection.fetch(
-                    SEEN_WITHOUT_TIME, [i.device for i in untimed], [i.key for i in untimed]
+                    sql.SEEN_WITHOUT_TIME, [i.device for i in untimed], [i.key for i in untimed]
                 )
                 pairs = {(row["device"], row["key"]) for row in rows}
                 found.update(i for i in untimed if (i.device, i.key) in pairs)
         return found
 
     async def save(self, snapshots: Sequence[Snapshot], heads: Mapping[int, int]) -> None:
-        """As the port says. `heads` must have been true less than `HEAD_SLACK_S` less a commit's time ago."""
+        """As the port says. `heads` must not be older than `HEAD_SLACK_S` less a commit."""
         pool = await self._ready()
         # The head of a doubtful shard may be too low, and must not be dated now.
         heads = {shard: head for shard, head in heads.items() if shard not in self._doubtful}
@@ -317,17 +252,6 @@ class PgLog:
             if self._pool is None:
                 self._pool = await open_pool(self._dsn, self._readers, self._application)
             return self._pool
-
-    async def _learn_sets(self, connection: Connection, ids: Iterable[int]) -> None:
-        missing = [set_id for set_id in ids if set_id not in self._sets]
-        if not missing:
-            return
-        rows = await connection.fetch(
-            "SELECT id, names, kinds FROM metric_sets WHERE id = ANY($1::bigint[])", missing
-        )
-        self._sets |= {row["id"]: metric_set(tuple(row["names"]), row["kinds"]) for row in rows}
-        if lost := [set_id for set_id in missing if set_id not in self._sets]:
-            raise LogUnavailable(f"readings refer to metric sets that the database lacks: {lost}")
 
 
 async def _copy(writer: "Dedicated", table: str, columns: Sequence[str], data: bytes) -> None:

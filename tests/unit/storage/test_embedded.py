@@ -58,6 +58,7 @@ async def test_it_recovers_from_a_crash_under_the_same_address(directory: Path) 
         assert await ask(before, "SELECT n FROM kept") == 7
         pid = server.pid
     assert gone(pid)
+    assert not Path(before.split("host=")[1]).exists()
     server.stop()
 
 

@@ -1,0 +1,69 @@
+"""The statements by which `log` reads. Those by which it writes are in `_write`."""
+
+from typing import Final
+
+from sensorium.storage._read import ALARM_COLUMNS, DEVICE_COLUMNS
+
+HEAD_SLACK_S: Final = 600
+"""How much older than the moment of `save` the heads given to it may be, commits in flight included."""
+TAIL_SLACK: Final = "1 hour"
+"""The same for snapshots. Generous: it prunes whole days only."""
+
+OPEN: Final = f"""
+WITH known AS (SELECT shard, head, saved_at FROM shards WHERE shard = ANY($1::smallint[])),
+     since AS (SELECT CASE WHEN count(*) = cardinality($1::smallint[]) THEN min(saved_at)
+                           ELSE '-infinity' END - interval '{HEAD_SLACK_S} s' AS floor FROM known),
+     newer AS (SELECT shard, max(log_offset) AS head FROM (
+                   SELECT shard, log_offset FROM readings
+                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
+                   UNION ALL
+                   SELECT shard, log_offset FROM events
+                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
+               ) rows GROUP BY shard)
+INSERT INTO shards (shard, head, saved_at)
+SELECT asked.shard, greatest(known.head, newer.head, 0), now()
+    FROM unnest($1::smallint[]) AS asked (shard)
+    LEFT JOIN known USING (shard) LEFT JOIN newer USING (shard) ORDER BY asked.shard
+ON CONFLICT (shard) DO UPDATE SET head = greatest(shards.head, excluded.head),
+    saved_at = greatest(shards.saved_at, excluded.saved_at)
+RETURNING shard, head
+"""
+
+DEVICES: Final = f"SELECT {DEVICE_COLUMNS} FROM devices WHERE device_id = ANY($1::text[])"
+SNAPSHOTS: Final = (
+    "SELECT device, shard, log_offset, replay_from, state FROM snapshots WHERE device = ANY($1::bigint[])"
+)
+ACTIVE_ALARMS: Final = (
+    f"SELECT {ALARM_COLUMNS} FROM alarms WHERE device = ANY($1::bigint[]) AND state = 'ACTIVE'"
+    " ORDER BY start_at, alarm_id"
+)
+
+TAILS: Final = f"""
+SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
+FROM (SELECT wanted.device, coalesce(s.replay_from, '-infinity') AS replay_from,
+             coalesce(s.log_offset, 0) AS log_offset,
+             coalesce(s.saved_at - interval '{TAIL_SLACK}', '-infinity') AS floor
+          FROM unnest($1::bigint[]) AS wanted (device) LEFT JOIN snapshots s USING (device)) AS asked,
+LATERAL (SELECT * FROM readings
+             WHERE device = asked.device AND time >= asked.replay_from AND log_offset > asked.log_offset
+                 AND committed_at >= asked.floor) AS r
+ORDER BY asked.device, r.log_offset
+"""
+
+# A reading's time is at most a day ahead of its commit, so older partitions cannot hold it.
+SEEN: Final = """
+SELECT asked.device, asked.time, asked.key
+FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[]) AS asked (device, time, key)
+WHERE EXISTS (SELECT FROM readings r WHERE r.device = asked.device AND r.time = asked.time
+                  AND r.key = asked.key AND r.committed_at >= asked.time - interval '25 hours')
+"""
+
+# A message without a time of its own was stored with that of its receipt, just before its commit.
+SEEN_WITHOUT_TIME: Final = """
+SELECT DISTINCT asked.device, r.key
+FROM (SELECT device, array_agg(key) AS keys FROM unnest($1::bigint[], $2::bigint[]) AS a (device, key)
+          GROUP BY device) AS asked,
+LATERAL (SELECT key FROM readings
+             WHERE device = asked.device AND time >= now() - interval '2 hours' AND key = ANY(asked.keys)
+                 AND committed_at >= now() - interval '1 hour') AS r
+"""
