@@ -103,6 +103,7 @@ class MqttClient:
         self._outbox = Outbox(self._codec)
         self._released: set[int] = set()
         self._connection: Connection | None = None
+        self._order = asyncio.Lock()
         self._up = asyncio.Event()
         self._paused = False
         self._supervisor: asyncio.Task[None] | None = None
@@ -174,8 +175,9 @@ class MqttClient:
         if not topic or any(c in topic for c in "+#\0"):
             raise ValueError(f"not a topic to publish to: {topic!r}")
         message = Message(topic, payload, qos=qos, retain=retain, **properties)
-        if self._connection is not None:
-            await self._connection.drain()
+        async with self._order:  # fair: whoever asks later does not overtake while the socket is full
+            if self._connection is not None:
+                await self._connection.drain()
         if qos:
             await self._outbox.send(message)
             return

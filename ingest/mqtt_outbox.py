@@ -55,6 +55,8 @@ class Outbox:
         self._open: dict[int, _Outgoing] = {}
         self._unsent: deque[int] = deque()
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._admitted = 0
+        """Waiters that were given a place and have not taken it yet."""
         self._limit = _MAX_IN_FLIGHT
         self._write: Callable[[bytes | bytearray], None] | None = None
 
@@ -71,20 +73,14 @@ class Outbox:
             BrokerRefused: the broker answered with a failure.
             Disconnected: it is unknown whether the broker has it, or the client was closed.
         """
-        while self._write is None or len(self._open) >= self._limit:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._admit()
-                raise
+        if any(not waiter.done() for waiter in self._waiting) or not self._has_room():
+            await self._turn()
         mid, packet = build_publish(self._codec, message)
         assert mid is not None
         outgoing = _Outgoing(packet, message.qos, asyncio.get_running_loop().create_future())
         self._open[mid] = outgoing
-        self._write(packet)
+        if self._write is not None:  # else it was lost since the turn came, and `connected` sends it
+            self._write(packet)
         await outgoing.answered
 
     def connected(
@@ -146,13 +142,29 @@ class Outbox:
                 self._write(_pubrel(mid) if outgoing.released else outgoing.packet)
                 return
 
+    async def _turn(self) -> None:
+        """Wait for a place in the window. Places are handed over in the order of asking: none overtakes."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            # A cancelled waiter that still stands in the queue is passed over by `_admit`.
+            if not waiter.cancelled() and waiter.exception() is None:
+                self._admitted -= 1
+                self._admit()
+            raise
+        self._admitted -= 1
+
+    def _has_room(self) -> bool:
+        return self._write is not None and len(self._open) + self._admitted < self._limit
+
     def _admit(self) -> None:
-        room = self._limit - len(self._open) if self._write is not None else 0
-        while room > 0 and self._waiting:
+        while self._waiting and self._has_room():
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                room -= 1
+                self._admitted += 1
 
     def _end(self, mid: int, error: Exception | None) -> None:
         outgoing = self._open.pop(mid, None)
