@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sensorium.actors.errors import Unavailable
 from sensorium.actors.messages import Message, Outcome
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Registration
@@ -23,6 +24,15 @@ class Asks(Protocol):
 
         Raises `Refused`, `Unavailable` or `Overloaded`.
         """
+        ...
+
+    def failing(self, device_id: str) -> Unavailable | None:
+        """Why messages for this device do not get through at present; None when they do."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Messages submitted whose outcome is not known yet."""
         ...
 
 

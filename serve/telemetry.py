@@ -7,7 +7,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from sensorium.actors.errors import Overloaded
 from sensorium.actors.messages import Duplicate, GetLatest, GetWindow, Latest, Outcome, Refusal, WindowInfo
+from sensorium.actors.router import ASK_PENDING
 from sensorium.ingest.decode import TelemetryDecoder
 from sensorium.ingest.errors import Undecodable
 from sensorium.serve import examples
@@ -16,7 +18,7 @@ from sensorium.serve.describe import answer, body
 from sensorium.serve.pages import JSON, IngestResult, ItemResult, json_response
 from sensorium.serve.problems import RETRY_AFTER_S, FieldError, Problem
 from sensorium.serve.query import DevicePath
-from sensorium.serve.services import Services
+from sensorium.serve.services import Asks, Services
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -110,6 +112,7 @@ def routes(services: Services) -> APIRouter:
         payload = await json_bytes(request)
         received_ms = now_ms()
         items = _items(payload, received_ms, decode)
+        _check_way(services.router, device_id)
         outcomes = Outcomes(len(items))
         address = request.scope["path"]
         for index, item in enumerate(items):
@@ -164,6 +167,14 @@ def routes(services: Services) -> APIRouter:
         return json_response(await ask(GetWindow(device_id, metric, length_s), timeout_s))
 
     return router
+
+
+def _check_way(router: Asks, device_id: str) -> None:
+    """Refuse readings that would only wait. The router keeps what it is given, so the bound is here."""
+    if (error := router.failing(device_id)) is not None:
+        raise error
+    if router.pending >= ASK_PENDING:
+        raise Overloaded(f"{router.pending} messages wait for the hosts")
 
 
 class _Array(list[bytes]):

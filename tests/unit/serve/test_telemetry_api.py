@@ -132,6 +132,21 @@ async def test_without_a_commit_there_is_no_2xx_and_sending_again_stores_once() 
         assert len(platform.store.readings) == 1
 
 
+async def test_an_outage_does_not_pile_up_readings() -> None:
+    async with world(timeout_s=0.2) as platform:
+        await platform.registered()
+        platform.store.down = True
+        assert_problem(await platform.send(READING), 503, "unavailable")
+        async with asyncio.timeout(20):
+            while platform.router.failing("sensor-001") is None:
+                await asyncio.sleep(0.01)
+        waiting = platform.router.pending
+        for number in range(5):
+            refused = await platform.send([{"t": 1.0, "timestamp": AT_MS + number}])
+            assert_problem(refused, 503, "unavailable")
+        assert platform.router.pending == waiting
+
+
 async def test_the_window_is_the_devices(platform: World) -> None:
     await platform.registered()
     for i, value in enumerate((1.0, 3.0)):

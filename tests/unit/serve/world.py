@@ -172,6 +172,7 @@ class World:
     store: MemoryStore
     host: DeviceHost
     read: ReadSide
+    router: Router
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -220,7 +221,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                yield World(http, store, host, read)
+                yield World(http, store, host, read, router)
     finally:
         store.down = False
         await host.stop()
