@@ -81,7 +81,8 @@ async def prepare(api: PlatformApi, devices: Sequence[SimulatedDevice]) -> int:
     async def register() -> None:
         nonlocal new
         for device in waiting:
-            new += await api.register(device.registration())
+            was_new = await api.register(device.registration())
+            new += was_new
 
     with ungrouped():
         async with asyncio.TaskGroup() as tasks:
