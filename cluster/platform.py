@@ -122,10 +122,10 @@ class Platform:
     async def _broker(self, stack: AsyncExitStack) -> BrokerAddress:
         mqtt = self._config.mqtt
         if mqtt.url is None:
-            broker = EmbeddedBroker(_free_port(), mqtt.port, self._data_dir())
+            broker = EmbeddedBroker(mqtt.port, self._data_dir())
             await stack.enter_async_context(broker)
             self.mqtt_url = f"mqtt://127.0.0.1:{mqtt.port}"
-            return broker.address
+            return broker.direct
         files = [
             None if file is None else str(file) for file in (mqtt.ca_file, mqtt.cert_file, mqtt.key_file)
         ]
@@ -147,7 +147,9 @@ class Platform:
         mqtt = MqttSettings(
             address=address,
             client_id=f"{config.mqtt.client_id}-ingest-0",
-            share=config.mqtt.share_group,
+            # The embedded broker breaks down over shared subscriptions and gives every message the QoS asked for.
+            share=None if config.mqtt.url is None else config.mqtt.share_group,
+            max_qos=1 if config.mqtt.url is None else 2,
             options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
             bounds=config.bounds,
             max_pending=config.ingest.max_pending,

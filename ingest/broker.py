@@ -1,6 +1,7 @@
 """The broker that comes along: rumqttd, from the iotcore wheel, on loopback. For a laptop, not for the field.
 
-It checks no credentials, keeps everything in memory, and speaks each protocol version on a port of its own.
+It checks no credentials, keeps everything in memory, and answers nobody any more (a panic in its router) once
+a member of a shared subscription leaves a backlog behind: give a lone subscriber a subscription of its own.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import msgspec
 from iotcore import Broker
 
 from sensorium.actors.errors import Unavailable
+from sensorium.ingest.front_door import FrontDoor
 from sensorium.ingest.mqtt_address import BrokerAddress
 
 _HOST = "127.0.0.1"
@@ -66,35 +68,46 @@ class EmbeddedBroker:
     """Runs the broker as a child process, which ends with `stop` or with this process, however that ends.
 
     Attributes:
-        address: for MQTT 5 clients.
-        address_v3: for MQTT 3.1.1 clients.
+        address: for everybody, MQTT 3.1.1 and 5 alike.
+        direct: for MQTT 5 clients of the platform: past the front door, set by `start`.
 
     Args:
-        port: where MQTT 5 is spoken.
-        port_v3: where MQTT 3.1.1 is spoken.
+        port: where clients connect.
         data_dir: an existing directory for the generated configuration.
     """
 
-    def __init__(self, port: int, port_v3: int, data_dir: Path, limits: BrokerLimits | None = None) -> None:
+    def __init__(self, port: int, data_dir: Path, limits: BrokerLimits | None = None) -> None:
         self.address = BrokerAddress(host=_HOST, port=port)
-        self.address_v3 = BrokerAddress(host=_HOST, port=port_v3)
+        self.direct = self.address
         self._data_dir = data_dir
         self._limits = limits or BrokerLimits()
         self._broker: Broker | None = None
+        self._door: FrontDoor | None = None
 
     async def start(self) -> None:
-        """Start, and return once both ports answer. Raises `Unavailable` if one is taken."""
+        """Start, and return once clients can connect. Raises `Unavailable` if the port is taken."""
         config = self._data_dir / "broker.toml"
-        await asyncio.to_thread(config.write_text, self._config())
+        ports = {"v4": free_port(), "v5": free_port()}
+        await asyncio.to_thread(config.write_text, self._config(ports))
         broker = Broker(config_path=str(config))
         try:
             await asyncio.to_thread(broker.start)
         except (OSError, RuntimeError) as error:
             raise Unavailable(f"the embedded broker does not start: {error}") from error
         self._broker = broker
+        self.direct = BrokerAddress(host=_HOST, port=ports["v5"])
+        self._door = FrontDoor(_HOST, self.address.port, {3: ports["v4"], 4: ports["v4"], 5: ports["v5"]})
+        try:
+            await self._door.open()
+        except OSError as error:
+            await self.stop()
+            raise Unavailable(f"the embedded broker cannot listen on {self.address}: {error}") from error
 
     async def stop(self) -> None:
         """End the child process. Safe to call twice."""
+        door, self._door = self._door, None
+        if door is not None:
+            await door.close()
         broker, self._broker = self._broker, None
         if broker is not None:
             await asyncio.to_thread(broker.stop)
@@ -113,7 +126,7 @@ class EmbeddedBroker:
     ) -> None:
         await self.stop()
 
-    def _config(self) -> str:
+    def _config(self, ports: dict[str, int]) -> str:
         limits = self._limits
         text = _CONFIG.format(
             max_connections=limits.max_connections,
@@ -121,11 +134,11 @@ class EmbeddedBroker:
             segment_bytes=limits.backlog_bytes // _SEGMENTS,
             segments=_SEGMENTS,
         )
-        for version, address in (("v5", self.address), ("v4", self.address_v3)):
+        for version, port in ports.items():
             text += _LISTENER.format(
                 version=version,
-                host=address.host,
-                port=address.port,
+                host=_HOST,
+                port=port,
                 max_payload_bytes=limits.max_payload_bytes,
                 max_in_flight=limits.max_in_flight,
             )

@@ -91,11 +91,6 @@ class MqttIngestor:
         """Return once subscribed."""
         await self._client.connected()
 
-    async def wait(self) -> None:
-        """Return after `stop`; raises what ended the ingestor otherwise."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
-
     def check(self) -> None:
         """Raise what ended the ingestor, if something but `stop` did."""
         if self._task is not None and self._task.done() and not self._task.cancelled():

@@ -160,10 +160,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     async def drain(self) -> None:
-        """Wait until the socket takes more. Raises `Disconnected`."""
+        """Wait until the socket takes more, or is lost."""
         await self._writable.wait()
-        if self.lost.done():
-            raise Disconnected(f"the connection to the broker was lost: {self.lost.result()}")
 
     def pause(self) -> None:
         """Stop reading. At most one batch more may come. Pings go on, so the broker keeps the connection."""
