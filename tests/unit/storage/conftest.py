@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -20,6 +21,13 @@ def server() -> Iterator[EmbeddedPostgres]:
         EmbeddedPostgres(f"{directory}/pg", {"shared_buffers": "64MB", "fsync": "off"}) as running,
     ):
         yield running
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """An empty directory. Not pytest's own, which each run of it closes to the server's user again."""
+    with tempfile.TemporaryDirectory(prefix="sensorium-test-") as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,12 @@ pytestmark = pytest.mark.database
 CRASHES = 4
 
 
-async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice(tmp_path: Path) -> None:
+async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice(open_directory: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     # Crashing the server leaves its memory to the kernel, so this needs no fsync.
-    server = EmbeddedPostgres(tmp_path / "pg", {"shared_buffers": "32MB", "fsync": "off"})
+    server = EmbeddedPostgres(open_directory / "pg", {"shared_buffers": "32MB", "fsync": "off"})
     with server:
         await migrate(server.dsn)
         members = await PgMembershipFactory(server.dsn)()
