@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import asyncpg
 import pytest
@@ -28,6 +29,7 @@ from sensorium.storage.hosts import application_of
 from sensorium.storage.migrate import SchemaMismatch, migrations
 
 pytestmark = pytest.mark.database
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -44,6 +46,13 @@ async def tail(log: PgLog, device_id: str = "d") -> list[int]:
     return [row.offset for row in found.tail]
 
 
+async def at_second_try(call: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await call()
+    except LogUnavailable:
+        return await call()
+
+
 async def test_it_reconnects_after_its_connections_were_cut(dsn: str, pool: Pool) -> None:
     async with opened(dsn, pool) as log:
         await log.commit(Commit(readings=[reading("d", 1)]))
@@ -54,14 +63,9 @@ async def test_it_reconnects_after_its_connections_were_cut(dsn: str, pool: Pool
                 application_of(log.incarnation),
             )
         assert len(cut) == 2
-        commit = Commit(readings=[reading("d", 2)])
-        for attempt in range(2):
-            try:
-                await log.commit(commit)
-                break
-            except LogUnavailable:
-                assert attempt == 0
-        assert await tail(log) == [1, 2]
+        # Whether the next call meets the broken connection or a new one is up to when its end is noticed.
+        await at_second_try(lambda: log.commit(Commit(readings=[reading("d", 2)])))
+        assert await at_second_try(lambda: tail(log)) == [1, 2]
 
 
 async def test_a_connection_cut_within_a_commit_leaves_nothing(dsn: str, pool: Pool) -> None:
