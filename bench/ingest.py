@@ -253,7 +253,8 @@ async def latency(running: Runtime, port: int, seconds: float, rate: float) -> d
         await asyncio.sleep(0.2)
     await quiet(running)
     row = await connection.fetchrow(
-        "SELECT count(*) AS n, percentile_cont(ARRAY[0.5, 0.99, 0.999]) WITHIN GROUP (ORDER BY late) AS q FROM ("
+        "SELECT count(*) AS n, percentile_cont(ARRAY[0.5, 0.99, 0.999]) WITHIN GROUP (ORDER BY late) AS q"
+        " FROM ("
         " SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin) - time) * 1000 AS late FROM readings"
         " WHERE committed_at >= $1 AND time >= $1) AS latencies",
         begin,
@@ -354,9 +355,8 @@ def rule_of(spec: RuleSpec) -> Any:
 
 
 def machine() -> str:
-    model = next(
-        (x.partition(":")[2].strip() for x in Path("/proc/cpuinfo").open() if x.startswith("model name")), "?"
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "?")
     return f"{os.cpu_count()} cores of {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 

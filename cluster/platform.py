@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
 """Batches travel inline, so Ray's shared memory is hardly used."""
+
+LOOK_EVERY_S: Final = 0.5
+"""How often embedded servers are looked after."""
 
 _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -111,10 +114,10 @@ class Platform:
         url = self._config.storage.url
         if url is None:
             server = EmbeddedPostgres(self._data_dir() / "postgres")
-            stack.callback(server.stop)
-            # The server ends with the thread that starts it, so that must be one that stays: this one.
-            server.start()
+            stack.push_async_callback(asyncio.to_thread, server.stop)
+            await asyncio.to_thread(server.start)
             url = server.dsn
+            self._keep(stack, "the embedded PostgreSQL", lambda: server.running, server.start)
         await migrate(url)
         self.database_dsn_redacted = urls.redacted(url)
         return url
@@ -147,7 +150,7 @@ class Platform:
         mqtt = MqttSettings(
             address=address,
             client_id=f"{config.mqtt.client_id}-ingest-0",
-            # The embedded broker breaks down over shared subscriptions and gives every message the QoS asked for.
+            # The embedded broker breaks down over shared subscriptions, and raises messages to the QoS asked.
             share=None if config.mqtt.url is None else config.mqtt.share_group,
             max_qos=1 if config.mqtt.url is None else 2,
             options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
@@ -178,10 +181,33 @@ class Platform:
         await asyncio.to_thread(deploy, settings, http.host, http.port, http.replicas)
         self.http_url = f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
 
+    def _keep(
+        self, stack: AsyncExitStack, name: str, running: Callable[[], bool], start: Callable[[], None]
+    ) -> None:
+        """Start an embedded server again whenever it has died."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(LOOK_EVERY_S)
+                if not running():
+                    _log.warning("%s has died; starting it again", name)
+                    try:
+                        await asyncio.to_thread(start)
+                    except (OSError, RuntimeError) as error:
+                        _log.error("%s does not start: %s", name, error)
+
+        task = asyncio.create_task(keep(), name=f"keep {name}")
+        stack.push_async_callback(_cancelled, task)
+
     def _data_dir(self) -> Path:
         directory = self._config.storage.data_dir.absolute()
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _free_port() -> int:
