@@ -26,7 +26,7 @@ from sensorium.cluster.config import Config
 from sensorium.cluster.services import MqttService
 from sensorium.ingest.broker import EmbeddedBroker
 from sensorium.ingest.mqtt import MqttSettings
-from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
+from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttOptions
 from sensorium.serve.deployment import ApiSettings, deploy, shutdown
 from sensorium.serve.environment import ProxyPorts, serve_environment, short_run_dir
@@ -129,10 +129,7 @@ class Platform:
             await stack.enter_async_context(broker)
             self.mqtt_url = f"mqtt://127.0.0.1:{mqtt.port}"
             return broker.direct
-        files = [
-            None if file is None else str(file) for file in (mqtt.ca_file, mqtt.cert_file, mqtt.key_file)
-        ]
-        address = broker_address(mqtt.url, *files)
+        address = self._config.broker
         self.mqtt_url = str(address)
         return address
 
@@ -150,7 +147,7 @@ class Platform:
         mqtt = MqttSettings(
             address=address,
             client_id=f"{config.mqtt.client_id}-ingest-0",
-            # The embedded broker breaks down over shared subscriptions, and raises messages to the QoS asked.
+            # The embedded broker breaks down over shared subscriptions and raises messages to the QoS asked.
             share=None if config.mqtt.url is None else config.mqtt.share_group,
             max_qos=1 if config.mqtt.url is None else 2,
             options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
