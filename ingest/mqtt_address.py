@@ -57,8 +57,9 @@ def broker_address(
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise InvalidAddress(f"the broker's URL cannot be parsed: {error}") from None
+    except ValueError:
+        # What it found wrong may be a piece of the password.
+        raise InvalidAddress("the broker's URL has no valid host and port; escape odd characters") from None
     if parts.scheme not in _PORTS:
         raise InvalidAddress(f"a broker's URL starts with mqtt:// or mqtts://, not {parts.scheme!r}")
     if not parts.hostname:
