@@ -34,12 +34,12 @@ async def main(url: str, qos: int, done: DoneCount | None) -> None:
             done.set(received)
 
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     topic = f"$share/bench/{TELEMETRY}"
     async with MqttClient(
         broker_address(url), "bench-noop", subscriptions=((topic, qos),), on_packets=take
     ) as client:
         await client.connected()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         print("ready", flush=True)
         cpu = time.process_time()
         await stop.wait()
