@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from sensorium.actors.device import Surroundings
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Overloaded, refused
 from sensorium.actors.figures import Histogram
 from sensorium.actors.messages import (
+    ACCEPTED,
     DEAD_LETTER_PAYLOAD_BYTES,
     Answer,
     BatchReply,
@@ -34,7 +36,7 @@ from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Snapshot
 from sensorium.actors.rules import Rule, RuleSpec
-from sensorium.actors.turns import Names, TurnFailed, Work, lookups, run, sparse, unpack
+from sensorium.actors.turns import Names, TurnFailed, Turns, Work, cut, lookups, run
 from sensorium.actors.view import DeviceView
 
 MAX_WAITING_BATCHES = 256
@@ -45,6 +47,9 @@ GROUP_MESSAGES = 4_000
 
 MAP_CHUNK = 100
 """Devices that a mapped function sees before waiting messages get their turn."""
+
+Outcomes = dict[int, Outcome]
+"""By a message's place; what is not in it was plainly accepted."""
 
 _IDLE_S = 1.0
 _encode = msgspec.msgpack.Encoder().encode
@@ -61,8 +66,8 @@ class HostSettings:
 
 @dataclass(slots=True)
 class _Waiting:
-    work: list[Work]
-    done: asyncio.Future[list[Outcome]]
+    work: Work
+    done: asyncio.Future[Outcomes]
 
 
 class DeviceHost:
@@ -149,24 +154,25 @@ class DeviceHost:
         """
         try:
             batch = batch_decoder.decode(data)
-            work = unpack(batch, self._intern)
-        except (msgspec.MsgspecError, IndexError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidMessage(f"not a batch: {error}") from error
+        names = [self._intern(n) for n in batch.metrics]
+        if not all(type(m) is not Reading or m.metrics < len(names) for m in batch.messages):
+            raise InvalidMessage("not a batch: a reading refers to metrics that it does not carry")
+        work = Work(batch.messages, names)
         owns = self._activations.owns
-        moved = [i for i, w in enumerate(work) if not owns(w.message.device_id)]
-        if moved:
-            gone = set(moved)
-            mine = [i for i in range(len(work)) if i not in gone]
-            outcomes = await self._enqueue([work[i] for i in mine])
-            found = sparse(outcomes)
-            return _encode(BatchReply(batch.sequence, {mine[i]: o for i, o in found.items()}, moved))
-        return _encode(BatchReply(batch.sequence, sparse(await self._enqueue(work))))
+        if all(map(owns, {m.device_id for m in batch.messages})):
+            return _encode(BatchReply(batch.sequence, await self._enqueue(work)))
+        mine = [i for i, m in enumerate(batch.messages) if owns(m.device_id)]
+        moved = sorted(set(range(len(batch.messages))) - set(mine))
+        outcomes = await self._enqueue(Work([batch.messages[i] for i in mine], names))
+        return _encode(BatchReply(batch.sequence, {mine[i]: o for i, o in outcomes.items()}, moved))
 
     async def ask(self, message: Message, names: Names = ()) -> Outcome:
         """One message's turn, for a caller that holds this host's handle. Raises like `deliver`."""
         if not self._activations.owns(message.device_id):
             raise Fenced(f"{message.device_id} is not hosted by {self.name}; ask for the routing table")
-        return (await self._enqueue([Work(message, names)]))[0]
+        return (await self._enqueue(Work([message], [names]))).get(0, ACCEPTED)
 
     async def answer(self, message: Message, names: Names = ()) -> Any:
         """Like `ask`, but gives the answer's value and raises refusals as `Refused`."""
@@ -250,7 +256,7 @@ class DeviceHost:
     def _intern(self, names: Names) -> Names:
         return self._names.setdefault(names, names) if len(self._names) < 65_536 else names
 
-    async def _enqueue(self, work: list[Work]) -> list[Outcome]:
+    async def _enqueue(self, work: Work) -> Outcomes:
         if self._fenced:
             raise Fenced(f"{self.name} lost its shards")
         if self._stopping:
@@ -271,16 +277,16 @@ class DeviceHost:
                 await self._wake.wait()
                 continue
             group = [self._waiting.popleft()]
-            size = len(group[0].work)
-            while self._waiting and size + len(self._waiting[0].work) <= GROUP_MESSAGES:
+            size = len(group[0].work.messages)
+            while self._waiting and size + len(self._waiting[0].work.messages) <= GROUP_MESSAGES:
                 group.append(self._waiting.popleft())
-                size += len(group[-1].work)
+                size += len(group[-1].work.messages)
             async with self._ahead:
                 await self._settle_group(group)
 
     async def _settle_group(self, group: Sequence[_Waiting]) -> None:
         try:
-            outcomes = await self._settle([w for waiting in group for w in waiting.work])
+            outcomes = await self._settle([waiting.work for waiting in group])
         except (LogUnavailable, Fenced) as error:
             self._fenced = self._fenced or isinstance(error, Fenced)
             self._counts["commit_failures"] += 1
@@ -293,37 +299,48 @@ class DeviceHost:
         self._log_down_since_s = None
         start = 0
         for waiting in group:
-            end = start + len(waiting.work)
+            end = start + len(waiting.work.messages)
             if not waiting.done.done():
-                waiting.done.set_result(outcomes[start:end])
+                own = {i - start: o for i, o in outcomes.items() if start <= i < end} if outcomes else {}
+                waiting.done.set_result(own)
             start = end
 
-    async def _settle(self, work: Sequence[Work]) -> list[Outcome]:
-        """Outcomes of all of `work`, committed. A message that cannot be committed becomes a dead letter."""
+    async def _settle(self, works: Sequence[Work]) -> Outcomes:
+        """Outcomes of all of `works`, committed. A message that cannot be committed becomes a dead letter."""
         try:
-            return await self._attempt(work)
+            return await self._attempt(works)
         except TurnFailed as error:
             bad, reason, detail = error.index, "internal_error", str(error)
         except InvalidMessage as error:
-            if len(work) > 1:
-                middle = len(work) // 2
-                return [*await self._settle(work[:middle]), *await self._settle(work[middle:])]
+            size = sum(len(work.messages) for work in works)
+            if size > 1:
+                return await self._settle_parts(works, 0, size // 2, size)
             bad, reason, detail = 0, InvalidMessage.code, str(error)
-        before = await self._settle(work[:bad]) if bad else []
-        letter = _dead_letter(work[bad], reason, detail, self._clock_ms())
-        await self._attempt([Work(letter, ())])
-        after = await self._settle(work[bad + 1 :]) if bad + 1 < len(work) else []
-        return [*before, Refusal(reason, detail, dead_lettered=True), *after]
+        size = sum(len(work.messages) for work in works)
+        (work,) = cut(works, bad, bad + 1)
+        letter = _dead_letter(work.messages[0], work.names, reason, detail, self._clock_ms())
+        before = await self._settle(cut(works, 0, bad)) if bad else {}
+        await self._attempt([Work([letter])])
+        after = await self._settle(cut(works, bad + 1, size)) if bad + 1 < size else {}
+        refusal = Refusal(reason, detail, dead_lettered=True)
+        return {**before, bad: refusal, **{bad + 1 + i: o for i, o in after.items()}}
 
-    async def _attempt(self, work: Sequence[Work]) -> list[Outcome]:
+    async def _settle_parts(self, works: Sequence[Work], *bounds: int) -> Outcomes:
+        outcomes: Outcomes = {}
+        for start, stop in pairwise(bounds):
+            part = await self._settle(cut(works, start, stop))
+            outcomes |= {start + i: o for i, o in part.items()}
+        return outcomes
+
+    async def _attempt(self, works: Sequence[Work]) -> Outcomes:
         activations = self._activations
-        ids = {w.message.device_id for w in work}
+        ids = {m.device_id for work in works for m in work.messages}
         await activations.ensure(ids, self._around)
-        identities = lookups(work, activations.devices)
+        identities = lookups(works, activations.devices)
         known = await self._ports.log.seen(identities) if identities else set()
         heads = activations.mark(ids)
         try:
-            turns = run(work, activations.devices, self._around, self._clock_ms(), known)
+            turns = run(works, activations.devices, self._around, self._clock_ms(), known)
             if turns.commit:
                 started_s = time.monotonic()
                 await self._ports.log.commit(turns.commit)
@@ -333,29 +350,20 @@ class DeviceHost:
             activations.discard(ids, heads)
             raise
         activations.changed(turns.touched)
-        self._count(turns.outcomes, work, turns.commit.alarms, turns.commit.dead_letters)
+        self._count(works, turns)
         return turns.outcomes
 
-    def _count(
-        self,
-        outcomes: Sequence[Outcome],
-        work: Sequence[Work],
-        alarms: Sequence[Any],
-        dead_letters: Sequence[DeadLetter],
-    ) -> None:
-        received = [w.message.received_ms for w in work if type(w.message) is Reading]
-        duplicates = sum(type(o) is Duplicate for o in outcomes)
-        refused = sum(
-            type(o) is Refusal and type(w.message) is Reading for o, w in zip(outcomes, work, strict=True)
-        )
+    def _count(self, works: Sequence[Work], turns: Turns) -> None:
+        commit = turns.commit
         self._counts["commits"] += 1
-        self._counts["readings"] += len(received) - duplicates - refused
-        self._counts["duplicates"] += duplicates
+        self._counts["readings"] += len(commit.readings)
+        self._counts["duplicates"] += sum(type(o) is Duplicate for o in turns.outcomes.values())
+        received = [m.received_ms for w in works for m in w.messages if type(m) is Reading]
         self._latency.observe_since_ms(self._clock_ms(), received)
-        for alarm in alarms:
+        for alarm in commit.alarms:
             if alarm.state == "ACTIVE":
                 self._alarms[alarm.severity] += 1
-        for letter in dead_letters:
+        for letter in commit.dead_letters:
             self._dead_letters[letter.reason] += 1
 
     # --- snapshots and rules ----------------------------------------------------------------------------
@@ -393,13 +401,16 @@ class DeviceHost:
         self._around = replace(self._around, rules=RuleBook(rules))
 
 
-def _dead_letter(work: Work, reason: str, detail: str, now_ms: int) -> DeadLetter:
-    payload = msgspec.json.encode({"message": work.message, "names": work.names})
-    device_id = work.message.device_id
+def _dead_letter(
+    message: Message, names: Sequence[Names], reason: str, detail: str, now_ms: int
+) -> DeadLetter:
+    own = names[message.metrics] if isinstance(message, Reading) else ()
+    payload = msgspec.json.encode({"message": message, "names": own})
+    device_id = message.device_id.replace("\0", "�")
     return DeadLetter(
-        device_id.replace("\0", "�")[:128],
+        device_id[:128],
         "host",
-        f"devices/{device_id}".replace("\0", "�")[:256],
+        f"devices/{device_id}"[:256],
         reason,
         detail.replace("\0", "�"),
         payload[:DEAD_LETTER_PAYLOAD_BYTES],

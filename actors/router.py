@@ -6,9 +6,11 @@ same batch is sent again, and the device recognises what it had seen. It knows h
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
 
 from sensorium.actors.errors import LogUnavailable, Overloaded, SensoriumError, Unavailable, refused
 from sensorium.actors.messages import (
@@ -29,6 +31,12 @@ from sensorium.actors.turns import Names
 
 BATCH_MESSAGES: Final = 1_000
 """Messages a batch takes at most: at some 70 bytes each it stays below the 100 KiB that Ray sends inline."""
+
+BATCH_METRICS: Final = 256
+"""Distinct metric sets a batch carries at most, so that a sender of ever new names cannot swell it."""
+
+KNOWN_DEVICES: Final = 262_144
+"""Devices whose lane a router remembers."""
 
 ASK_PENDING: Final = 20_000
 """Pending messages from which on `ask` is refused; readings are held back by their adapters."""
@@ -68,24 +76,41 @@ class Transport(Protocol):
         ...
 
 
-class _Entry(NamedTuple):
-    """A submitted message that waits: a reading with its names, or any other message."""
+class _Parcel:
+    """Messages that become one batch, with what is to be called when they are done."""
 
-    message: Message
-    names: Names
-    done: Done
-    token: Any
+    __slots__ = ("dones", "messages", "metrics", "tokens")
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.dones: list[Done] = []
+        self.tokens: list[Any] = []
+        self.metrics: dict[Names, int] = {}
+
+    def encoded(self, sender: str, sequence: int) -> bytes:
+        """The batch on the wire."""
+        return batch_encoder.encode(Batch(sender, sequence, list(self.metrics), self.messages))
 
 
 class _Lane:
-    """What one sender has for one host: the messages that wait, and the task that carries them."""
+    """What one sender has for one host: the parcels that wait, and the task that carries them."""
+
+    __slots__ = ("failing", "host", "open", "task", "waiting", "wake")
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self.waiting: list[_Entry] = []
+        self.open = _Parcel()
+        """The last of those that wait: it takes what comes."""
+        self.waiting: deque[_Parcel] = deque((self.open,))
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.failing: SensoriumError | None = None
+
+    def next_open(self) -> _Parcel:
+        """A new parcel behind the others."""
+        self.open = _Parcel()
+        self.waiting.append(self.open)
+        return self.open
 
 
 class Router:
@@ -101,6 +126,8 @@ class Router:
         self._transport = transport
         self._table = Table(-1, (), {})
         self._lanes: dict[str, _Lane] = {}
+        self._lane_of: dict[str, _Lane] = {}
+        """By device id, for as long as the table holds: saves working out the shard each time."""
         self._pending = 0
         self._drained: list[tuple[int, asyncio.Future[None]]] = []
         self._sequence = 0
@@ -140,17 +167,30 @@ class Router:
         token: Any,
     ) -> None:
         """Submit a reading (see `messages.Reading`). It is never dropped: bound `pending` yourself."""
-        lane = self._lane(device_id)
-        reading = Reading(device_id, time_ms, received_ms, key, 0, values, flags)
-        lane.waiting.append(_Entry(reading, names, done, token))
+        lane = self._lane_of.get(device_id) or self._lane(device_id)
+        parcel = lane.open
+        metrics = parcel.metrics
+        if len(parcel.messages) >= BATCH_MESSAGES or len(metrics) >= BATCH_METRICS:
+            parcel = lane.next_open()
+            metrics = parcel.metrics
+        index = metrics.get(names)
+        if index is None:
+            index = metrics[names] = len(metrics)
+        parcel.messages.append(Reading(device_id, time_ms, received_ms, key, index, values, flags))
+        parcel.dones.append(done)
+        parcel.tokens.append(token)
         self._pending += 1
-        if not lane.wake.is_set():
-            lane.wake.set()
+        lane.wake.set()
 
     def message(self, message: Message, done: Done, token: Any) -> None:
         """Submit any message but a reading."""
-        lane = self._lane(message.device_id)
-        lane.waiting.append(_Entry(message, (), done, token))
+        lane = self._lane_of.get(message.device_id) or self._lane(message.device_id)
+        parcel = lane.open
+        if len(parcel.messages) >= BATCH_MESSAGES:
+            parcel = lane.next_open()
+        parcel.messages.append(message)
+        parcel.dones.append(done)
+        parcel.tokens.append(token)
         self._pending += 1
         lane.wake.set()
 
@@ -226,6 +266,9 @@ class Router:
             lane = self._lanes[host] = _Lane(host)
             lane.task = asyncio.create_task(self._carry(lane), name=f"{self.sender} to {host}")
             lane.task.add_done_callback(self._ended)
+        if len(self._lane_of) >= KNOWN_DEVICES:
+            self._lane_of.clear()
+        self._lane_of[device_id] = lane
         return lane
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
@@ -234,73 +277,77 @@ class Router:
 
     async def _carry(self, lane: _Lane) -> None:
         while True:
-            if not lane.waiting:
+            parcel = lane.waiting.popleft()
+            if parcel is lane.open:
+                lane.next_open()
+            if parcel.messages:
+                reply = await self._deliver(lane, parcel)
+                if reply.moved:
+                    await self._reroute(parcel, reply.moved)
+                self._settle(parcel, reply)
+            elif not lane.open.messages:
                 lane.wake.clear()
                 await lane.wake.wait()
-            entries = lane.waiting[:BATCH_MESSAGES]
-            del lane.waiting[: len(entries)]
-            reply = await self._deliver(lane, entries)
-            await self._settle(entries, reply)
 
-    async def _deliver(self, lane: _Lane, entries: Sequence[_Entry]) -> BatchReply:
+    async def _deliver(self, lane: _Lane, parcel: _Parcel) -> BatchReply:
         """Deliver until there is an answer: the batch is the same each time, so order and identity hold."""
-        data = self._encode(entries)
+        self._sequence += 1
+        data = parcel.encoded(self.sender, self._sequence)
         retry_s = RETRY_FIRST_S
         while True:
             try:
-                reply = reply_decoder.decode(
-                    await self._transport.deliver(self._table.addresses[lane.host], data)
-                )
+                address = self._table.addresses[lane.host]
+                reply = reply_decoder.decode(await self._transport.deliver(address, data))
             except (HostGone, Unavailable) as error:
                 lane.failing = error if isinstance(error, SensoriumError) else LogUnavailable(str(error))
                 self._counts["retries"] += 1
                 await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
                 retry_s = min(retry_s * 2, RETRY_MOST_S)
                 if not isinstance(error, LogUnavailable):
-                    self._table = await self._transport.table(newer_than=self._table.version)
+                    await self._learn_table()
                     if lane.host not in self._table.hosts:
-                        return BatchReply(self._sequence, {}, list(range(len(entries))))
+                        return BatchReply(self._sequence, {}, list(range(len(parcel.messages))))
             else:
                 lane.failing = None
                 self._counts["batches"] += 1
-                self._counts["messages"] += len(entries)
+                self._counts["messages"] += len(parcel.messages)
                 return reply
 
-    def _encode(self, entries: Sequence[_Entry]) -> bytes:
-        self._sequence += 1
-        metrics: dict[Names, int] = {}
-        messages: list[Message] = []
-        for message, names, _, _ in entries:
-            if type(message) is Reading:
-                index = metrics.setdefault(names, len(metrics))
-                if index:
-                    message = Reading(
-                        message.device_id,
-                        message.time_ms,
-                        message.received_ms,
-                        message.key,
-                        index,
-                        message.values,
-                        message.flags,
-                    )
-            messages.append(message)
-        return batch_encoder.encode(Batch(self.sender, self._sequence, list(metrics), messages))
+    async def _learn_table(self) -> None:
+        self._table = await self._transport.table(newer_than=self._table.version)
+        self._lane_of.clear()
 
-    async def _settle(self, entries: Sequence[_Entry], reply: BatchReply) -> None:
-        if reply.moved:
-            self._counts["moved"] += len(reply.moved)
-            self._table = await self._transport.table(newer_than=self._table.version)
-            self._requeue([entries[i] for i in reply.moved])
+    async def _reroute(self, parcel: _Parcel, moved: Sequence[int]) -> None:
+        """Put messages that met the wrong host in front of what waits for the right one."""
+        self._counts["moved"] += len(moved)
+        await self._learn_table()
+        names = list(parcel.metrics)
+        front: dict[str, _Parcel] = {}
+        for i in moved:
+            message = parcel.messages[i]
+            to = front.setdefault(self._lane(message.device_id).host, _Parcel())
+            if isinstance(message, Reading):
+                index = to.metrics.setdefault(names[message.metrics], len(to.metrics))
+                message = msgspec.structs.replace(message, metrics=index)
+            to.messages.append(message)
+            to.dones.append(parcel.dones[i])
+            to.tokens.append(parcel.tokens[i])
+        for host, first in front.items():
+            lane = self._lanes[host]
+            lane.waiting.appendleft(first)
+            lane.wake.set()
+
+    def _settle(self, parcel: _Parcel, reply: BatchReply) -> None:
         outcomes = reply.outcomes
         if not outcomes and not reply.moved:
-            for _, _, done, token in entries:
+            for done, token in zip(parcel.dones, parcel.tokens, strict=True):
                 done(token, ACCEPTED)
         else:
             moved = set(reply.moved)
-            for i, (_, _, done, token) in enumerate(entries):
+            for i, (done, token) in enumerate(zip(parcel.dones, parcel.tokens, strict=True)):
                 if i not in moved:
                     done(token, outcomes.get(i, ACCEPTED))
-        self._pending -= len(entries) - len(reply.moved)
+        self._pending -= len(parcel.messages) - len(reply.moved)
         if self._drained:
             still = []
             for below, future in self._drained:
@@ -309,16 +356,6 @@ class Router:
                 elif not future.done():
                     future.set_result(None)
             self._drained = still
-
-    def _requeue(self, entries: Sequence[_Entry]) -> None:
-        """Put messages that met the wrong host in front of what waits for the right one."""
-        front: dict[str, list[_Entry]] = {}
-        for entry in entries:
-            front.setdefault(self._lane(entry.message.device_id).host, []).append(entry)
-        for host, first in front.items():
-            lane = self._lanes[host]
-            lane.waiting[:0] = first
-            lane.wake.set()
 
 
 def _resolve(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:

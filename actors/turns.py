@@ -1,13 +1,11 @@
 """Running turns: messages in order against activated devices, their effects gathered for one commit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from sensorium.actors.device import Device, Surroundings
 from sensorium.actors.messages import (
     ACCEPTED,
-    Accepted,
-    Batch,
     Message,
     Outcome,
     Reading,
@@ -18,10 +16,10 @@ Names = tuple[str, ...]
 
 
 class Work(NamedTuple):
-    """A message on its way to its turn. `names` go with a reading's values and are () otherwise."""
+    """Messages on their way to their turns. A reading's `metrics` is its place in `names`."""
 
-    message: Message
-    names: Names
+    messages: Sequence[Message]
+    names: Sequence[Names] = ()
 
 
 class TurnFailed(Exception):
@@ -37,78 +35,83 @@ class TurnFailed(Exception):
 
 
 class Turns(NamedTuple):
-    """What a run of turns came to: one outcome for each message, and what must be committed for it."""
+    """What a run of turns came to, and what must be committed for it."""
 
-    outcomes: list[Outcome]
+    outcomes: dict[int, Outcome]
+    """By the message's place among those that were run; what is not in it was plainly accepted."""
     commit: Commit
     touched: list[Device]
     """Devices whose state changed, each once."""
 
 
-def unpack(batch: Batch, intern: Callable[[Names], Names]) -> list[Work]:
-    """The batch's messages with the names of their readings.
+def cut(works: Sequence[Work], start: int, stop: int) -> list[Work]:
+    """The messages from place `start` to `stop` (not included), counted over all of `works`."""
+    parts = []
+    for messages, names in works:
+        part = messages[max(start, 0) : max(stop, 0)]
+        if part:
+            parts.append(Work(part, names))
+        start -= len(messages)
+        stop -= len(messages)
+    return parts
 
-    Args:
-        intern: gives one tuple object for equal tuples, which makes turns of readings alike cheaper.
 
-    Raises:
-        IndexError: a reading refers to names that the batch does not carry.
-    """
-    names = [intern(n) for n in batch.metrics]
-    return [Work(m, names[m.metrics] if type(m) is Reading else ()) for m in batch.messages]
-
-
-def lookups(work: Sequence[Work], devices: Mapping[str, Device]) -> list[Identity]:
+def lookups(works: Sequence[Work], devices: Mapping[str, Device]) -> list[Identity]:
     """The readings of which only the log can tell whether they are duplicates."""
     found = []
-    for message, _ in work:
-        if type(message) is Reading:
-            device = devices[message.device_id]
-            if (message.time_ms <= device.newest_ms or message.flags) and device.must_ask(message):
-                found.append(device.identity(message))
+    for messages, _ in works:
+        for message in messages:
+            if type(message) is Reading:
+                device = devices[message.device_id]
+                if (message.time_ms <= device.newest_ms or message.flags) and device.must_ask(message):
+                    found.append(device.identity(message))
     return found
 
 
 def run(
-    work: Sequence[Work],
+    works: Sequence[Work],
     devices: Mapping[str, Device],
     around: Surroundings,
     now_ms: int,
-    known: set[Identity],
+    known: Set[Identity],
 ) -> Turns:
-    """Run the turns of `work` in order.
+    """Run the turns of `works` in order.
 
     Args:
-        devices: every device that `work` names, activated.
+        devices: every device that `works` name, activated.
         known: what the log answered to `lookups`.
 
     Raises:
-        TurnFailed: discard every device that `work` names.
+        TurnFailed: discard every device that `works` name.
     """
     commit = Commit()
     rows = commit.readings
-    outcomes: list[Outcome] = []
-    touched: dict[str, Device] = {}
-    for index, (message, names) in enumerate(work):
-        device = devices[message.device_id]
-        try:
-            if type(message) is Reading:
-                stored = len(rows)
-                again = (
-                    (message.time_ms <= device.newest_ms or message.flags != 0)
-                    and device.must_ask(message)
-                    and (device.identity(message) in known or _among(rows, device.identity(message)))
-                )
-                outcome = device.read(message, names, now_ms, around, commit, again)
-                if len(rows) != stored:
-                    touched[device.id] = device
-                    device.turns += 1
-            else:
-                outcome = device.handle(message, now_ms, around, commit)
-        except Exception as error:  # whatever the fault is, it must cost this message only
-            raise TurnFailed(index, error) from error
-        outcomes.append(outcome)
-    return Turns(outcomes, commit, list(touched.values()))
+    outcomes: dict[int, Outcome] = {}
+    touched: set[Device] = set()
+    index = -1
+    try:
+        for messages, names in works:
+            for message in messages:
+                index += 1
+                device = devices[message.device_id]
+                if type(message) is Reading:
+                    again = (
+                        (message.time_ms <= device.newest_ms or message.flags != 0)
+                        and device.must_ask(message)
+                        and (device.identity(message) in known or _among(rows, device.identity(message)))
+                    )
+                    outcome = device.read(message, names[message.metrics], now_ms, around, commit, again)
+                    if outcome is ACCEPTED:
+                        touched.add(device)
+                        device.turns += 1
+                        continue
+                else:
+                    outcome = device.handle(message, now_ms, around, commit)
+                if outcome is not ACCEPTED:
+                    outcomes[index] = outcome
+    except Exception as error:  # whatever the fault is, it must cost this message only
+        raise TurnFailed(index, error) from error
+    return Turns(outcomes, commit, list(touched))
 
 
 def _among(rows: Sequence[ReadingRow], identity: Identity) -> bool:
@@ -117,8 +120,3 @@ def _among(rows: Sequence[ReadingRow], identity: Identity) -> bool:
     return any(
         row.key == key and row.device == device and time_ms in (None, row.time_ms) for row in reversed(rows)
     )
-
-
-def sparse(outcomes: Sequence[Outcome]) -> dict[int, Outcome]:
-    """The outcomes that are not plainly `Accepted`, by index."""
-    return {i: o for i, o in enumerate(outcomes) if o is not ACCEPTED and type(o) is not Accepted}

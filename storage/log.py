@@ -158,14 +158,19 @@ class PgLog:
             pids = list(self._unsettled_pids)
             if not pids:
                 return
-            async with acquired(await self._opened()) as connection:
-                await connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE pid = ANY($1::int[]) AND application_name = $2 AND usename = current_user",
-                    pids,
-                    self._application,
-                )
-                await connection.execute("SELECT sensorium_await_commits($1)", self.incarnation)
+            # Over a new connection: when one broke, those of the pool have probably broken with it.
+            connection = await connect(self._dsn, "sensorium-settle")
+            try:
+                with translated():
+                    await connection.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE pid = ANY($1::int[]) AND application_name = $2 AND usename = current_user",
+                        pids,
+                        self._application,
+                    )
+                    await connection.execute("SELECT sensorium_await_commits($1)", self.incarnation)
+            finally:
+                connection.terminate()
             del self._unsettled_pids[: len(pids)]
 
     async def load(self, device_ids: Sequence[str]) -> list[StoredDevice]:
