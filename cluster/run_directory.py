@@ -33,6 +33,7 @@ class RunState(msgspec.Struct, frozen=True, omit_defaults=True):
     http_url: str = ""
     mqtt_url: str = ""
     database: str = ""
+    ray_address: str = ""
 
 
 class RunDirectory:

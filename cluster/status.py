@@ -29,6 +29,7 @@ class Status(msgspec.Struct, frozen=True):
     http_url: str
     mqtt_url: str
     database: str
+    ray_address: str = ""
     ready: bool = False
     checks: dict[str, str] = {}
     hosts: int = 0
@@ -71,6 +72,7 @@ def of_state(state: RunState) -> Status:
         http_url=state.http_url,
         mqtt_url=state.mqtt_url,
         database=state.database,
+        ray_address=state.ray_address,
     )
 
 
@@ -105,7 +107,13 @@ def table(shown: Status) -> Table:
     condition = shown.phase if shown.phase != "ready" or shown.ready else "up, but not ready"
     rows.add_row("platform", f"{condition} (pid {shown.pid}, version {shown.version})")
     rows.add_row("up for", f"{shown.uptime_s:,.0f} s")
-    for name, address in (("API", shown.http_url), ("MQTT", shown.mqtt_url), ("database", shown.database)):
+    addresses = {
+        "API": shown.http_url,
+        "MQTT": shown.mqtt_url,
+        "database": shown.database,
+        "Ray": shown.ray_address,
+    }
+    for name, address in addresses.items():
         rows.add_row(name, address)
     for name, found in shown.checks.items():
         rows.add_row(f"check {name}", found)

@@ -47,6 +47,11 @@ class RunningPlatform(Protocol):
         """Where the log is, without the password."""
         ...
 
+    @property
+    def ray_address(self) -> str:
+        """What `sensorium.connect` takes."""
+        ...
+
 
 Start = Callable[[Config], AbstractAsyncContextManager[RunningPlatform]]
 """Starts a platform; entering returns when all is serving, leaving when all is flushed and ended."""
@@ -98,6 +103,7 @@ async def up(config: Config, options: UpOptions, start: Start, console: Console)
                     http_url=platform.http_url,
                     mqtt_url=platform.mqtt_url,
                     database=platform.database_dsn_redacted,
+                    ray_address=platform.ray_address,
                 )
                 directory.write(state)
                 print(f"ready {platform.http_url}", flush=True)

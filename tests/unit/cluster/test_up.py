@@ -48,6 +48,7 @@ class Pretended:
                 http_url="http://127.0.0.1:8000",
                 mqtt_url="mqtt://127.0.0.1:1883",
                 database_dsn_redacted="postgresql://u:***@h/d",
+                ray_address="127.0.0.1:6379",
             )
         finally:
             self.happened.append("stopped")
@@ -77,6 +78,7 @@ async def test_it_says_ready_once_and_ends_on_a_signal(
     await until_ready(tmp_path)
     state = read_state(tmp_path)
     assert (state.http_url, state.database) == ("http://127.0.0.1:8000", "postgresql://u:***@h/d")
+    assert state.ray_address == "127.0.0.1:6379"
     os.kill(os.getpid(), number)
     os.kill(os.getpid(), number)
     async with asyncio.timeout(5):
