@@ -30,7 +30,7 @@ QUICK = MqttOptions(retry_min_s=0.02, retry_max_s=0.1, refused_retry_s=0.1, conn
 
 async def until(condition: Callable[[], object], deadline_s: float = 10.0) -> None:
     async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110 - the condition is not ours
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -480,5 +480,5 @@ async def test_the_embedded_broker_ends_with_its_parent(tmp_path: Path) -> None:
         return False
 
     async with asyncio.timeout(5):
-        while not await gone():  # noqa: ASYNC110 - another process ends
+        while not await gone():
             await asyncio.sleep(0.01)

@@ -65,7 +65,7 @@ def run(config: Config, platform: Pretended, options: UpOptions | None = None) -
 
 async def until_ready(tmp_path: Path) -> None:
     async with asyncio.timeout(5):
-        while not is_running(tmp_path) or read_state(tmp_path).phase != "ready":  # noqa: ASYNC110  # a file's content
+        while not is_running(tmp_path) or read_state(tmp_path).phase != "ready":  # a file's content
             await asyncio.sleep(0.01)
 
 

@@ -126,7 +126,7 @@ async def test_without_a_commit_there_is_no_2xx_and_sending_again_stores_once() 
         assert not platform.store.readings
         platform.store.down = False
         async with asyncio.timeout(20):
-            while (again := await platform.send(READING)).status_code == 503:  # noqa: ASYNC110
+            while (again := await platform.send(READING)).status_code == 503:
                 await asyncio.sleep(0.01)
         assert again.status_code in (200, 201)
         assert len(platform.store.readings) == 1
@@ -138,7 +138,7 @@ async def test_an_outage_does_not_pile_up_readings() -> None:
         platform.store.down = True
         assert_problem(await platform.send(READING), 503, "unavailable")
         async with asyncio.timeout(20):
-            while platform.router.failing("sensor-001") is None:  # noqa: ASYNC110
+            while platform.router.failing("sensor-001") is None:
                 await asyncio.sleep(0.01)
         waiting = platform.router.pending
         for number in range(5):
