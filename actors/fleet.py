@@ -3,7 +3,6 @@
 Every `.remote(…)` returns an ObjectRef; everything else here blocks until it has its answer.
 """
 
-import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from sensorium.actors.placement import shard_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.router import Table
 from sensorium.actors.rules import Rule, RuleSpec
-from sensorium.actors.runtime import NAMESPACE, find_coordinator
+from sensorium.actors.runtime import NAMESPACE, find_coordinator, join_ray
 from sensorium.actors.turns import Names
 from sensorium.actors.view import DeviceView
 
@@ -52,7 +51,7 @@ def connect(address: str | None = "auto", namespace: str = NAMESPACE) -> "Fleet"
         ConnectionError: there is no such cluster, or no platform runs in the namespace.
     """
     if not ray.is_initialized():
-        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.WARNING)
+        join_ray(address, namespace)
     try:
         return Fleet(namespace)
     except ValueError as error:

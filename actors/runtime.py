@@ -2,11 +2,15 @@
 
 import asyncio
 import gc
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, Final
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
@@ -105,6 +109,16 @@ class RayTransport:
         """See `router.Transport.deliver`."""
         reply: bytes = await _bounded(address.deliver.remote(data), DELIVER_TIMEOUT_S)
         return reply
+
+
+def join_ray(address: str | None, namespace: str = NAMESPACE) -> None:
+    """Connect this process to a running Ray cluster. Raises ConnectionError when there is none.
+
+    A cluster on this machine wants the token in the user's home. `ray.init` offers it to a cluster that it
+    finds by itself ("auto") but not to one that is named: it would try for 20 s and give up.
+    """
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHandle[Any]":

@@ -20,7 +20,7 @@ import ray
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
 from sensorium.actors.host import HostSettings
-from sensorium.actors.runtime import NAMESPACE, start_coordinator
+from sensorium.actors.runtime import NAMESPACE, join_ray, start_coordinator
 from sensorium.cluster import urls
 from sensorium.cluster.config import Config
 from sensorium.cluster.services import MqttService
@@ -95,9 +95,8 @@ class Platform:
 
     def _join_ray(self) -> None:
         address = self._config.cluster.ray_address
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if address is not None:
-            ray.init(address=address, namespace=NAMESPACE, **quiet)
+            join_ray(address)
         else:
             ports = ProxyPorts(_free_port(), _free_port())
             os.environ.update({**_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
@@ -106,7 +105,8 @@ class Platform:
                 namespace=NAMESPACE,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                **quiet,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
             )
         self.ray_address = ray.get_runtime_context().gcs_address
 
