@@ -6,12 +6,13 @@ returns, or refuses and changes nothing. The host makes the effects durable and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
-from sensorium.actors.conditions import Check, RuleBook, describe
+from sensorium.actors import alarms
+from sensorium.actors.conditions import Check, RuleBook
+from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
     ACCEPTED,
     DEAD_LETTER_PAYLOAD_BYTES,
@@ -385,50 +386,29 @@ class Device:
     def _check(self, values: Sequence[Any], time_ms: int, effects: Commit) -> None:
         for window in self.windows:
             window.advance(time_ms)
-        alarms = self.alarms
+        active = self.alarms
         for check in self._checks:
             value = values[check.position]
             if value is None:
                 continue
             holds = check.test(value, time_ms, self)
             if holds:
-                if check.rule_id not in alarms:
+                if check.rule_id not in active:
                     self._raise(check.rule, value, time_ms, effects)
-            elif alarms and holds is not None and check.rule_id in alarms:
+            elif active and holds is not None and check.rule_id in active:
                 self._clear(check.rule_id, time_ms, value, "condition_ended", effects)
 
     def _raise(self, rule: Rule, value: Value, time_ms: int, effects: Commit) -> None:
         assert self.registration is not None
-        identity = f"{self.id}\0{rule.rule_id}\0{time_ms}".encode()
-        alarm = Alarm(
-            alarm_id=blake2b(identity, digest_size=16).hexdigest(),
-            device_id=self.id,
-            device_type=self.registration.device_type,
-            rule_id=rule.rule_id,
-            rule_name=rule.spec.name,
-            rule_version=rule.version,
-            severity=rule.spec.severity.value,
-            state="ACTIVE",
-            metric=rule.spec.condition.metric,
-            value=value,
-            detail=describe(rule.spec),
-            start_ms=time_ms,
-        )
+        alarm = alarms.raised(rule, self.registration, value, time_ms)
         self.alarms[rule.rule_id] = alarm
         effects.alarms.append(alarm)
         self._event("alarm_raised", time_ms, alarm, effects)
 
     def _clear(self, rule_id: str, time_ms: int, value: Value | None, reason: str, effects: Commit) -> None:
-        alarm = self.alarms.pop(rule_id)
-        cleared = msgspec.structs.replace(
-            alarm,
-            state="CLEARED",
-            end_ms=max(time_ms, alarm.start_ms),
-            end_value=value,
-            end_reason=reason,
-        )
-        effects.alarms.append(cleared)
-        self._event("alarm_cleared", time_ms, cleared, effects)
+        alarm = alarms.cleared(self.alarms.pop(rule_id), value, time_ms, reason)
+        effects.alarms.append(alarm)
+        self._event("alarm_cleared", time_ms, alarm, effects)
 
     # --- registration -----------------------------------------------------------------------------------
 
@@ -521,17 +501,3 @@ class Device:
         effects.events.append(
             EventRow(shard.number, shard.head, self.key, time_ms, kind, msgspec.json.encode(body))
         )
-
-
-def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """The target with a JSON merge patch applied (RFC 7396): null removes, objects merge, others replace."""
-    merged = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        elif isinstance(value, dict):
-            old = merged.get(name)
-            merged[name] = merge_patch(old if isinstance(old, dict) else {}, value)
-        else:
-            merged[name] = value
-    return merged

@@ -51,6 +51,9 @@ MAP_CHUNK = 100
 Outcomes = dict[int, Outcome]
 """By a message's place; what is not in it was plainly accepted."""
 
+SAVE_PAUSE_S = 0.05
+"""Between two batches of snapshots, so that many that come due together do not crowd out the commits."""
+
 _IDLE_S = 1.0
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -374,6 +377,7 @@ class DeviceHost:
                 snapshots = self._activations.take_due()
             if snapshots:
                 await self._store(snapshots)
+                await asyncio.sleep(SAVE_PAUSE_S)
             else:
                 self._counts["passivations"] += self._activations.passivate()
                 await asyncio.sleep(_IDLE_S if not self._activations.dirty else _IDLE_S / 10)

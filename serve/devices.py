@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
-from sensorium.actors.device import merge_patch
+from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import Decommission, DeviceInfo, GetDevice, Location
 from sensorium.actors.ports import Filter
 from sensorium.serve import examples

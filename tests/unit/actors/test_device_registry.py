@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.actors.device import merge_patch
+from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
     ACCEPTED,
     Answer,

@@ -1,0 +1,40 @@
+"""An alarm's beginning and end, as values: one a device and rule while it is active."""
+
+from hashlib import blake2b
+
+import msgspec
+
+from sensorium.actors.conditions import describe
+from sensorium.actors.messages import Value
+from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.rules import Rule
+
+
+def raised(rule: Rule, device: Registration, value: Value, time_ms: int) -> Alarm:
+    """The alarm that `value` raised. Its id is the same for the same device, rule and start."""
+    identity = f"{device.device_id}\0{rule.rule_id}\0{time_ms}".encode()
+    return Alarm(
+        alarm_id=blake2b(identity, digest_size=16).hexdigest(),
+        device_id=device.device_id,
+        device_type=device.device_type,
+        rule_id=rule.rule_id,
+        rule_name=rule.spec.name,
+        rule_version=rule.version,
+        severity=rule.spec.severity.value,
+        state="ACTIVE",
+        metric=rule.spec.condition.metric,
+        value=value,
+        detail=describe(rule.spec),
+        start_ms=time_ms,
+    )
+
+
+def cleared(alarm: Alarm, value: Value | None, time_ms: int, reason: str) -> Alarm:
+    """The alarm as it ended; never before it began, whatever the clock said."""
+    return msgspec.structs.replace(
+        alarm,
+        state="CLEARED",
+        end_ms=max(time_ms, alarm.start_ms),
+        end_value=value,
+        end_reason=reason,
+    )
