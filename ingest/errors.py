@@ -52,13 +52,35 @@ class InvalidAddress(Refused):
     code = "invalid_address"
 
 
+_REASONS = {
+    0x80: "unspecified",
+    0x84: "protocol version not supported",
+    0x85: "client identifier not valid",
+    0x86: "bad user name or password",
+    0x87: "not authorized",
+    0x88: "server unavailable",
+    0x89: "server busy",
+    0x8A: "banned",
+    0x8F: "topic filter invalid",
+    0x90: "topic name invalid",
+    0x93: "receive maximum exceeded",
+    0x95: "packet too large",
+    0x97: "quota exceeded",
+    0x99: "payload format invalid",
+    0x9E: "shared subscriptions not supported",
+    0x9F: "connection rate exceeded",
+}
+
+
 class BrokerRefused(Refused):
     """The broker answered with an MQTT 5 reason code of 0x80 or more (OASIS MQTT 5.0, section 2.4)."""
 
     code = "broker_refused"
 
     def __init__(self, reason_code: int, what: str) -> None:
-        super().__init__(f"the broker refused {what}: reason code 0x{reason_code:02x}")
+        words = _REASONS.get(reason_code)
+        meaning = f" ({words})" if words else ""
+        super().__init__(f"the broker refused {what}: reason code 0x{reason_code:02x}{meaning}")
         self.reason_code = reason_code
 
 
