@@ -115,23 +115,49 @@ class TelemetryDecoder:
             return (received_ms, self._approved(tuple(metrics)), list(metrics.values()), False), quotes
         if type(stamp) is str:
             quotes += 2
-            time_ms = _iso_ms(stamp)
+            time_ms = iso_ms(stamp)
         elif type(stamp) is float:
             time_ms = int(stamp)
         else:
             raise Undecodable(Reason.BAD_TIMESTAMP, "timestamp is neither ISO 8601 nor a number")
+        self._check_time(time_ms, repr(stamp), received_ms)
+        return (time_ms, self._approved(tuple(metrics)), list(metrics.values()), True), quotes
+
+    def reading(
+        self,
+        metrics: dict[str, Value],
+        received_ms: int,
+        time_ms: int | None = None,
+        *,
+        own_time: bool = True,
+    ) -> Telemetry:
+        """One object that another format's decoder has read, held against the same bounds.
+
+        Args:
+            metrics: finite floats, booleans and texts by name.
+            time_ms: the sender's time; None takes that of the receipt.
+            own_time: whether `time_ms` stays the same when the payload is delivered again.
+        """
+        for value in metrics.values():
+            if type(value) is str:
+                self._check_text(value)
+        if time_ms is None:
+            return received_ms, self._approved(tuple(metrics)), list(metrics.values()), False
+        self._check_time(time_ms, str(time_ms), received_ms)
+        return time_ms, self._approved(tuple(metrics)), list(metrics.values()), own_time
+
+    def _check_time(self, time_ms: int, stamp: str, received_ms: int) -> None:
         if time_ms > received_ms + self._max_future_ms:
             raise Undecodable(
                 Reason.TIMESTAMP_TOO_FAR_IN_FUTURE,
-                f"timestamp {stamp!r} is {(time_ms - received_ms) / 1000:.0f} s after its receipt; "
+                f"timestamp {stamp} is {(time_ms - received_ms) / 1000:.0f} s after its receipt; "
                 f"{self.bounds.max_future_s:.0f} s are allowed: check the device's clock",
             )
         if time_ms < received_ms - self._max_past_ms:
             raise Undecodable(
                 Reason.TIMESTAMP_TOO_OLD,
-                f"timestamp {stamp!r} is more than {self.bounds.max_past_s:.0f} s old; a number is in ms",
+                f"timestamp {stamp} is more than {self.bounds.max_past_s:.0f} s old; a number is in ms",
             )
-        return (time_ms, self._approved(tuple(metrics)), list(metrics.values()), True), quotes
 
     def _approve(self, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
@@ -149,23 +175,27 @@ class TelemetryDecoder:
                 )
         return names
 
+    def _check_text(self, value: str) -> None:
+        if len(value) > self.bounds.max_text_chars:
+            raise Undecodable(
+                Reason.TEXT_TOO_LONG,
+                f"a text of {len(value)} characters; at most {self.bounds.max_text_chars} are taken",
+            )
+        if "\0" in value:
+            raise Undecodable(Reason.BAD_TEXT, "a text holds the character NUL")
+
     def _check_texts(self, payload: bytes, quotes: int, values: Iterable[Value]) -> None:
         for value in values:
             if type(value) is not str:
                 continue
             quotes += 2
-            if len(value) > self.bounds.max_text_chars:
-                raise Undecodable(
-                    Reason.TEXT_TOO_LONG,
-                    f"a text of {len(value)} characters; at most {self.bounds.max_text_chars} are taken",
-                )
-            if "\0" in value:
-                raise Undecodable(Reason.BAD_TEXT, "a text holds the character NUL")
+            self._check_text(value)
         if payload.count(_QUOTE) != quotes:
             _refuse_repeated_keys(payload)
 
 
-def _iso_ms(stamp: str) -> int:
+def iso_ms(stamp: str) -> int:
+    """Milliseconds since 1970 of an ISO 8601 time, UTC when it names no offset. Raises `Undecodable`."""
     try:
         moment = datetime.fromisoformat(stamp)
         if moment.tzinfo is None:

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     TEXT_TOO_LONG = "text_too_long"
     BAD_TEXT = "bad_text"
     BAD_DEVICE_ID = "bad_device_id"
+    MALFORMED_CBOR = "malformed_cbor"
+    BAD_SENML = "bad_senml"
 
 
 class Undecodable(InvalidMessage):

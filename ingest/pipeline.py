@@ -22,11 +22,14 @@ from sensorium.actors.messages import (
     Refusal,
     Value,
 )
-from sensorium.ingest.decode import Bounds, TelemetryDecoder
+from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
 
 Done = Callable[[Any, Outcome], None]
 """`done(token, outcome)`: called once, after the commit, in order per device; must not block or raise."""
+
+Decode = Callable[[bytes, int], list[Telemetry]]
+"""`decode(payload, received_ms)`: the readings in it, at least one, or `Undecodable`."""
 
 MAX_DEVICE_ID_CHARS = 128
 _DEVICE_ID = re.compile(rf"[^\x00-\x1f\x7f-\x9f/+#\ud800-\udfff]{{1,{MAX_DEVICE_ID_CHARS}}}")
@@ -107,6 +110,7 @@ class Pipeline:
         token: Any,
         *,
         redelivered: bool = False,
+        decode: Decode | None = None,
     ) -> None:
         """Take a payload of a device; `done(token, outcome)` follows once all of it is committed.
 
@@ -117,6 +121,7 @@ class Pipeline:
             redelivery: what stays the same when the transport delivers this message again. It identifies
                 readings without a time of their own; None: nothing does, each counts as new.
             redelivered: the transport says that this may be such a repetition.
+            decode: of the payload's format, where that is not our JSON.
         """
         self._payloads += 1
         try:
@@ -125,7 +130,7 @@ class Pipeline:
                     Reason.BAD_DEVICE_ID,
                     f"device ids have 1 to {MAX_DEVICE_ID_CHARS} characters, without /, +, # and controls",
                 )
-            decoded = self._decode(payload, received_ms)
+            decoded = (decode or self._decode)(payload, received_ms)
         except Undecodable as error:
             self._dead_letter(address, device_id, payload, received_ms, error, done, token)
             return
