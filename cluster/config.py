@@ -4,16 +4,14 @@ Nothing else in Sensorium looks at the environment; other rooms are handed small
 """
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from msgspec.structs import replace
-from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from sensorium.actors.profile import Profiles
-from sensorium.cluster import sections, tracked_yaml, urls
+from sensorium.cluster import explain, sections, tracked_yaml, urls
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.sections import Section
 from sensorium.cluster.tracked_yaml import Path as SettingPath
@@ -135,14 +133,17 @@ def load(
             section, _, setting = name.partition(".")
             _put(tree, (section, setting), value)
             places[section, setting] = flag
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        # A misspelt key also leaves the right one missing; the misspelling is what to say first.
-        details = sorted(error.errors(), key=lambda found: found["type"] == "missing")
-        raise _first([_explained(found, places) for found in details]) from None
-    if refused := list(_not_yet(config, places)):
-        raise _first(refused)
+    return checked(explain.validated(Config, tree, places), places)
+
+
+def checked(config: Config, places: Mapping[SettingPath, str], within: SettingPath = ()) -> Config:
+    """The same configuration, which stands at `within` in its file.
+
+    Raises:
+        ConfigError: it asks for what does not exist in this version.
+    """
+    if refused := list(_not_yet(config, places, within)):
+        raise explain.first(refused)
     return config
 
 
@@ -173,73 +174,7 @@ def _from_text(path: SettingPath, text: str, variable: str) -> Any:
     return text
 
 
-def _first(errors: list[str]) -> ConfigError:
-    rest = len(errors) - 1
-    return ConfigError(errors[0] + (f" (and {rest} more error{'s' if rest > 1 else ''})" if rest else ""))
-
-
-_WANTED = {
-    "model_type": "must be a mapping of settings",
-    "dict_type": "must be a mapping",
-    "list_type": "must be a list",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "string_type": "must be text",
-}
-
-
-def _explained(details: ErrorDetails, places: Mapping[SettingPath, str]) -> str:
-    path = details["loc"]
-    # pydantic marks a bad key of a mapping by a step that stands nowhere in the file.
-    path = path[:-1] if path and path[-1] == "[key]" else path
-    where = _place(path, places)
-    name = dotted(path)
-    if details["type"] == "extra_forbidden":
-        return f"{where}{name}: unknown key{_did_you_mean(path)}"
-    if details["type"] == "missing":
-        return f"{where}{name}: is missing"
-    text = _WANTED.get(details["type"]) or details["msg"]
-    text = text.removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
-    return f"{where}{name}{': ' if name else ''}{text[:1].lower()}{text[1:]}"
-
-
-def _place(path: SettingPath, places: Mapping[SettingPath, str]) -> str:
-    for length in range(len(path), 0, -1):
-        if place := places.get(path[:length]):
-            return f"{place}: "
-    return ""
-
-
-def _did_you_mean(path: SettingPath) -> str:
-    known = _settings(Config, path[:-1])
-    key = str(path[-1])
-    near = get_close_matches(key, known, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {dotted((*path[:-1], near[0]))}?"
-    elsewhere = [
-        f"{section}.{key}" for section in Config.model_fields if key in _settings(Config, (section,))
-    ]
-    if len(path) == 1 and elsewhere:
-        return f"; did you mean {' or '.join(elsewhere)}?"
-    return f"; known here: {', '.join(known)}"
-
-
-def _settings(model: type[BaseModel], path: SettingPath) -> list[str]:
-    for step in path:
-        if isinstance(step, int):
-            model = sections.Window
-        elif model is Config and step == "profiles":
-            return _settings(sections.DeviceType, path[2:])
-        elif step in model.model_fields:
-            inner = model.model_fields[step].annotation
-            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-                continue
-            model = inner
-    return list(model.model_fields)
-
-
-def _not_yet(config: Config, places: Mapping[SettingPath, str]) -> Iterator[str]:
+def _not_yet(config: Config, places: Mapping[SettingPath, str], within: SettingPath) -> Iterator[str]:
     for section_name in Config.model_fields:
         section = getattr(config, section_name)
         if not isinstance(section, Section):
@@ -247,8 +182,8 @@ def _not_yet(config: Config, places: Mapping[SettingPath, str]) -> Iterator[str]
         for name, field in type(section).model_fields.items():
             feature = sections.later(type(section), name)
             if feature and getattr(section, name) != field.default:
-                path = (section_name, name)
-                where = _place(path, places)
+                path = (*within, section_name, name)
+                where = explain.place(path, places)
                 yield f"{where}{dotted(path)}: {feature} does not exist in this version; remove it"
 
 
