@@ -51,6 +51,10 @@ class Launcher(Protocol):
         """Make `make(*args)` in a new process. Does not wait for it."""
         ...
 
+    def clear(self) -> None:
+        """End at once whatever an earlier coordinator of this runtime has launched and left behind."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
@@ -88,25 +92,31 @@ class _Kept:
 
 
 class Coordinator:
-    """One for a runtime. Every public call starts it if it has not been started."""
+    """One for a runtime. It may be killed and made anew; `start` then replaces what the one before launched,
+    and `table` waits for that. The hosts serve their senders meanwhile.
+    """
 
     def __init__(self, spec: RuntimeSpec, launcher: Launcher) -> None:
         self._spec = spec
         self._launcher = launcher
         self._membership: Membership | None = None
         self._kept: dict[str, _Kept] = {}
-        self._version = 0
+        # Above every version of a coordinator before this one.
+        self._version = time.time_ns() // 1_000_000
         self._changed = asyncio.Event()
         self._starting = asyncio.Lock()
+        self._started = asyncio.Event()
         names = [f"host-{number}" for number in range(spec.hosts)]
         self._placement = place(dict.fromkeys(names, 1.0))
 
     async def start(self) -> None:
-        """Start hosts, then services; returns when all are up."""
+        """Start hosts, then services; returns when all are up. Does nothing when they were started."""
         async with self._starting:
             if self._membership is None:
+                self._launcher.clear()
                 self._membership = await _until_available(self._spec.open_membership)
                 hosts = [self._keep(name, self._host_launch(name)) for name in sorted(set(self._placement))]
+                self._started.set()
                 await asyncio.gather(*(kept.up.wait() for kept in hosts))
                 services = [self._keep(s.name, self._service_launch(s)) for s in self._spec.services]
                 await asyncio.gather(*(kept.up.wait() for kept in services))
@@ -114,6 +124,7 @@ class Coordinator:
     async def stop(self) -> None:
         """Stop services, then hosts, each flushing what it has; ends what does not stop in time."""
         async with self._starting:
+            self._started.clear()
             for kept in self._kept.values():
                 if kept.task is not None:
                     kept.task.cancel()
@@ -126,7 +137,8 @@ class Coordinator:
                 self._membership = None
 
     async def table(self, newer_than: int | None = None) -> Table:
-        """See `router.Transport.table`."""
+        """See `router.Transport.table`. Waits until hosts have been started."""
+        await self._started.wait()
         if newer_than is not None and newer_than >= self._version:
             self._changed.clear()
             try:
@@ -145,13 +157,14 @@ class Coordinator:
         kept = list(self._kept.values())
         answers = await asyncio.gather(*(self._statistics_of(k) for k in kept))
         hosts = set(self._placement)
+        unstarted = sorted((hosts | {s.name for s in self._spec.services}) - self._kept.keys())
         return {
             "version": self._version,
             "hosts": [a for k, a in zip(kept, answers, strict=True) if a is not None and k.name in hosts],
             "services": [
                 a for k, a in zip(kept, answers, strict=True) if a is not None and k.name not in hosts
             ],
-            "down": [k.name for k, a in zip(kept, answers, strict=True) if a is None],
+            "down": [k.name for k, a in zip(kept, answers, strict=True) if a is None] + unstarted,
             "replaced": {k.name: k.replaced for k in kept if k.replaced},
         }
 
@@ -206,7 +219,7 @@ class Coordinator:
             try:
                 process = await kept.launch()
                 await process.call("start", timeout_s=START_TIMEOUT_S)
-            except (HostGone, SensoriumError, OSError) as error:
+            except Exception as error:  # whatever its start raises: a supervisor outlives what it keeps
                 _log.warning("%s does not start yet: %s", kept.name, error)
                 if process is not None:
                     process.kill()
@@ -218,7 +231,7 @@ class Coordinator:
         while True:
             try:
                 await process.call("ping", timeout_s=PING_TIMEOUT_S)
-            except (HostGone, SensoriumError) as error:
+            except Exception as error:  # a fault of ours that broke it comes as any error
                 return error
             await asyncio.sleep(PING_EVERY_S)
 
@@ -227,7 +240,7 @@ class Coordinator:
             return
         try:
             await kept.process.call("stop", timeout_s=STOP_TIMEOUT_S)
-        except (HostGone, SensoriumError) as error:
+        except Exception as error:  # the others must be stopped all the same
             _log.warning("%s did not stop cleanly: %s", kept.name, error)
         kept.process.kill()
 

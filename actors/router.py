@@ -294,12 +294,16 @@ class Router:
         self._sequence += 1
         data = parcel.encoded(self.sender, self._sequence)
         retry_s = RETRY_FIRST_S
+        tries = 0
         while True:
+            tries += 1
             try:
                 address = self._table.addresses[lane.host]
                 reply = reply_decoder.decode(await self._transport.deliver(address, data))
             except (HostGone, Unavailable) as error:
-                lane.failing = error if isinstance(error, SensoriumError) else LogUnavailable(str(error))
+                # A host that is gone was perhaps replaced long ago: only the next try can tell.
+                if tries > 1 or isinstance(error, LogUnavailable):
+                    lane.failing = error if isinstance(error, SensoriumError) else LogUnavailable(str(error))
                 self._counts["retries"] += 1
                 await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
                 retry_s = min(retry_s * 2, RETRY_MOST_S)

@@ -21,8 +21,8 @@ NAMESPACE: Final = "sensorium"
 COORDINATOR: Final = "coordinator"
 DELIVER_TIMEOUT_S: Final = 30.0
 
-# Hosts never restart by themselves (a restart would rerun __init__ and lose what they own); the coordinator
-# replaces them. They claim no CPU slot: how many there are is our decision, not the scheduler's.
+# What is launched never restarts by itself (a restart would rerun __init__ and lose what it owns): the
+# coordinator replaces it. It claims no CPU slot: how many there are is our decision, not the scheduler's.
 _OPTIONS: Final[dict[str, Any]] = {
     "num_cpus": 0,
     "max_restarts": 0,
@@ -88,6 +88,15 @@ class RayLauncher:
         options = {**_OPTIONS, "name": name, "namespace": self._namespace}
         return RayProcess(_remote_class(make).options(**options).remote(*args))
 
+    def clear(self) -> None:
+        """See `coordinator.Launcher.clear`."""
+        for actor in ray.util.list_named_actors(all_namespaces=True):
+            if actor["namespace"] == self._namespace and actor["name"] != COORDINATOR:
+                try:
+                    ray.kill(ray.get_actor(actor["name"], self._namespace))
+                except ValueError:
+                    continue  # it died meanwhile
+
 
 class RayTransport:
     """A router's way to the hosts through Ray."""
@@ -122,8 +131,12 @@ def join_ray(address: str | None, namespace: str = NAMESPACE) -> None:
 
 
 def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHandle[Any]":
-    """Create the coordinator of a namespace; call its `start` to have everything up."""
-    options = {**_OPTIONS, "name": COORDINATOR, "namespace": namespace}
+    """Create the coordinator of a namespace; call its `start` to have everything up.
+
+    Ray makes it anew when it dies: call `start` now and then, which does nothing on one that is started.
+    """
+    # It owns no device: made anew, it finds in the database what it needs once `start` is called again.
+    options = {**_OPTIONS, "max_restarts": -1, "name": COORDINATOR, "namespace": namespace}
     actor = _remote_class(Coordinator).options(**options)
     handle: ActorHandle[Any] = actor.remote(spec, RayLauncher(namespace))
     return handle

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import ray
+from ray.exceptions import RayActorError
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
@@ -38,7 +39,7 @@ OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
 """Batches travel inline, so Ray's shared memory is hardly used."""
 
 LOOK_EVERY_S: Final = 0.5
-"""How often embedded servers are looked after."""
+"""How often embedded servers and the coordinator are looked after."""
 
 _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -164,6 +165,17 @@ class Platform:
         self._coordinator = start_coordinator(spec)
         stack.push_async_callback(self._stop_runtime)
         await self._coordinator.call.remote("start")
+        task = asyncio.create_task(self._keep_started(), name="keep the coordinator")
+        stack.push_async_callback(_cancelled, task)
+
+    async def _keep_started(self) -> None:
+        """Start the coordinator again whenever Ray had to make it anew."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._coordinator.call.remote("start")
+            except RayActorError as error:
+                _log.warning("the coordinator does not answer: %s", str(error).splitlines()[0])
 
     async def _stop_runtime(self) -> None:
         await self._coordinator.call.remote("stop")

@@ -57,6 +57,11 @@ class LocalLauncher:
         self.living[name.partition(".")[0]] = process
         return process
 
+    def clear(self) -> None:
+        for process in self.living.values():
+            process.kill()
+        self.living.clear()
+
 
 class LocalTransport:
     """A router's way to hosts in this loop."""

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -222,6 +222,23 @@ async def test_while_the_log_is_down_askers_are_told_and_readings_wait() -> None
         assert (await p.router.ask(GetDevice("a")))["device_id"] == "a"
 
 
+async def test_an_asker_is_not_told_of_a_host_that_was_replaced() -> None:
+    async with platform() as p:
+        await p.router.ask(Register("a", "climate"))
+        before = (await p.coordinator.table()).version
+        for host in list(p.launcher.living.values()):
+            host.kill()
+        async with asyncio.timeout(10):
+            while (await p.coordinator.table()).version < before + 2:
+                await asyncio.sleep(0.001)
+        # The router learns of it by the first of these; those that come meanwhile wait with it.
+        first = asyncio.create_task(p.router.ask(GetDevice("a")))
+        while not p.router.statistics()["retries"]:
+            await asyncio.sleep(0)
+        assert (await p.router.ask(GetDevice("a")))["device_id"] == "a"
+        assert (await first)["device_id"] == "a"
+
+
 async def test_a_clean_stop_saves_every_device() -> None:
     store = MemoryStore()
     outcomes: dict[tuple[str, int], Any] = {}
@@ -261,6 +278,70 @@ async def test_services_are_kept_running() -> None:
         while Service.started < 2:
             await asyncio.sleep(0.001)
     await coordinator.stop()
+
+
+async def test_a_service_that_fails_in_any_way_is_replaced() -> None:
+    class Service:
+        made: ClassVar[list["Service"]] = []
+
+        def __init__(self) -> None:
+            self.broken = False
+            Service.made.append(self)
+
+        async def start(self) -> None:
+            if len(Service.made) == 2:
+                raise ZeroDivisionError("the second one does not even start")
+
+        async def ping(self) -> None:
+            if self.broken:
+                raise KeyError("a fault of ours")
+
+        def statistics(self) -> dict[str, Any]:
+            return {}
+
+        async def stop(self) -> None:
+            raise IndexError("and stops badly")
+
+    store = MemoryStore()
+    spec = RuntimeSpec(1, store.ports, store.membership, HostSettings(), [ServiceSpec("svc", Service)])
+    coordinator = Coordinator(spec, LocalLauncher())
+    await coordinator.start()
+    Service.made[0].broken = True
+    async with asyncio.timeout(10):
+        while len(Service.made) < 3:
+            await asyncio.sleep(0.001)
+    await coordinator.stop()
+
+
+async def test_a_coordinator_made_anew_takes_over() -> None:
+    outcomes: dict[tuple[str, int], Any] = {}
+    async with platform() as p:
+        for number in range(1, 4):
+            p.send("a", number, outcomes)
+        await p.router.drained(1)
+        left_behind = dict(p.launcher.living)
+        version = (await p.coordinator.table()).version
+        # Killed: nobody stops its hosts, which serve on; whoever asks the new one waits for its start.
+        for kept in p.coordinator._kept.values():
+            kept.task.cancel()
+        anew = Coordinator(p.coordinator._spec, p.launcher)
+        p.router._transport._coordinator = anew
+        p.send("a", 4, outcomes)
+        await p.router.drained(1)
+        waiting = asyncio.ensure_future(anew.table())
+        assert {*(await anew.statistics())["down"]} == {"host-0", "host-1"}
+        assert not waiting.done()
+        await anew.start()
+        assert {*(await waiting).addresses} == {"host-0", "host-1"}
+        for number in range(3, 40):
+            p.send("a", number, outcomes)
+        await _drain(p.router)
+        assert (await anew.table()).version > version
+        assert p.launcher.living.keys() == left_behind.keys()
+        assert not set(p.launcher.living.values()) & set(left_behind.values())
+        assert_log_is_sound(p.store, outcomes)
+        assert len([r for r in p.store.readings if r.device == device_key("a")]) == 39
+        await anew.stop()
 
 
 async def test_a_mapped_function_sees_committed_state_only() -> None:
