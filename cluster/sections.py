@@ -75,10 +75,13 @@ class Mqtt(Section):
     ca_file: File | None = None
     cert_file: File | None = None
     key_file: File | None = None
-    share_group: Id = "sensorium"
-    """Ingestors of one group share the telemetry among them; two platforms on one broker need two groups."""
+    share_group: Id | None = None
+    """Ingestors of one group share the telemetry among them. Without, the platform has a subscription of its
+    own, which the broker keeps while we are away; Mosquitto 2.0 forgets shared ones when it restarts, and
+    acknowledges to devices what then nobody gets."""
     client_id: Id = "sensorium"
-    """Stable, so that the broker keeps the session of an ingestor that is away."""
+    """Stable, so that the broker keeps the session of an ingestor that is away. Two platforms on one broker
+    need two."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -72,7 +72,7 @@ class MqttClient:
         address: the broker.
         client_id: printable ASCII, stable over restarts and used by nobody else: the broker knows the
             session by it, and evicts the other of two that share one.
-        subscriptions: filters with their maximum QoS, subscribed whenever the broker has no session of ours.
+        subscriptions: filters with their maximum QoS, subscribed at every connect.
         on_packets: called with the connection and each batch of packets; it must not block. Every packet
             with an ack word must be given back to that connection's `acknowledge`, when its work is durable.
     """
@@ -256,8 +256,9 @@ class MqttClient:
                 )
                 if not session_present:
                     self._released.clear()
-                    if self._subscriptions:
-                        await connection.subscribe(self._subscriptions)
+                # In a session that was kept, too: Mosquitto forgets shared ones when it restarts.
+                if self._subscriptions:
+                    await connection.subscribe(self._subscriptions)
             except BaseException:
                 connection.abort("the session could not be set up")
                 raise

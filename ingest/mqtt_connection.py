@@ -35,6 +35,7 @@ from sensorium.ingest.mqtt_wire import (
 OnPackets = Callable[["Connection", list[Packet]], None]
 _REFUSED = 0x80
 _NO_KEEPALIVE = 0
+_RETAINED_ONCE = 1
 # A peer that says nothing for this many keepalive intervals, although pinged in each, is gone.
 _SILENT_INTERVALS = 2
 
@@ -121,8 +122,13 @@ class Connection(asyncio.Protocol):
         return session_present, granted
 
     async def subscribe(self, filters: Iterable[tuple[str, int]]) -> None:
-        """Subscribe to filters with their maximum QoS. Raises `BrokerRefused` or `Disconnected`."""
-        wanted = [Subscription(topic, qos=qos) for topic, qos in filters]
+        """Subscribe to filters with their maximum QoS. Raises `BrokerRefused` or `Disconnected`.
+
+        A filter that the session has already stays as it is, and its retained messages are not sent again.
+        """
+        wanted = [
+            Subscription(topic, qos=qos, retain_handling_options=_RETAINED_ONCE) for topic, qos in filters
+        ]
         mid, packet = SubscribePacket.build_package(wanted, self._codec)
         answer = self._subacks[mid] = self._loop.create_future()
         try:

@@ -226,6 +226,40 @@ async def test_subscriptions_are_made_again_when_the_broker_forgot_them(mosquitt
 
 
 @needs_mosquitto
+async def test_shared_subscriptions_are_made_again_in_a_session_that_is_kept(mosquitto: Mosquitto) -> None:
+    inbox = Inbox()
+    shared = (("$share/s/a", 1),)
+    async with client(mosquitto.address, "in", subscriptions=shared, on_packets=inbox.take) as reader:
+        await mosquitto.stop()
+        await until(lambda: not reader.is_connected)
+        await mosquitto.start()
+        await until(lambda: reader.is_connected)
+        async with client(mosquitto.address, "out") as publisher:
+            await publisher.publish("a", b"1")
+            await until(lambda: inbox.payloads == [b"1"])
+
+
+@needs_mosquitto
+async def test_what_is_retained_is_not_sent_again_at_a_reconnect(mosquitto: Mosquitto) -> None:
+    inbox = Inbox()
+    async with client(mosquitto.address, "out", will=Will(topic="a", payload=b"kept")) as publisher:
+        publisher._connection.abort("to have the will published")  # type: ignore[union-attr]
+        async with client(mosquitto.address, "look", subscriptions=(("a", 1),), on_packets=inbox.take):
+            await until(lambda: inbox.payloads == [b"kept"])
+    inbox.payloads.clear()
+    async with client(
+        mosquitto.address, "in", subscriptions=(("a", 0), ("b", 0)), on_packets=inbox.take
+    ) as reader:
+        await until(lambda: inbox.payloads == [b"kept"])
+        reader._connection.abort("to have it reconnect")  # type: ignore[union-attr]
+        await until(lambda: reader.statistics()["connects"] == 2)
+        async with client(mosquitto.address, "again") as publisher:
+            await publisher.publish("b", b"marker")
+        await until(lambda: b"marker" in inbox.payloads)
+    assert inbox.payloads == [b"kept", b"marker"]
+
+
+@needs_mosquitto
 async def test_refusals_are_seen(tmp_path: Path) -> None:
     acl = tmp_path / "acl"
     acl.write_text("topic write allowed\n")
