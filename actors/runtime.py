@@ -32,6 +32,14 @@ _OPTIONS: Final[dict[str, Any]] = {
     "lifetime": "detached",
 }
 
+# By default Ray puts what claims nothing on one node. On a deployed cluster every node is labelled with the
+# hosts it is meant for; a node that is meant for none takes some when there is no other.
+_PLACEMENT: Final[dict[str, Any]] = {
+    "scheduling_strategy": "SPREAD",
+    "label_selector": {"sensorium.io/hosts": "!0"},
+    "fallback_strategy": [{"label_selector": {}}],
+}
+
 
 def _remote_class(make: Callable[..., Any]) -> Any:
     """The actor class of a plain class whose methods are coroutines (and some plain ones)."""
@@ -85,7 +93,7 @@ class RayLauncher:
 
     def launch(self, name: str, make: Callable[..., Any], *args: Any) -> RayProcess:
         """See `coordinator.Launcher.launch`."""
-        options = {**_OPTIONS, "name": name, "namespace": self._namespace}
+        options = {**_OPTIONS, **_PLACEMENT, "name": name, "namespace": self._namespace}
         return RayProcess(_remote_class(make).options(**options).remote(*args))
 
     def clear(self) -> None:

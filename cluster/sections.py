@@ -5,7 +5,7 @@ How they are read (file, environment, flags) is in `config`.
 
 import os
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -116,6 +116,8 @@ class Http(Section):
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     port: Port = 8000
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
+    proxies: Literal["every_node", "head"] = "every_node"
+    """Where the port is: on every node that has a replica, or on Ray's head only."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 20
 
 
@@ -151,6 +153,10 @@ class Cluster(Section):
     """Device hosts, by default one a core."""
     ray_address: Annotated[str, Field(min_length=1)] | None = None
     """A running Ray cluster to join; without it, one is started on this machine."""
+    nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Nodes of that cluster to wait for before hosts are started, so that these spread over them …"""
+    nodes_timeout_s: Seconds = 600.0
+    """… for so long at most."""
     snapshot_every_turns: Annotated[int, Field(ge=1, le=1_000_000)] = _ACTIVATION.snapshot_every_turns
     """A device's snapshot is due after so many turns …"""
     snapshot_every_s: Seconds = _ACTIVATION.snapshot_every_s

@@ -5,8 +5,17 @@ from typing import Any
 
 import msgspec
 
-from sensorium.actors.runtime import make_router
+from sensorium.actors.runtime import NAMESPACE, make_router
+from sensorium.cluster.config import Config
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
+from sensorium.serve.deployment import ApiSettings
+
+
+def api_settings(config: Config, dsn: str) -> ApiSettings:
+    """What a replica of the API is given."""
+    return ApiSettings(
+        dsn=dsn, namespace=NAMESPACE, bounds=config.bounds, max_body_bytes=config.http.max_body_bytes
+    )
 
 
 class MqttService:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from fastapi import FastAPI
@@ -31,7 +31,11 @@ from sensorium.storage.history import History
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
 
+if TYPE_CHECKING:
+    from ray.serve import Application
+
 APPLICATION: Final = "sensorium"
+DEPLOYMENT: Final = "api"
 STATISTICS_FRESH_S: Final = 0.5
 STATISTICS_TIMEOUT_S: Final = 5.0
 DRAIN_TIMEOUT_S: Final = 5.0
@@ -41,6 +45,7 @@ STOP_TIMEOUT_S: Final = 15.0
 # The app's own bound refuses first, with a problem document; Serve's only catches what slips by.
 _ABOVE_OUR_BOUND: Final = 200
 _QUEUED_REQUESTS: Final = 500
+_QUIET: Final[dict[str, Any]] = {"log_level": "WARNING", "enable_access_log": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,22 +171,33 @@ class Api:
             await self._stack.aclose()
 
 
-def deploy(settings: ApiSettings, host: str, port: int, replicas: int = 1) -> None:
+def deploy(
+    settings: ApiSettings, host: str, port: int, replicas: int = 1, proxies: str = "every_node"
+) -> None:
     """Start Ray Serve's proxy on `host` and `port`, and the API behind it; returns when it serves.
 
     On a cluster of several nodes, `host` must be an address that all of them reach, such as 0.0.0.0.
+    `proxies` is "every_node" (that has a replica, and the head) or "head".
 
     Raises:
         RuntimeError: Ray Serve could not bring the API up; its message says why.
     """
     from ray import serve
-    from ray.serve.config import BackpressureConfig, HTTPOptions
+    from ray.serve.config import HTTPOptions, ProxyLocation
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = {"log_level": "WARNING", "enable_access_log": False}
-    serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
+    location = ProxyLocation.EveryNode if proxies == "every_node" else ProxyLocation.HeadOnly
+    serve.start(location, HTTPOptions(host=host, port=port), logging_config=_QUIET)
+    serve.run(application(settings, replicas), name=APPLICATION, route_prefix="/")
+
+
+def application(settings: ApiSettings, replicas: int = 1) -> "Application":
+    """The API as an application of Ray Serve."""
+    from ray import serve
+    from ray.serve.config import BackpressureConfig
+
     deployment = serve.deployment(
-        name="api",
+        name=DEPLOYMENT,
         num_replicas=replicas,
         max_ongoing_requests=settings.max_requests + _ABOVE_OUR_BOUND,
         max_queued_requests=_QUEUED_REQUESTS,
@@ -191,9 +207,10 @@ def deploy(settings: ApiSettings, host: str, port: int, replicas: int = 1) -> No
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.2,
-        logging_config=quiet,
+        logging_config=_QUIET,
     )
-    serve.run(deployment(serve.ingress()(Api)).bind(settings), name=APPLICATION, route_prefix="/")
+    bound: Application = deployment(serve.ingress()(Api)).bind(settings)
+    return bound
 
 
 def shutdown() -> None:
