@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -167,11 +167,20 @@ class PlatformProcess:
                     found.append(process)
         return found
 
-    def left(self, within_s: float) -> list[str]:
-        """What still lives when it has ended for so long, by name and command; [] as soon as nothing does."""
+    def left(self, within_s: float, besides: Collection[str] = ()) -> list[str]:
+        """What still lives when it has ended for so long, by name and command; [] as soon as nothing does.
+
+        Processes whose title begins like one of `besides` do not count.
+        """
+
+        def told() -> list[str]:
+            titles = ((_title(process), process.pid) for process in self.processes())
+            return [f"{title} ({pid})" for title, pid in titles if title and not title.startswith(beside)]
+
+        beside = tuple(besides)
         with suppress(TimeoutError):
-            wait_until(lambda: not self.processes(), within_s, "the processes to end")
-        return [_told(process) for process in self.processes()]
+            wait_until(lambda: not told(), within_s, "the processes to end")
+        return told()
 
     def close(self) -> None:
         """End whatever lives of it, by force."""
@@ -190,11 +199,12 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _told(process: psutil.Process) -> str:
+def _title(process: psutil.Process) -> str:
+    """The command line's beginning; "" of a process that has ended meanwhile."""
     try:
-        return f"{process.pid} {process.name()}: {' '.join(process.cmdline())[:160]}"
+        return " ".join(process.cmdline()).strip()[:160] or process.name()
     except psutil.Error:
-        return f"{process.pid}"
+        return ""
 
 
 def status_json(data_dir: Path) -> dict[str, object]:

@@ -146,6 +146,20 @@ async def test_bad_payloads_over_http(api: httpx.AsyncClient) -> None:
     assert response.status_code == 413
 
 
+async def test_metadata_however_deep(api: httpx.AsyncClient) -> None:
+    """Taken or refused, by an answer; what lies behind goes on."""
+    await register(api, "deep-0")
+    for depth in (10, 100, 300, 490, 500, 700, 900, 950, 980, 990, 1000, 3000, 100_000):
+        body = f'{{"device_id": "deep-{depth}", "device_type": "t", "metadata": '
+        content = body + '{"a":' * depth + "1" + "}" * depth + "}"
+        response = await api.post(
+            "/api/devices", content=content, headers={"content-type": "application/json"}
+        )
+        assert response.status_code in (201, 413, 422), (depth, response.status_code, response.text)
+        response = await api.patch("/api/devices/deep-0", json={"metadata": {"depth": depth}})
+        assert response.json()["metadata"] == {"depth": depth}, depth
+
+
 async def test_odd_device_ids(
     api: httpx.AsyncClient, device_client: MqttClient, eventually: Eventually
 ) -> None:
