@@ -24,13 +24,14 @@ from sensorium.actors.host import HostSettings
 from sensorium.actors.runtime import NAMESPACE, join_ray, start_coordinator
 from sensorium.cluster import urls
 from sensorium.cluster.config import Config
+from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.ports import check_free
-from sensorium.cluster.services import MqttService
+from sensorium.cluster.services import MqttService, api_settings
 from sensorium.ingest.broker import EmbeddedBroker
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttOptions
-from sensorium.serve.deployment import ApiSettings, deploy, shutdown
+from sensorium.serve.deployment import deploy, shutdown
 from sensorium.serve.environment import ProxyPorts, serve_environment, short_run_dir
 from sensorium.storage import EmbeddedPostgres, PgHostPorts, PgMembershipFactory, migrate
 
@@ -41,12 +42,6 @@ OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
 
 LOOK_EVERY_S: Final = 0.5
 """How often embedded servers and the coordinator are looked after."""
-
-_ENVIRONMENT: Final = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # A host that is replaced leaves a record in Ray's control store; the default keeps 100,000 of them.
-    "RAY_maximum_gcs_destroyed_actor_cached_count": "100",
-}
 
 
 class Platform:
@@ -79,6 +74,7 @@ class Platform:
             stack.callback(ray.shutdown)
             with _sigterm_kept():
                 self._join_ray()
+            await self._wait_for_nodes()
             dsn = await self._database(stack)
             address = await self._broker(stack)
             await self._runtime(stack, dsn, address)
@@ -107,7 +103,7 @@ class Platform:
             join_ray(address)
         else:
             ports = ProxyPorts(_free_port(), _free_port())
-            os.environ.update({**_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
+            os.environ.update({**RAY_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
             ray.init(
                 address="local",
                 namespace=NAMESPACE,
@@ -117,6 +113,15 @@ class Platform:
                 logging_level=logging.WARNING,
             )
         self.ray_address = ray.get_runtime_context().gcs_address
+
+    async def _wait_for_nodes(self) -> None:
+        wanted, timeout_s = self._config.cluster.nodes, self._config.cluster.nodes_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (there := _nodes_alive()) < wanted:  # noqa: ASYNC110 - Ray tells nobody of new nodes
+                    await asyncio.sleep(LOOK_EVERY_S)
+        except TimeoutError:
+            raise TimeoutError(f"{there} of {wanted} nodes are there after {timeout_s:g} s") from None
 
     async def _database(self, stack: AsyncExitStack) -> str:
         url = self._config.storage.url
@@ -190,11 +195,9 @@ class Platform:
 
     async def _api(self, stack: AsyncExitStack, dsn: str) -> None:
         http = self._config.http
-        settings = ApiSettings(
-            dsn=dsn, namespace=NAMESPACE, bounds=self._config.bounds, max_body_bytes=http.max_body_bytes
-        )
+        settings = api_settings(self._config, dsn)
         stack.push_async_callback(asyncio.to_thread, shutdown)
-        await asyncio.to_thread(deploy, settings, http.host, http.port, http.replicas)
+        await asyncio.to_thread(deploy, settings, http.host, http.port, http.replicas, http.proxies)
         self.http_url = f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
 
     def _keep(
@@ -219,6 +222,10 @@ class Platform:
         directory = self._config.storage.data_dir.absolute()
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+
+def _nodes_alive() -> int:
+    return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
