@@ -12,6 +12,7 @@ from sensorium.actors.messages import Value
 from sensorium.actors.metrics import BOOL, NUMBER, TEXT, MetricSet
 from sensorium.actors.rules import (
     Condition,
+    NoData,
     Operator,
     Range,
     RateOfChange,
@@ -133,30 +134,45 @@ def validate(spec: RuleSpec) -> None:
     Raises:
         InvalidMessage: the rule can never work; the text says which field and why.
     """
-    condition = spec.condition
+    _validate("condition", spec.condition)
+    if isinstance(spec.condition, NoData):
+        if spec.for_s:
+            raise InvalidMessage("for_s: a no_data condition has its own time, after_s")
+        if spec.clear is not None:
+            raise InvalidMessage("clear: a no_data condition ends with the next reading")
+    if spec.clear is not None:
+        _validate("clear", spec.clear)
+        if isinstance(spec.clear, NoData) or spec.clear.metric != spec.condition.metric:
+            raise InvalidMessage(f"clear.metric: must be {spec.condition.metric}, as in condition")
+
+
+def _validate(field: str, condition: Condition) -> None:
     match condition:
         case Threshold(operator=op, value=bool() | str()) if op not in (Operator.EQ, Operator.NE):
-            raise InvalidMessage(
-                f"condition.operator: {op.value} needs a number; true, false and text know == and !="
-            )
+            raise InvalidMessage(f"{field}.operator: {op.value} needs a number, others know == and !=")
         case Range(low=low, high=high) if low > high:
-            raise InvalidMessage(f"condition.low: {low} is above condition.high {high}")
+            raise InvalidMessage(f"{field}.low: {low} is above {field}.high {high}")
         case RateOfChange(direction=direction) if direction not in _SIGNS:
-            raise InvalidMessage(f"condition.direction: {direction!r} is not one of up, down, any")
+            raise InvalidMessage(f"{field}.direction: {direction!r} is not one of up, down, any")
         case _:
             pass
 
 
 class Check:
-    """A rule bound to a position of a metric set: what a device calls."""
+    """A rule bound to a position of a metric set: what a device calls.
 
-    __slots__ = ("position", "rule", "rule_id", "test")
+    `clears` is the test of the rule's own clear condition, if it has one.
+    """
 
-    def __init__(self, rule: Rule, position: int, test: Test) -> None:
+    __slots__ = ("clears", "for_ms", "position", "rule", "rule_id", "test")
+
+    def __init__(self, rule: Rule, position: int, test: Test, clears: Test | None) -> None:
         self.rule = rule
         self.rule_id = rule.rule_id
         self.position = position
         self.test = test
+        self.clears = clears
+        self.for_ms = round(rule.spec.for_s * 1000)
 
 
 class RuleBook:
@@ -171,11 +187,18 @@ class RuleBook:
             if rule.spec.enabled and device_id is not None:
                 self._own.setdefault(device_id, []).append(rule)
         self._compiled: dict[tuple[str, MetricSet], tuple[Check, ...]] = {}
+        self._has_silences = any(isinstance(rule.spec.condition, NoData) for rule in rules)
 
     def covering(self, device_id: str, device_type: str) -> list[Rule]:
         """The enabled rules that watch the device."""
         candidates = [*self._shared, *self._own.get(device_id, ())]
         return [rule for rule in candidates if rule.spec.scope.covers(device_id, device_type)]
+
+    def silences(self, device_id: str, device_type: str) -> tuple[Rule, ...]:
+        """The enabled no-data rules that watch the device."""
+        if not self._has_silences:
+            return ()
+        return tuple(r for r in self.covering(device_id, device_type) if isinstance(r.spec.condition, NoData))
 
     def checks(
         self, device_id: str, device_type: str, metrics: MetricSet, windows: Sequence[Window]
@@ -198,19 +221,28 @@ class RuleBook:
 def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window]) -> tuple[Check, ...]:
     checks = []
     for rule in rules:
-        condition = rule.spec.condition
-        position = metrics.index.get(condition.metric)
-        if position is None:
+        spec = rule.spec
+        position = metrics.index.get(spec.condition.metric)
+        if position is None or isinstance(spec.condition, NoData):
             continue
-        test = _compilers[type(condition)](condition, position, metrics.kinds[position], windows)
-        if test is not None:
-            checks.append(Check(rule, position, test))
+        kind = metrics.kinds[position]
+        test = _compilers[type(spec.condition)](spec.condition, position, kind, windows)
+        clears = None
+        if spec.clear is not None:
+            clears = _compilers[type(spec.clear)](spec.clear, position, kind, windows)
+        if test is not None and (spec.clear is None or clears is not None):
+            checks.append(Check(rule, position, test, clears))
     return tuple(checks)
 
 
 def describe(spec: RuleSpec) -> str:
     """The condition in words, for an alarm's detail."""
-    match spec.condition:
+    held = f" for {spec.for_s:g} s" if spec.for_s else ""
+    return _describe(spec.condition) + held
+
+
+def _describe(condition: Condition) -> str:
+    match condition:
         case Threshold(metric, op, value):
             return f"{metric} {op.value} {value}"
         case Range(metric, low, high, inside):
@@ -220,3 +252,5 @@ def describe(spec: RuleSpec) -> str:
             return f"{metric} changing{way} {op.value} {value} a second"
         case ZScore(metric, value):
             return f"{metric} more than {value} standard deviations off its window's mean"
+        case NoData(after_s):
+            return f"no data for {after_s:g} s"

@@ -10,8 +10,7 @@ from typing import Any
 
 import msgspec
 
-from sensorium.actors import alarms
-from sensorium.actors.conditions import Check, RuleBook
+from sensorium.actors.conditions import RuleBook
 from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -34,6 +33,7 @@ from sensorium.actors.messages import (
     RefreshRules,
     Refusal,
     Register,
+    TimerFired,
     Value,
     WindowInfo,
 )
@@ -50,6 +50,7 @@ from sensorium.actors.records import (
 )
 from sensorium.actors.rules import Rule
 from sensorium.actors.seen import Seen
+from sensorium.actors.watch import Watch
 from sensorium.actors.windows import Window
 
 ACTIVE = "active"
@@ -84,9 +85,6 @@ class Device:
 
     __slots__ = (
         "_arranged",
-        "_book",
-        "_checks",
-        "alarms",
         "dirty_since_s",
         "id",
         "key",
@@ -102,6 +100,7 @@ class Device:
         "seen",
         "shard",
         "turns",
+        "watch",
         "windows",
     )
 
@@ -117,17 +116,20 @@ class Device:
         self.last_seen_ms = NEVER_MS
         self.windows: tuple[Window, ...] = ()
         self.seen = Seen()
-        self.alarms: dict[str, Alarm] = {}
+        self.watch = Watch()
         self.turns = 0
         """Turns since the last snapshot."""
         self.dirty_since_s: float | None = None
         self.last_turn_s = 0.0
         self._arranged: tuple[str, ...] | None = None
         """The names of the last reading when they are exactly the metric set's."""
-        self._book: RuleBook | None = None
-        self._checks: tuple[Check, ...] = ()
         self.lateness_ms = 0
         self.max_metrics = 0
+
+    @property
+    def alarms(self) -> dict[str, Alarm]:
+        """The active alarms, by rule id."""
+        return self.watch.alarms
 
     # --- turns ------------------------------------------------------------------------------------------
 
@@ -161,7 +163,12 @@ class Device:
             case GetWindow():
                 return self._window_info(message)
             case RefreshRules():
-                self._bind(around, now_ms, effects)
+                self._refresh(around, now_ms, effects)
+                return ACCEPTED
+            case TimerFired(name=name, due_ms=due_ms):
+                if self.watch.book is not around.rules:
+                    self._refresh(around, now_ms, effects)
+                self.watch.fire(self, name, due_ms, now_ms, effects)
                 return ACCEPTED
             case DeadLetter():
                 effects.dead_letters.append(message)
@@ -209,18 +216,21 @@ class Device:
             if isinstance(arranged, Refusal):
                 return self._dead_letter(arranged, reading, names, effects)
             values = arranged
-        if self._book is not around.rules:
-            self._bind(around, now_ms, effects)
+        watch = self.watch
+        if watch.book is not around.rules:
+            watch.bind(self, around.rules, now_ms, effects)
         shard = self.shard
         shard.head = offset = shard.head + 1
         newest_ms = self.newest_ms
         if time_ms < newest_ms - self.lateness_ms:
             flags |= ReadingFlag.LATE
         else:
-            if time_ms >= newest_ms and self._checks:
-                self._check(values, time_ms, effects)
+            if time_ms >= newest_ms:
+                watch.check(self, values, time_ms, now_ms, effects)
             self.fold(values, time_ms)
         self.remember(time_ms, key, reading.received_ms)
+        if watch.listens:
+            watch.heard(self, time_ms, now_ms, effects)
         effects.readings.append(
             ReadingRow(shard.number, offset, self.key, time_ms, key, flags, self.metrics, values)
         )
@@ -248,7 +258,7 @@ class Device:
             r.updated_ms,
             seen,
             connectivity,
-            len(self.alarms),
+            len(self.watch.alarms),
         )
 
     def newest_values(self) -> Latest | None:
@@ -316,7 +326,7 @@ class Device:
             self.metrics = metrics
             self.latest = [*self.latest, *[None] * new]
             self.latest_ms = [*self.latest_ms, *[NEVER_MS] * new]
-            self._book = None
+            self.watch.book = None
 
     def _dead_letter(
         self, refusal: Refusal, reading: Reading, names: tuple[str, ...], effects: Commit
@@ -367,49 +377,6 @@ class Device:
         if received_ms > self.last_seen_ms:
             self.last_seen_ms = received_ms
 
-    # --- rules and alarms -------------------------------------------------------------------------------
-
-    def _bind(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
-        """Take the present rules, clearing the alarms that none of them could clear any more."""
-        self._book = around.rules
-        r = self.registration
-        if r is None or r.status != ACTIVE:
-            self._checks = ()
-            return
-        self._checks = around.rules.checks(self.id, r.device_type, self.metrics, self.windows)
-        if self.alarms:
-            judged = {(check.rule_id, self.metrics.names[check.position]) for check in self._checks}
-            for rule_id in sorted(self.alarms):
-                if (rule_id, self.alarms[rule_id].metric) not in judged:
-                    self._clear(rule_id, now_ms, None, "rule_removed", effects)
-
-    def _check(self, values: Sequence[Any], time_ms: int, effects: Commit) -> None:
-        for window in self.windows:
-            window.advance(time_ms)
-        active = self.alarms
-        for check in self._checks:
-            value = values[check.position]
-            if value is None:
-                continue
-            holds = check.test(value, time_ms, self)
-            if holds:
-                if check.rule_id not in active:
-                    self._raise(check.rule, value, time_ms, effects)
-            elif active and holds is not None and check.rule_id in active:
-                self._clear(check.rule_id, time_ms, value, "condition_ended", effects)
-
-    def _raise(self, rule: Rule, value: Value, time_ms: int, effects: Commit) -> None:
-        assert self.registration is not None
-        alarm = alarms.raised(rule, self.registration, value, time_ms)
-        self.alarms[rule.rule_id] = alarm
-        effects.alarms.append(alarm)
-        self._event("alarm_raised", time_ms, alarm, effects)
-
-    def _clear(self, rule_id: str, time_ms: int, value: Value | None, reason: str, effects: Commit) -> None:
-        alarm = alarms.cleared(self.alarms.pop(rule_id), value, time_ms, reason)
-        effects.alarms.append(alarm)
-        self._event("alarm_cleared", time_ms, alarm, effects)
-
     # --- registration -----------------------------------------------------------------------------------
 
     def _register(self, message: Register, now_ms: int, around: Surroundings, effects: Commit) -> Outcome:
@@ -427,7 +394,8 @@ class Device:
         )
         self.furnish(around)
         effects.registrations.append(self.registration)
-        self._event("registered", now_ms, self.registration, effects)
+        self.event("registered", now_ms, self.registration, effects)
+        self._refresh(around, now_ms, effects)
         return self._answer(self.info(now_ms, around))
 
     def _patch(self, message: Patch, now_ms: int, around: Surroundings, effects: Commit) -> Outcome:
@@ -448,9 +416,9 @@ class Device:
         )
         if self.registration.device_type != old.device_type:
             self.furnish(around)
-            self._bind(around, now_ms, effects)
+            self._refresh(around, now_ms, effects)
         effects.registrations.append(self.registration)
-        self._event("updated", now_ms, self.registration, effects)
+        self.event("updated", now_ms, self.registration, effects)
         return self._answer(self.info(now_ms, around))
 
     def _decommission(self, now_ms: int, effects: Commit) -> Outcome:
@@ -459,11 +427,10 @@ class Device:
             return self._not_found()
         if old.status == DECOMMISSIONED:
             return ACCEPTED
-        for rule_id in sorted(self.alarms):
-            self._clear(rule_id, now_ms, None, "device_decommissioned", effects)
+        self.watch.end(self, now_ms, "device_decommissioned", effects)
         self.registration = msgspec.structs.replace(old, status=DECOMMISSIONED, updated_ms=now_ms)
         effects.registrations.append(self.registration)
-        self._event("decommissioned", now_ms, self.registration, effects)
+        self.event("decommissioned", now_ms, self.registration, effects)
         return ACCEPTED
 
     def furnish(self, around: Surroundings) -> None:
@@ -477,7 +444,11 @@ class Device:
                 window.advance(self.newest_ms)
         self.lateness_ms = round(profile.lateness_s * 1000)
         self.max_metrics = profile.max_metrics
-        self._book = None
+        self.watch.book = None
+
+    def _refresh(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
+        if self.registration is not None and self.registration.status == ACTIVE:
+            self.watch.bind(self, around.rules, now_ms, effects)
 
     # --- small leaves -----------------------------------------------------------------------------------
 
@@ -495,7 +466,8 @@ class Device:
     def _not_found(self) -> Refusal:
         return Refusal("not_found", f"no device {self.id} is registered")
 
-    def _event(self, kind: str, time_ms: int, body: object, effects: Commit) -> None:
+    def event(self, kind: str, time_ms: int, body: object, effects: Commit) -> None:
+        """Add an event to the effects, at the shard's next offset."""
         shard = self.shard
         shard.head += 1
         effects.events.append(

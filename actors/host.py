@@ -17,7 +17,14 @@ import msgspec
 from sensorium.actors.activations import Activations, ActivationSettings
 from sensorium.actors.conditions import RuleBook, validate
 from sensorium.actors.device import Surroundings
-from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Overloaded, refused
+from sensorium.actors.errors import (
+    Fenced,
+    InvalidMessage,
+    LogUnavailable,
+    Overloaded,
+    Unavailable,
+    refused,
+)
 from sensorium.actors.figures import Histogram
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -29,13 +36,16 @@ from sensorium.actors.messages import (
     Message,
     Outcome,
     Reading,
+    RefreshRules,
     Refusal,
+    TimerFired,
     batch_decoder,
 )
 from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Snapshot
-from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.actors.rules import NoData, Rule, RuleSpec
+from sensorium.actors.ticker import Ticker
 from sensorium.actors.turns import Names, TurnFailed, Turns, Work, cut, lookups, run
 from sensorium.actors.view import DeviceView
 
@@ -53,6 +63,12 @@ Outcomes = dict[int, Outcome]
 
 SAVE_PAUSE_S = 0.05
 """Between two batches of snapshots, so that many that come due together do not crowd out the commits."""
+
+ARM_CHUNK = 500
+"""Devices of a new no-data rule that share one commit."""
+
+RULE_OVERLAP_MS = 3_600_000
+"""How old a rule may be that a starting host still brings to its devices."""
 
 _IDLE_S = 1.0
 _encode = msgspec.msgpack.Encoder().encode
@@ -115,13 +131,16 @@ class DeviceHost:
     async def start(self) -> None:
         """Open the ports, the shards and the rules. Raises `LogUnavailable`."""
         self._ports: HostPorts = await self._open_ports(self.incarnation)
+        self._ticker = Ticker(self._ports.log, self._shards, self._clock_ms, self._fire)
         self._activations = Activations(self._ports.log, self._shards, self._settings.activation)
         await self._activations.open()
-        self._take_rules(await self._ports.rules.load())
+        rules = await self._ports.rules.load()
+        self._around = replace(self._around, rules=RuleBook(rules))
         self._tasks = [
             asyncio.create_task(self._work(), name=f"{self.name} turns"),
             asyncio.create_task(self._save(), name=f"{self.name} snapshots"),
             asyncio.create_task(self._watch_rules(), name=f"{self.name} rules"),
+            asyncio.create_task(self._ticker.run(), name=f"{self.name} timers"),
         ]
 
     async def stop(self) -> None:
@@ -249,6 +268,7 @@ class DeviceHost:
             "shards_owned": len(self._shards),
             "batches_waiting": len(self._waiting),
             "rules": len(self._around.rules.rules),
+            **self._ticker.statistics(),
             "log_down_s": 0.0 if down is None else time.monotonic() - down,
             "ingest_to_commit": self._latency.as_dict(),
             "commit": self._commits.as_dict(),
@@ -353,6 +373,7 @@ class DeviceHost:
             activations.discard(ids, heads)
             raise
         activations.changed(turns.touched)
+        self._ticker.add(turns.commit.timers)
         self._count(works, turns)
         return turns.outcomes
 
@@ -395,14 +416,30 @@ class DeviceHost:
             self._fenced = True
 
     async def _watch_rules(self) -> None:
+        # What changed shortly before this host took over may not have reached the devices yet.
+        since_ms = self._clock_ms() - RULE_OVERLAP_MS
         async for _ in self._ports.rules.changes():
             try:
-                self._take_rules(await self._ports.rules.load())
-            except LogUnavailable:
+                rules = await self._ports.rules.load()
+                self._around = replace(self._around, rules=RuleBook(rules))
+                fresh = [rule for rule in rules if rule.updated_ms > since_ms]
+                await self._arm([rule for rule in fresh if isinstance(rule.spec.condition, NoData)])
+                since_ms = max([since_ms, *(rule.updated_ms for rule in fresh)])
+            except Unavailable:
                 continue  # `changes` yields again once the database is back
 
-    def _take_rules(self, rules: Sequence[Any]) -> None:
-        self._around = replace(self._around, rules=RuleBook(rules))
+    async def _fire(self, due: Sequence[TimerFired]) -> None:
+        await self._enqueue(Work(due))
+
+    async def _arm(self, rules: Sequence[Rule]) -> None:
+        """Have devices that may not be in memory set the timers of no-data rules."""
+        for rule in rules:
+            scope = rule.spec.scope
+            only = None if scope.device_id is None else [scope.device_id]
+            which = Filter(scope.device_type, device_ids=only)
+            ids = await self._ports.registry.select(which, self._shards)
+            for start in range(0, len(ids), ARM_CHUNK):
+                await self._enqueue(Work([RefreshRules(i) for i in ids[start : start + ARM_CHUNK]]))
 
 
 def _dead_letter(

@@ -116,10 +116,26 @@ class DeadLetter(_Message, frozen=True, array_like=True, tag=8):
     received_ms: int
 
 
+class TimerFired(_Message, frozen=True, array_like=True, tag=9):
+    """A timer of the device is due. Said by its host; a device that has cancelled it takes no notice."""
+
+    name: str
+    due_ms: int
+
+
 DEAD_LETTER_PAYLOAD_BYTES: Final = 4096
 
 Message = (
-    Reading | Register | Patch | Decommission | GetDevice | GetLatest | GetWindow | RefreshRules | DeadLetter
+    Reading
+    | Register
+    | Patch
+    | Decommission
+    | GetDevice
+    | GetLatest
+    | GetWindow
+    | RefreshRules
+    | DeadLetter
+    | TimerFired
 )
 
 

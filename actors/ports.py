@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice
+from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TimerRow
 from sensorium.actors.rules import Rule, RuleSpec
 
 
@@ -37,6 +37,10 @@ class Log(Protocol):
 
         One without a time is looked for among the readings that were committed in the last hour.
         """
+        ...
+
+    async def timers(self, shards: Sequence[int], before_ms: int, limit: int) -> list[TimerRow]:
+        """The timers of these shards that are due before a time, soonest first, at most `limit`."""
         ...
 
     async def save(self, snapshots: Sequence[Snapshot], heads: Mapping[int, int]) -> None:

@@ -1,5 +1,6 @@
 """What a host hands to the log and gets back from it: plain rows, decided by devices, stored by `storage`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -108,6 +109,23 @@ class TailReading(NamedTuple):
     values: list[Value | None]
 
 
+class Timer(NamedTuple):
+    """A due time that outlives the process: `due_ms` by the clock, `since_ms` when what it times began."""
+
+    due_ms: int
+    since_ms: int
+
+
+class TimerRow(NamedTuple):
+    """A timer of a device by its name. Without `due_ms` it is gone."""
+
+    shard: int
+    device_id: str
+    name: str
+    due_ms: int | None
+    since_ms: int
+
+
 class StoredDevice(NamedTuple):
     """All that the log knows of a device, to activate it from. An unknown device has no registration."""
 
@@ -118,6 +136,7 @@ class StoredDevice(NamedTuple):
     """In the order of their offsets."""
     alarms: list[Alarm]
     """The active ones."""
+    timers: Mapping[str, Timer] = {}
 
 
 class Identity(NamedTuple):
@@ -132,7 +151,7 @@ class Identity(NamedTuple):
 class Commit:
     """What one transaction makes durable: all of it or nothing.
 
-    `registrations` and `alarms` replace the rows of the same id.
+    `registrations`, `alarms` and `timers` replace the rows of the same id, the later the earlier.
     """
 
     readings: list[ReadingRow] = field(default_factory=list)
@@ -140,6 +159,14 @@ class Commit:
     registrations: list[Registration] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    timers: list[TimerRow] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.readings or self.events or self.registrations or self.alarms or self.dead_letters)
+        return bool(
+            self.readings
+            or self.events
+            or self.registrations
+            or self.alarms
+            or self.dead_letters
+            or self.timers
+        )

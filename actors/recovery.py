@@ -48,7 +48,8 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
     """The device as the log knows it: its snapshot and, on top, the readings after it. Emits nothing."""
     device = Device(stored.device_id, shard)
     device.registration = stored.registration
-    device.alarms = {alarm.rule_id: alarm for alarm in stored.alarms}
+    device.watch.alarms = {alarm.rule_id: alarm for alarm in stored.alarms}
+    device.watch.timers = dict(stored.timers)
     if stored.snapshot is not None:
         _restore(device, stored.snapshot)
     if stored.registration is not None:

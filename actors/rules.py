@@ -76,7 +76,18 @@ class ZScore(msgspec.Struct, frozen=True, tag="z_score", forbid_unknown_fields=T
     min_count: Annotated[int, Meta(ge=2)] = 30
 
 
-Condition = Threshold | Range | RateOfChange | ZScore
+class NoData(msgspec.Struct, frozen=True, tag="no_data", forbid_unknown_fields=True):
+    """Holds once nothing was received from the device for `after_s` seconds; ends with the next reading."""
+
+    after_s: Annotated[float, Meta(ge=1, le=31_536_000)]
+
+    @property
+    def metric(self) -> str:
+        """It looks at no metric: \"\"."""
+        return ""
+
+
+Condition = Threshold | Range | RateOfChange | ZScore | NoData
 
 
 class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,13 +102,22 @@ class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rule as a person writes it."""
+    """A rule as a person writes it.
+
+    Attributes:
+        for_s: how long the condition must hold before the alarm is raised. Told by the readings' times, and
+            after so long without a reading to the contrary by the clock.
+        clear: what must hold for the alarm to end, on the same metric; None: that `condition` does not hold.
+            With a gap between the two, a value that wavers around the threshold does not flap the alarm.
+    """
 
     name: Name
     condition: Condition
     severity: Severity = Severity.WARNING
     scope: Scope = Scope()
     description: str = ""
+    for_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0
+    clear: Condition | None = None
     enabled: bool = True
 
 

@@ -23,6 +23,8 @@ from sensorium.actors.records import (
     Snapshot,
     StoredDevice,
     TailReading,
+    Timer,
+    TimerRow,
 )
 from sensorium.actors.rules import Rule, RuleSpec
 
@@ -51,6 +53,7 @@ class MemoryStore:
         self.registrations: dict[str, Registration] = {}
         self.alarms: dict[str, Alarm] = {}
         self.dead_letters: list[DeadLetter] = []
+        self.timers: dict[tuple[str, str], TimerRow] = {}
         self.snapshots: dict[int, Snapshot] = {}
         self.heads: dict[int, int] = {}
         self.hosts: dict[int, tuple[str, bool]] = {}
@@ -179,6 +182,11 @@ class MemoryStore:
         self.registrations |= {r.device_id: r for r in commit.registrations}
         self.alarms |= {a.alarm_id: a for a in commit.alarms}
         self.dead_letters += commit.dead_letters
+        for timer in commit.timers:
+            if timer.due_ms is None:
+                self.timers.pop((timer.device_id, timer.name), None)
+            else:
+                self.timers[timer.device_id, timer.name] = timer
         self.commits += 1
 
 
@@ -245,6 +253,11 @@ class MemoryLog:
             snapshot,
             sorted(tail),
             sorted(active, key=lambda a: (a.start_ms, a.alarm_id)),
+            {
+                name: Timer(row.due_ms, row.since_ms)
+                for (owner, name), row in store.timers.items()
+                if owner == device_id and row.due_ms is not None
+            },
         )
 
     async def seen(self, identities: Sequence[Identity]) -> set[Identity]:
@@ -259,6 +272,13 @@ class MemoryLog:
             elif any(row.key == key for row in self._store._by_device.get(device, ())):
                 found.add(identity)
         return found
+
+    async def timers(self, shards: Sequence[int], before_ms: int, limit: int) -> list[TimerRow]:
+        """As `Log` says."""
+        await self._store._turn()
+        wanted = frozenset(shards)
+        rows = [r for r in self._store.timers.values() if r.shard in wanted and (r.due_ms or 0) < before_ms]
+        return sorted(rows, key=lambda r: (r.due_ms or 0, r.device_id, r.name))[:limit]
 
     async def save(self, snapshots: Sequence[Snapshot], heads: Mapping[int, int]) -> None:
         """As `Log` says."""

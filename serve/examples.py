@@ -108,11 +108,24 @@ RULE_SPECS: Final[dict[str, Any]] = {
         "severity": "minor",
         "scope": {"device_id": "pump-7"},
     },
+    "held for a while, with hysteresis": {
+        "name": "Hot for two minutes",
+        "condition": {"type": "threshold", "metric": "temperature", "operator": ">", "value": 80},
+        "for_s": 120,
+        "clear": {"type": "threshold", "metric": "temperature", "operator": "<", "value": 75},
+        "severity": "major",
+    },
+    "no data": {
+        "name": "Silent",
+        "condition": {"type": "no_data", "after_s": 900},
+        "severity": "major",
+        "scope": {"device_type": "tank-level"},
+    },
 }
 RULE: Final[dict[str, Any]] = {
     "rule_id": "0198a6f2c1d47a3e",
     "version": 1,
-    "spec": {**RULE_SPECS["threshold"], "description": "", "enabled": True},
+    "spec": {**RULE_SPECS["threshold"], "description": "", "for_s": 0.0, "clear": None, "enabled": True},
     "created_ms": _TIME_MS,
     "updated_ms": _TIME_MS,
 }

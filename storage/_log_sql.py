@@ -38,6 +38,13 @@ ACTIVE_ALARMS: Final = (
     " ORDER BY start_at, alarm_id"
 )
 
+TIMERS_OF: Final = "SELECT device, name, due_at, since_at FROM timers WHERE device = ANY($1::bigint[])"
+
+TIMERS_DUE: Final = """
+SELECT shard, device_id, name, due_at, since_at FROM timers
+WHERE due_at < $2 AND shard = ANY($1::smallint[]) ORDER BY due_at, device_id, name LIMIT $3
+"""
+
 TAILS: Final = f"""
 SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
 FROM (SELECT wanted.device, coalesce(s.replay_from, '-infinity') AS replay_from,

@@ -8,7 +8,7 @@ import msgspec
 from sensorium.actors.messages import DeadLetter
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
-from sensorium.actors.records import Alarm, Registration, Snapshot
+from sensorium.actors.records import Alarm, Registration, Snapshot, TimerRow
 from sensorium.storage.database import Connection
 
 METRIC_SET: Final = "INSERT INTO metric_sets (id, names, kinds) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
@@ -39,6 +39,19 @@ DEAD_LETTERS: Final = """
 INSERT INTO dead_letters (received_at, device_id, source, address, reason, detail, payload, size_bytes)
 SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                      $7::bytea[], $8::bigint[])
+"""
+
+TIMERS: Final = """
+INSERT INTO timers (device, name, shard, device_id, due_at, since_at)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::text[], $5::timestamptz[],
+                     $6::timestamptz[])
+ON CONFLICT (device, name) DO UPDATE SET shard = excluded.shard, due_at = excluded.due_at,
+    since_at = excluded.since_at
+"""
+
+GONE_TIMERS: Final = """
+DELETE FROM timers t USING unnest($1::bigint[], $2::text[]) AS gone (device, name)
+WHERE t.device = gone.device AND t.name = gone.name
 """
 
 SNAPSHOTS: Final = """
@@ -98,6 +111,19 @@ async def alarms(connection: Connection, rows: Sequence[Alarm]) -> None:
             for a in sorted(latest.values(), key=lambda a: a.alarm_id)
         ],
     )
+
+
+async def timers(connection: Connection, rows: Sequence[TimerRow]) -> None:
+    """Insert, replace or delete by device and name; of several of one name the last counts."""
+    latest = {(device_key(row.device_id), row.name): row for row in rows}
+    places = sorted(latest)
+    gone = [place for place in places if latest[place].due_ms is None]
+    if gone:
+        await _unnest(connection, GONE_TIMERS, gone)
+    kept = [(place, latest[place]) for place in places if latest[place].due_ms is not None]
+    if kept:
+        columns = [(*place, r.shard, r.device_id, r.due_ms, r.since_ms) for place, r in kept]
+        await _unnest(connection, TIMERS, columns)
 
 
 async def dead_letters(connection: Connection, rows: Sequence[DeadLetter]) -> None:

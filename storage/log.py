@@ -9,7 +9,7 @@ import asyncpg
 from sensorium.actors.errors import LogUnavailable, SensoriumError
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
-from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TailReading
+from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TailReading, Timer, TimerRow
 from sensorium.storage import _log_sql as sql
 from sensorium.storage import _write
 from sensorium.storage._known_sets import KnownSets
@@ -114,6 +114,8 @@ class PgLog:
                         await _write.registrations(writer, commit.registrations)
                     if commit.alarms:
                         await _write.alarms(writer, commit.alarms)
+                    if commit.timers:
+                        await _write.timers(writer, commit.timers)
                     if commit.dead_letters:
                         await _write.dead_letters(writer, commit.dead_letters)
                     committing = True
@@ -179,12 +181,13 @@ class PgLog:
         keys = [device_key(device_id) for device_id in device_ids]
         async with (
             acquired(pool) as connection,
-            # One snapshot for all four, so that a save in between cannot hide a tail.
+            # One snapshot for all of them, so that a save in between cannot hide a tail.
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             device_rows = await connection.fetch(sql.DEVICES, list(device_ids))
             snapshot_rows = await connection.fetch(sql.SNAPSHOTS, keys)
             alarm_rows = await connection.fetch(sql.ACTIVE_ALARMS, keys)
+            timer_rows = await connection.fetch(sql.TIMERS_OF, keys)
             tail_rows = await connection.fetch(sql.TAILS, list(set(keys)))
             sets = await self._sets.find(connection, {row["metric_set"] for row in tail_rows})
         registrations = {row["device_id"]: registration_of(row) for row in device_rows}
@@ -192,6 +195,9 @@ class PgLog:
         alarms: dict[str, list[asyncpg.Record]] = {}
         for row in alarm_rows:
             alarms.setdefault(row["device_id"], []).append(row)
+        timers: dict[int, dict[str, Timer]] = {}
+        for device, name, due_ms, since_ms in timer_rows:
+            timers.setdefault(device, {})[name] = Timer(due_ms, since_ms)
         tails: dict[int, list[TailReading]] = {}
         for device, offset, time_ms, key, flags, set_id, numbers, texts in tail_rows:
             metrics = sets[set_id]
@@ -205,6 +211,7 @@ class PgLog:
                 snapshots.get(key),
                 tails.get(key, []),
                 [alarm_of(row) for row in alarms.get(device_id, ())],
+                timers.get(key, {}),
             )
             for device_id, key in zip(device_ids, keys, strict=True)
         ]
@@ -226,6 +233,12 @@ class PgLog:
                 pairs = {(row["device"], row["key"]) for row in rows}
                 found.update(i for i in untimed if (i.device, i.key) in pairs)
         return found
+
+    async def timers(self, shards: Sequence[int], before_ms: int, limit: int) -> list[TimerRow]:
+        """As the port says."""
+        async with acquired(await self._ready()) as connection:
+            rows = await connection.fetch(sql.TIMERS_DUE, list(shards), before_ms, limit)
+        return [TimerRow(*row) for row in rows]
 
     async def save(self, snapshots: Sequence[Snapshot], heads: Mapping[int, int]) -> None:
         """As the port says. `heads` must not be older than `HEAD_SLACK_S` less a commit."""

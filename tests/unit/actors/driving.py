@@ -6,10 +6,19 @@ from typing import Any
 
 from sensorium.actors.conditions import RuleBook
 from sensorium.actors.device import Device, Shard, Surroundings
-from sensorium.actors.messages import Message, Outcome, Reading, ReadingFlag, Refusal, Register, Value
+from sensorium.actors.messages import (
+    Message,
+    Outcome,
+    Reading,
+    ReadingFlag,
+    Refusal,
+    Register,
+    TimerFired,
+    Value,
+)
 from sensorium.actors.placement import shard_of
 from sensorium.actors.profile import Profile, Profiles
-from sensorium.actors.records import Alarm, Commit, Identity, StoredDevice, TailReading
+from sensorium.actors.records import Alarm, Commit, Identity, StoredDevice, TailReading, Timer
 from sensorium.actors.recovery import activate, take_snapshot
 from sensorium.actors.rules import Condition, Rule, RuleSpec
 
@@ -97,7 +106,26 @@ class Driver:
         for alarm in self.log.alarms:
             active[alarm.alarm_id] = alarm
         alarms = [alarm for alarm in active.values() if alarm.state == "ACTIVE"]
-        return StoredDevice(DEVICE_ID, self.device.registration, snapshot, tail, alarms)
+        return StoredDevice(DEVICE_ID, self.device.registration, snapshot, tail, alarms, self.timers)
+
+    @property
+    def timers(self) -> dict[str, Timer]:
+        """The timers that are set, as the log has them."""
+        set_: dict[str, Timer] = {}
+        for row in self.log.timers:
+            set_.pop(row.name, None)
+            if row.due_ms is not None:
+                set_[row.name] = Timer(row.due_ms, row.since_ms)
+        return set_
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass: every timer that comes due has its turn, at its time."""
+        end_ms = self.now_ms + round(seconds * 1000)
+        while due := sorted((t.due_ms, name) for name, t in self.timers.items() if t.due_ms <= end_ms):
+            due_ms, name = due[0]
+            self.now_ms = max(self.now_ms, due_ms)
+            self.send(TimerFired(DEVICE_ID, name, due_ms))
+        self.now_ms = end_ms
 
     def recovered(self, snapshot: Any = None, around: Surroundings | None = None) -> "Driver":
         """A driver of the device as another host would activate it from the log."""
@@ -115,6 +143,7 @@ class Driver:
                     self.log.registrations,
                     self.log.alarms,
                     self.log.dead_letters,
+                    self.log.timers,
                 )
             )
         )
@@ -128,7 +157,7 @@ class Driver:
             assert observed(self.device) == before, "a refused turn must change nothing"
             assert effects == Commit(dead_letters=effects.dead_letters)
             assert len(effects.dead_letters) == int(outcome.dead_lettered)
-        for kind in ("readings", "events", "registrations", "alarms", "dead_letters"):
+        for kind in ("readings", "events", "registrations", "alarms", "dead_letters", "timers"):
             getattr(self.log, kind).extend(getattr(effects, kind))
         offsets = sorted(row.offset for row in (*self.log.readings, *self.log.events))
         assert offsets == list(range(self.first_offset, self.device.shard.head + 1)), "offsets have a gap"
@@ -144,6 +173,7 @@ def observed(device: Device) -> Any:
         take_snapshot(device),
         device.registration,
         dict(device.alarms),
+        dict(device.watch.timers),
         [window.spec for window in device.windows],
         device.lateness_ms,
         device.max_metrics,

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import pytest
 
 from sensorium.actors import coordinator as coordinator_module
+from sensorium.actors import host as host_module
 from sensorium.actors import router as router_module
+from sensorium.actors import ticker as ticker_module
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.conditions import RuleBook
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec, ServiceSpec
@@ -18,6 +20,7 @@ from sensorium.actors.host import HostSettings
 from sensorium.actors.messages import Accepted, Duplicate, GetDevice, GetLatest, Patch, Refusal, Register
 from sensorium.actors.placement import device_key
 from sensorium.actors.router import Router
+from sensorium.actors.rules import NoData, RuleSpec
 from sensorium.actors.testing import MemoryStore
 from tests.unit.actors.local import LocalLauncher, LocalTransport
 
@@ -366,3 +369,33 @@ async def test_a_mapped_function_sees_committed_state_only() -> None:
 
 def test_rule_books_are_cheap_to_share() -> None:
     assert RuleBook().covering("a", "b") == []
+
+
+async def test_timers_come_due_after_passivation_crash_and_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A no-data rule finds devices that are in no memory, once each, whatever happens meanwhile."""
+    monkeypatch.setattr(ticker_module, "TICK_S", 0.005)
+    monkeypatch.setattr(ticker_module, "RETRY_S", 0.005)
+    monkeypatch.setattr(host_module, "_IDLE_S", 0.005)
+    store = MemoryStore()
+    silent = RuleSpec(name="silent", condition=NoData(1.0))
+    async with platform(store=store, idle_after_s=0.0, snapshot_every_s=0.0) as p:
+        for i in range(20):
+            await p.router.ask(Register(f"d{i}", "climate"))
+        await store.create(silent)
+        async with asyncio.timeout(10):
+            while len(store.timers) + len(store.alarms) < 20:
+                await asyncio.sleep(0.005)
+        p.launcher.living["host-0"].kill()
+        store.down = True
+        await asyncio.sleep(0.05)
+        store.down = False
+        async with asyncio.timeout(20):
+            while sum(a.state == "ACTIVE" for a in store.alarms.values()) < 20:
+                await asyncio.sleep(0.01)
+        assert len(store.alarms) == 20
+        assert sorted(a.device_id for a in store.alarms.values()) == sorted(f"d{i}" for i in range(20))
+        outcomes: dict[tuple[str, int], Any] = {}
+        p.send("d3", 1, outcomes)
+        await p.router.drained(1)
+        assert sum(a.state == "CLEARED" for a in store.alarms.values()) == 1
+        assert_log_is_sound(store, outcomes)

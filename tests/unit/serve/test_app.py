@@ -72,7 +72,8 @@ async def test_the_documents_conditions_are_those_that_are_read(platform: World)
     schemas = (await document(platform))["components"]["schemas"]
     discriminator = schemas["RuleSpec"]["properties"]["condition"]["discriminator"]
     assert discriminator["propertyName"] == "type"
-    assert set(discriminator["mapping"]) == {"threshold", "range", "rate_of_change", "z_score"}
+    kinds = {"threshold", "range", "rate_of_change", "z_score", "no_data"}
+    assert set(discriminator["mapping"]) == kinds
     assert schemas["RuleSpec"]["additionalProperties"] is False
 
 

@@ -12,7 +12,7 @@ from sensorium.actors.messages import DeadLetter, Location
 from sensorium.actors.metrics import metric_set
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.ports import Log
-from sensorium.actors.records import Commit, Identity, ReadingRow, Registration
+from sensorium.actors.records import Commit, Identity, ReadingRow, Registration, Timer, TimerRow
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ async def log(store: Store) -> Log:
 
 async def test_an_unknown_device_has_nothing(log: Log) -> None:
     [found] = await log.load(["nobody"])
-    assert found == ("nobody", None, None, [], [])
+    assert found == ("nobody", None, None, [], [], {})
 
 
 async def test_a_commit_is_loaded_as_it_was_written(log: Log) -> None:
@@ -195,3 +195,23 @@ async def test_reads_and_saves_run_beside_commits(log: Log) -> None:
     await asyncio.gather(commits(), saves(), loads())
     [found] = await log.load(["d"])
     assert len(found.tail) == 20
+
+
+async def test_timers_are_read_by_due_time_and_come_with_their_device(log: Log) -> None:
+    shards = [shard_of("d"), shard_of("e")]
+    rows = [
+        TimerRow(shards[0], "d", "late", NOON_MS + 2000, NOON_MS),
+        TimerRow(shards[1], "e", "soon", NOON_MS + 1000, NOON_MS),
+        TimerRow(shards[0], "d", "gone", NOON_MS + 500, NOON_MS),
+    ]
+    await log.commit(Commit(timers=[*rows, rows[2]._replace(due_ms=None)]))
+    assert await log.timers(shards, NOON_MS + 2001, 10) == [rows[1], rows[0]]
+    assert await log.timers(shards, NOON_MS + 2000, 10) == [rows[1]]
+    assert await log.timers(shards, NOON_MS + 9000, 1) == [rows[1]]
+    assert await log.timers([s for s in range(1024) if s not in shards], NOON_MS + 9000, 10) == []
+    [found] = await log.load(["d"])
+    assert found.timers == {"late": Timer(NOON_MS + 2000, NOON_MS)}
+    await log.commit(Commit(timers=[rows[0]._replace(due_ms=NOON_MS + 3000)]))
+    assert await log.timers(shards, NOON_MS + 9000, 10) == [rows[1], rows[0]._replace(due_ms=NOON_MS + 3000)]
+    await log.commit(Commit(timers=[rows[0]._replace(due_ms=None), rows[1]._replace(due_ms=None)]))
+    assert await log.timers(shards, NOON_MS + 9000, 10) == []

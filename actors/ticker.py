@@ -1,0 +1,83 @@
+"""Brings durable timers to their devices when they are due, from the log and from what was just committed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+from sensorium.actors.errors import Unavailable
+from sensorium.actors.messages import TimerFired
+from sensorium.actors.ports import Log
+from sensorium.actors.records import TimerRow
+from sensorium.actors.timers import TimerQueue
+
+HORIZON_MS: Final = 60_000
+"""How far ahead of the clock the timers are known."""
+
+PAGE: Final = 10_000
+"""Timers read from the log at a time."""
+
+TURNS: Final = 500
+"""Timers that share one commit."""
+
+TICK_S: Final = 0.1
+RETRY_S: Final = 1.0
+
+
+class Ticker:
+    """The timers of a host's shards.
+
+    Args:
+        fire: runs the turns; returns when they are committed, raises `Unavailable` when they must come again.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        shards: Sequence[int],
+        clock_ms: Callable[[], int],
+        fire: Callable[[Sequence[TimerFired]], Awaitable[None]],
+    ) -> None:
+        self._log = log
+        self._shards = shards
+        self._clock_ms = clock_ms
+        self._fire = fire
+        self._queue = TimerQueue()
+        self._fired = 0
+
+    def add(self, rows: Iterable[TimerRow]) -> None:
+        """Take timers that were just committed."""
+        self._queue.add(rows)
+
+    async def run(self) -> None:
+        """Fire what comes due, until cancelled. While the log is away, timers wait."""
+        queue = self._queue
+        while True:
+            now_ms = self._clock_ms()
+            try:
+                if queue.horizon_ms < now_ms + HORIZON_MS // 2:
+                    await self._look_ahead(now_ms + HORIZON_MS)
+                due = queue.take_due(now_ms, TURNS)
+                if due:
+                    await self._bring(due)
+                else:
+                    await asyncio.sleep(TICK_S)
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+
+    def statistics(self) -> dict[str, Any]:
+        """How many timers are due within the horizon, and how many were fired."""
+        return {"timers_soon": len(self._queue), "timers_fired": self._fired}
+
+    async def _look_ahead(self, horizon_ms: int) -> None:
+        rows = await self._log.timers(self._shards, horizon_ms, PAGE)
+        last_ms = rows[-1].due_ms if len(rows) == PAGE else None
+        # The last one's millisecond may hold more, so the next look begins with it.
+        self._queue.extend(rows, horizon_ms if last_ms is None else last_ms)
+
+    async def _bring(self, due: Sequence[tuple[int, str, str]]) -> None:
+        try:
+            await self._fire([TimerFired(device_id, name, due_ms) for due_ms, device_id, name in due])
+        except Unavailable:
+            self._queue.put_back(due)
+            raise
+        self._fired += len(due)

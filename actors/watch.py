@@ -1,0 +1,189 @@
+"""The rules' watch over one device: what they find, how long it has held, which alarms stand. Pure."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sensorium.actors import alarms
+from sensorium.actors.conditions import Check, RuleBook
+from sensorium.actors.messages import Value
+from sensorium.actors.records import Alarm, Commit, Timer, TimerRow
+from sensorium.actors.rules import NoData, Rule
+
+if TYPE_CHECKING:
+    from sensorium.actors.device import Device
+
+HELD: Final = "held/"
+"""Timers of rules whose condition must hold for a while: `since_ms` is when it began, in event time."""
+
+SILENT: Final = "silent/"
+"""Timers of no-data rules."""
+
+
+class Watch:
+    """Alarms and timers of one device under the rules of one book.
+
+    A rule holds one alarm a device. `bind` comes first, and again whenever the book, the device's type or
+    its metrics change.
+    """
+
+    __slots__ = ("_checks", "_silences", "alarms", "book", "timers")
+
+    def __init__(self) -> None:
+        self.alarms: dict[str, Alarm] = {}
+        """The active ones, by rule id."""
+        self.timers: dict[str, Timer] = {}
+        self.book: RuleBook | None = None
+        self._checks: tuple[Check, ...] = ()
+        self._silences: tuple[Rule, ...] = ()
+
+    def bind(self, device: "Device", book: RuleBook, now_ms: int, effects: Commit) -> None:
+        """Take these rules: clear the alarms that none of them can clear any more, set no-data timers."""
+        self.book = book
+        r = device.registration
+        if r is None:
+            return
+        self._checks = book.checks(device.id, r.device_type, device.metrics, device.windows)
+        self._silences = book.silences(device.id, r.device_type)
+        silences = {rule.rule_id for rule in self._silences}
+        if self.alarms:
+            judged = {(check.rule_id, device.metrics.names[check.position]) for check in self._checks}
+            judged |= {(rule_id, "") for rule_id in silences}
+            for rule_id in sorted(self.alarms):
+                if (rule_id, self.alarms[rule_id].metric) not in judged:
+                    self.clear(device, rule_id, None, now_ms, "rule_removed", effects)
+        if self.timers:
+            held = {check.rule_id for check in self._checks if check.for_ms}
+            kept = {HELD + rule_id for rule_id in held} | {SILENT + rule_id for rule_id in silences}
+            for name in [name for name in self.timers if name not in kept]:
+                self._cancel(device, name, effects)
+        for rule in self._silences:
+            if rule.rule_id not in self.alarms:
+                heard_ms = max(device.last_seen_ms, r.updated_ms)
+                self._set(device, SILENT + rule.rule_id, heard_ms + _after_ms(rule), heard_ms, effects)
+
+    def check(
+        self, device: "Device", values: Sequence[Any], time_ms: int, now_ms: int, effects: Commit
+    ) -> None:
+        """Judge the newest reading, before the device has taken it in."""
+        if not self._checks:
+            return
+        for window in device.windows:
+            window.advance(time_ms)
+        active = self.alarms
+        for check in self._checks:
+            value = values[check.position]
+            if value is None:
+                continue
+            holds = check.test(value, time_ms, device)
+            if holds:
+                if check.rule_id not in active and (
+                    not check.for_ms or self._has_held(device, check, time_ms, now_ms, effects)
+                ):
+                    self._raise(device, check.rule, value, time_ms, effects)
+            elif holds is not None:
+                if check.for_ms and HELD + check.rule_id in self.timers:
+                    self._cancel(device, HELD + check.rule_id, effects)
+                if (
+                    active
+                    and check.rule_id in active
+                    and (check.clears is None or check.clears(value, time_ms, device))
+                ):
+                    self.clear(device, check.rule_id, value, time_ms, "condition_ended", effects)
+
+    def heard(self, device: "Device", time_ms: int, now_ms: int, effects: Commit) -> None:
+        """Something was received: no-data alarms end, and their timers are set where none is."""
+        for rule in self._silences:
+            if rule.rule_id in self.alarms:
+                self.clear(device, rule.rule_id, None, time_ms, "condition_ended", effects)
+            if SILENT + rule.rule_id not in self.timers:
+                self._set(device, SILENT + rule.rule_id, now_ms + _after_ms(rule), now_ms, effects)
+
+    @property
+    def listens(self) -> bool:
+        """Whether `heard` has anything to do."""
+        return bool(self._silences)
+
+    def fire(self, device: "Device", name: str, due_ms: int, now_ms: int, effects: Commit) -> None:
+        """A timer is due. One that was cancelled or set anew since means nothing."""
+        timer = self.timers.get(name)
+        if timer is None or timer.due_ms != due_ms:
+            return
+        self._cancel(device, name, effects)
+        kind, _, rule_id = name.partition("/")
+        if rule_id in self.alarms:
+            return
+        if kind + "/" == SILENT:
+            self._silence(device, rule_id, now_ms, effects)
+            return
+        check = next((check for check in self._checks if check.rule_id == rule_id), None)
+        value = None if check is None else device.latest[check.position]
+        if check is not None and value is not None:
+            self._raise(device, check.rule, value, timer.since_ms + check.for_ms, effects)
+
+    def clear(
+        self,
+        device: "Device",
+        rule_id: str,
+        value: Value | None,
+        time_ms: int,
+        reason: str,
+        effects: Commit,
+    ) -> None:
+        """End an alarm that stands."""
+        alarm = alarms.cleared(self.alarms.pop(rule_id), value, time_ms, reason)
+        effects.alarms.append(alarm)
+        device.event("alarm_cleared", time_ms, alarm, effects)
+
+    def end(self, device: "Device", now_ms: int, reason: str, effects: Commit) -> None:
+        """End every alarm and timer: the device is not watched any more."""
+        for rule_id in sorted(self.alarms):
+            self.clear(device, rule_id, None, now_ms, reason, effects)
+        for name in list(self.timers):
+            self._cancel(device, name, effects)
+        self._checks = self._silences = ()
+
+    def _silence(self, device: "Device", rule_id: str, now_ms: int, effects: Commit) -> None:
+        rule = next((rule for rule in self._silences if rule.rule_id == rule_id), None)
+        if rule is None or device.registration is None:
+            return
+        heard_ms = max(device.last_seen_ms, device.registration.updated_ms)
+        due_ms = heard_ms + _after_ms(rule)
+        if due_ms > now_ms:
+            # It was heard of since the timer was set; setting it at each reading would be a write each.
+            self._set(device, SILENT + rule_id, due_ms, heard_ms, effects)
+        else:
+            self._raise(device, rule, (now_ms - heard_ms) / 1000.0, due_ms, effects)
+
+    def _has_held(self, device: "Device", check: Check, time_ms: int, now_ms: int, effects: Commit) -> bool:
+        name = HELD + check.rule_id
+        timer = self.timers.get(name)
+        if timer is None:
+            self._set(device, name, now_ms + check.for_ms, time_ms, effects)
+            return False
+        if time_ms - timer.since_ms < check.for_ms:
+            return False
+        self._cancel(device, name, effects)
+        return True
+
+    def _raise(self, device: "Device", rule: Rule, value: Value, time_ms: int, effects: Commit) -> None:
+        assert device.registration is not None
+        alarm = alarms.raised(rule, device.registration, value, time_ms)
+        self.alarms[rule.rule_id] = alarm
+        effects.alarms.append(alarm)
+        device.event("alarm_raised", time_ms, alarm, effects)
+
+    def _set(self, device: "Device", name: str, due_ms: int, since_ms: int, effects: Commit) -> None:
+        timer = Timer(due_ms, since_ms)
+        if self.timers.get(name) != timer:
+            self.timers[name] = timer
+            effects.timers.append(TimerRow(device.shard.number, device.id, name, due_ms, since_ms))
+
+    def _cancel(self, device: "Device", name: str, effects: Commit) -> None:
+        timer = self.timers.pop(name)
+        effects.timers.append(TimerRow(device.shard.number, device.id, name, None, timer.since_ms))
+
+
+def _after_ms(rule: Rule) -> int:
+    condition = rule.spec.condition
+    assert isinstance(condition, NoData)
+    return round(condition.after_s * 1000)
