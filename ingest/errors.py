@@ -5,6 +5,7 @@ SensoriumError
 │   ├── InvalidMessage
 │   │   └── Undecodable     the payload breaks a rule of the telemetry format: dead letter it
 │   ├── InvalidAddress      the broker's URL cannot be used as it is written
+│   ├── InvalidContext      an OSCORE context cannot be used as it stands in its directory
 │   └── BrokerRefused       the broker answered no: credentials, rights, a topic, a bound of its own
 └── Unavailable
     └── Disconnected        there is no connection to the broker, or it broke meanwhile
@@ -72,6 +73,12 @@ _REASONS = {
     0x9E: "shared subscriptions not supported",
     0x9F: "connection rate exceeded",
 }
+
+
+class InvalidContext(Refused):
+    """An OSCORE context is wrong or in use; the message says where and why."""
+
+    code = "invalid_context"
 
 
 class BrokerRefused(Refused):

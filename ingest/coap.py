@@ -1,0 +1,143 @@
+"""Telemetry from CoAP (RFC 7252): a server over UDP that answers 2.04 after the commit, with OSCORE."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiocoap
+import msgspec
+from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
+from aiocoap.resource import Site, WKCResource
+
+from sensorium.ingest.coap_exchanges import Exchanges, install
+from sensorium.ingest.coap_resources import Access, CoapRouter, LatestResource, SensorResource
+from sensorium.ingest.coap_security import OscoreContexts
+from sensorium.ingest.decode import Bounds
+from sensorium.ingest.pipeline import Pipeline
+
+# It logs every refusal and every message that is out of order, which are the peers' affair.
+logging.getLogger("coap-server").setLevel(logging.ERROR)
+
+
+class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a CoAP server needs to know.
+
+    Attributes:
+        host, port: one address to listen at; `::` is all of them, IPv4 too.
+        contexts_dir: the OSCORE contexts, a directory for each device id; None: there are none.
+        require_oscore: refuse with 4.01 whoever has no context.
+        max_pending: readings accepted and not committed, above which 5.03 is answered.
+        drain_timeout_s: how long `stop` waits for what was accepted.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 5683
+    contexts_dir: str | None = None
+    require_oscore: bool = False
+    bounds: Bounds = Bounds()
+    max_pending: int = 20_000
+    drain_timeout_s: float = 10.0
+
+
+class CoapServer:
+    """Serves `/sensors/{id}`, `/devices/{id}/latest` and `.well-known/core`. Start and stop it once."""
+
+    def __init__(
+        self,
+        settings: CoapSettings,
+        router: CoapRouter,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._router = router
+        self._clock_ms = clock_ms
+        self._clock_s = clock_s
+        self._pipeline = Pipeline(router, settings.bounds, "coap")
+        self._exchanges = Exchanges(clock_s)
+        self._contexts: OscoreContexts | None = None
+        self._context: Any = None
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` when the port is taken, `InvalidContext` over an OSCORE context."""
+        settings = self._settings
+        check_port(settings.host, settings.port)
+        if settings.contexts_dir is not None:
+            self._contexts = await asyncio.to_thread(OscoreContexts, Path(settings.contexts_dir))
+        device_ids = frozenset[str]() if self._contexts is None else self._contexts.device_ids
+        access = Access(device_ids, settings.require_oscore)
+        self._latest = LatestResource(self._router, access)
+        self._sensors = SensorResource(
+            self._pipeline,
+            self._router,
+            access,
+            self._exchanges,
+            self._latest.changed,
+            bounds=settings.bounds,
+            max_pending=settings.max_pending,
+            clock_ms=self._clock_ms,
+            clock_s=self._clock_s,
+        )
+        site = Site()
+        site.add_resource([".well-known", "core"], WKCResource(site.get_resources_as_linkheader, None))
+        site.add_resource(["sensors"], self._sensors)
+        site.add_resource(["devices"], self._latest)
+        served = site if self._contexts is None else OscoreSiteWrapper(site, self._contexts.credentials)
+        self._context = await aiocoap.Context.create_server_context(
+            served, (settings.host, settings.port), transports=_transports()
+        )
+        for interface in self._context.request_interfaces:
+            install(self._exchanges, interface.token_interface)
+
+    async def stop(self) -> None:
+        """Answer 5.03 to what is new, wait for what was accepted, then close."""
+        if self._context is None:
+            return
+        self._sensors.stopping = True
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                await self._sensors.idle.wait()
+        except TimeoutError:
+            pass
+        self._latest.close()
+        context, self._context = self._context, None
+        await context.shutdown()
+        if self._contexts is not None:
+            await asyncio.to_thread(self._contexts.close)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts since the start: requests, answers by code, observers; and of the pipeline."""
+        counts = dict(self._sensors.counts)
+        return {
+            "received": counts.pop("requests", 0),
+            "pending": self._sensors.in_flight,
+            "answers": counts,
+            "observers": self._latest.observers,
+            "notifications": self._latest.notifications,
+            "uploads": len(self._sensors.uploads),
+            "exchanges": len(self._exchanges),
+            **self._pipeline.statistics(),
+        }
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `OSError` when the UDP port is taken: aiocoap would share it with whoever has it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise OSError(error.errno, f"CoAP cannot listen at {host}:{port}/udp: {error.strerror}") from None
+
+
+def _transports() -> list[str]:
+    """The full transport, or the simple one (a single address, IPv4) where the machine has no IPv6."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return ["simplesocketserver"]
+    return ["udp6"]

@@ -1,0 +1,330 @@
+"""The CoAP resources: what devices post to and what can be read and observed."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Hashable
+from hashlib import blake2b
+from typing import Any, Final, Protocol
+
+import aiocoap
+import cbor2
+import msgspec
+from aiocoap.numbers.codes import Code
+from aiocoap.resource import ObservableResource, PathCapable, Resource
+
+from sensorium.actors.errors import SensoriumError, Unavailable
+from sensorium.actors.messages import GetLatest, Message, Outcome
+from sensorium.ingest.cbor import CborDecoder
+from sensorium.ingest.coap_answers import Answered, answer_of, later, refuse
+from sensorium.ingest.coap_blocks import Block, Downloads, Incomplete, TooLarge, Uploads, cut
+from sensorium.ingest.coap_exchanges import Exchanges
+from sensorium.ingest.decode import Bounds
+from sensorium.ingest.pipeline import Decode, Pipeline, Router, is_device_id
+from sensorium.ingest.senml import SenmlDecoder
+
+JSON: Final = 50
+CBOR: Final = 60
+SENML_JSON: Final = 110
+SENML_CBOR: Final = 112
+
+COMMIT_TIMEOUT_S: Final = 30.0
+"""How long a client waits for a commit; then it is told to come back."""
+MAX_OBSERVERS: Final = 10_000
+NOTIFY_EVERY_S: Final = 1.0
+"""Notifications of a device are at least so far apart. An observer that is gone is noticed after some 90 s,
+so this is also the bound on what waits for it."""
+
+
+class CoapRouter(Router, Protocol):
+    """The router, with questions to devices."""
+
+    async def ask(self, message: Message, timeout_s: float = ...) -> Any:
+        """The answer as builtins. Raises `SensoriumError`."""
+        ...
+
+    def failing(self, device_id: str) -> Unavailable | None:
+        """Why messages for the device do not get through at present; None when they do."""
+        ...
+
+
+class Access:
+    """Who may do what: a device with an OSCORE context is only itself, and only by it."""
+
+    def __init__(self, device_ids: frozenset[str], required: bool) -> None:
+        self._device_ids = device_ids
+        self._required = required
+
+    def write(self, request: Any, device_id: str) -> None:
+        """Raise `Answered` unless the request may speak for the device."""
+        claims = request.remote.authenticated_claims
+        if claims:
+            if device_id not in claims:
+                raise Answered(Code.FORBIDDEN, f"this context is of {claims[0]}, not of {device_id}")
+        elif self._required or device_id in self._device_ids:
+            raise Answered(Code.UNAUTHORIZED, "protect the request with the device's OSCORE context")
+
+    def read(self, request: Any) -> None:
+        """Raise `Answered` unless the request may read. Whoever has a context may."""
+        if self._required and not request.remote.authenticated_claims:
+            raise Answered(Code.UNAUTHORIZED, "protect the request with an OSCORE context")
+
+
+class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap ships no types
+    """`POST /sensors/{id}`: readings in four formats, answered with 2.04 after the commit."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        router: CoapRouter,
+        access: Access,
+        exchanges: Exchanges,
+        committed: Callable[[str], None],
+        *,
+        bounds: Bounds,
+        max_pending: int,
+        clock_ms: Callable[[], int],
+        clock_s: Callable[[], float],
+    ) -> None:
+        super().__init__()
+        self._pipeline = pipeline
+        self._router = router
+        self._access = access
+        self._exchanges = exchanges
+        self._committed = committed
+        self._max_pending = max_pending
+        self._clock_ms = clock_ms
+        self.uploads = Uploads(bounds.max_payload_bytes, clock_s)
+        senml = SenmlDecoder(bounds)
+        self._decoders: dict[int | None, Decode | None] = {
+            None: None,
+            JSON: None,
+            CBOR: CborDecoder(bounds).decode,
+            SENML_JSON: senml.decode_json,
+            SENML_CBOR: senml.decode_cbor,
+        }
+        self.counts: Counter[str] = Counter()
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.stopping = False
+
+    def get_resources_as_linkheader(self) -> Any:
+        """For `.well-known/core`."""
+        return _links(ct=f"{JSON} {CBOR} {SENML_JSON} {SENML_CBOR}", rt="sensorium.sensor")
+
+    async def needs_blockwise_assembly(self, request: Any) -> bool:
+        """No: `Uploads` is bounded, aiocoap's assembly is not."""
+        return False
+
+    async def render_post(self, request: Any) -> Any:
+        """Take readings."""
+        self.counts["requests"] += 1
+        try:
+            return await self._post(request)
+        except Answered as answered:
+            self.counts[answered.code.dotted] += 1
+            # Without Block1: in a 4.13 that would say, try smaller blocks (RFC 7959, section 2.9.3).
+            return answered.to_message()
+
+    async def _post(self, request: Any) -> Any:
+        if len(request.opt.uri_path) != 1:
+            raise Answered(Code.NOT_FOUND, "post to /sensors/{device id}")
+        (device_id,) = request.opt.uri_path
+        self._access.write(request, device_id)
+        format_number = request.opt.content_format
+        if format_number is not None:
+            format_number = int(format_number)
+        if format_number not in self._decoders:
+            known = ", ".join(str(number) for number in self._decoders if number is not None)
+            raise Answered(Code.UNSUPPORTED_CONTENT_FORMAT, f"known content formats: {known}")
+        self._check_way(device_id)
+        block = _block(request.opt.block1)
+        payload = request.payload
+        if block is not None:
+            key = (request.remote.blockwise_key, device_id, format_number)
+            payload = self._assembled(key, block, payload)
+            if payload is None:
+                return aiocoap.Message(code=Code.CONTINUE, block1=request.opt.block1)
+        outcome = await self._outcome(request, device_id, payload, self._decoders[format_number])
+        refuse(outcome)
+        self.counts[Code.CHANGED.dotted] += 1
+        answer = aiocoap.Message(code=Code.CHANGED)
+        if block is not None:
+            answer.opt.block1 = request.opt.block1
+        return answer
+
+    def _check_way(self, device_id: str) -> None:
+        if self.stopping:
+            raise later("the service is stopping")
+        if self._router.pending >= self._max_pending:
+            raise later(f"{self._router.pending} readings wait for their commit", 1.0)
+        failing = self._router.failing(device_id)
+        if failing is not None:
+            raise answer_of(failing)
+
+    def _assembled(self, key: Hashable, block: Block, payload: bytes) -> bytes | None:
+        try:
+            return self.uploads.add(key, block, payload)
+        except Incomplete as error:
+            raise Answered(Code.REQUEST_ENTITY_INCOMPLETE, str(error)) from None
+        except TooLarge as error:
+            raise Answered(Code.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
+
+    async def _outcome(self, request: Any, device_id: str, payload: bytes, decode: Decode | None) -> Outcome:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(_: None, outcome: Outcome) -> None:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+            self._committed(device_id)
+            if not future.done():
+                future.set_result(outcome)
+
+        self.in_flight += 1
+        self.idle.clear()
+        # While the memory of exchanges is complete, a repetition does not come here.
+        confirmable = request.mtype == 0 and request.mid is not None
+        self._pipeline.telemetry(
+            f"/sensors/{device_id}",
+            device_id,
+            payload,
+            self._clock_ms(),
+            _identity(request) if request.mid is not None else None,
+            done,
+            None,
+            redelivered=confirmable and not self._exchanges.complete,
+            decode=decode,
+        )
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                return await future
+        except TimeoutError:
+            raise later(f"not committed within {COMMIT_TIMEOUT_S:g} s, though it still may be") from None
+
+
+class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # aiocoap ships no types
+    """`GET /devices/{id}/latest`, as JSON or CBOR by Accept; observers are told when `changed` is called."""
+
+    def __init__(self, router: CoapRouter, access: Access, notify_every_s: float = NOTIFY_EVERY_S) -> None:
+        super().__init__()
+        self._router = router
+        self._access = access
+        self._notify_every_s = notify_every_s
+        self._downloads = Downloads()
+        self._observers: dict[str, set[Any]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._changed_again: set[str] = set()
+        self.observers = 0
+        self.notifications = 0
+
+    def get_resources_as_linkheader(self) -> Any:
+        """For `.well-known/core`."""
+        return _links(ct=f"{JSON} {CBOR}", rt="sensorium.latest", obs=None)
+
+    async def needs_blockwise_assembly(self, request: Any) -> bool:
+        """No: `Downloads` is bounded, aiocoap's is not."""
+        return False
+
+    async def add_observation(self, request: Any, serverobservation: Any) -> None:
+        """Register an observer, unless there are too many: then it gets one plain answer."""
+        try:
+            device_id = _device_of(request)
+        except Answered:
+            device_id = ""
+        if not device_id or self.observers >= MAX_OBSERVERS:
+            serverobservation.accept(_nothing)
+            serverobservation.deregister()
+            return
+        observers = self._observers.setdefault(device_id, set())
+        observers.add(serverobservation)
+        self.observers += 1
+
+        def gone() -> None:
+            self.observers -= 1
+            observers.discard(serverobservation)
+            if not observers and self._observers.get(device_id) is observers:
+                del self._observers[device_id]
+
+        serverobservation.accept(gone)
+
+    def changed(self, device_id: str) -> None:
+        """Tell the device's observers, at once or when the last notification is `notify_every_s` old."""
+        if device_id not in self._observers:
+            return
+        if device_id in self._timers:
+            self._changed_again.add(device_id)
+            return
+        loop = asyncio.get_running_loop()
+        self._timers[device_id] = loop.call_later(self._notify_every_s, self._rested, device_id)
+        for observer in tuple(self._observers[device_id]):
+            self.notifications += 1
+            observer.trigger()
+
+    def _rested(self, device_id: str) -> None:
+        del self._timers[device_id]
+        if device_id in self._changed_again:
+            self._changed_again.discard(device_id)
+            self.changed(device_id)
+
+    def close(self) -> None:
+        """Tell nobody any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._observers.clear()
+
+    async def render_get(self, request: Any) -> Any:
+        """The newest value of each metric, by event time, from the device itself."""
+        device_id = _device_of(request)
+        self._access.read(request)
+        accept = int(request.opt.accept) if request.opt.accept is not None else JSON
+        if accept not in (JSON, CBOR):
+            raise Answered(Code.NOT_ACCEPTABLE, f"there are {JSON} (JSON) and {CBOR} (CBOR)")
+        asked = _block(request.opt.block2)
+        key = (request.remote.blockwise_key, device_id, accept)
+        content = self._downloads.kept(key) if asked is not None and asked.number else None
+        if content is None:
+            try:
+                latest = await self._router.ask(GetLatest(device_id))
+            except SensoriumError as error:
+                raise answer_of(error) from None
+            content = msgspec.json.encode(latest) if accept == JSON else cbor2.dumps(latest)
+        try:
+            part, block = cut(content, asked)
+        except Incomplete as error:
+            raise Answered(Code.BAD_OPTION, str(error)) from None
+        answer = aiocoap.Message(payload=part, content_format=accept, max_age=round(NOTIFY_EVERY_S))
+        answer.opt.etag = blake2b(content, digest_size=8).digest()
+        if block is not None:
+            answer.opt.block2 = tuple(block)
+            if block.more:
+                self._downloads.keep(key, content)
+        return answer
+
+
+def _device_of(request: Any) -> str:
+    path = request.opt.uri_path
+    if len(path) != 2 or path[1] != "latest" or not is_device_id(path[0]):
+        raise Answered(Code.NOT_FOUND, "there is /devices/{device id}/latest")
+    return str(path[0])
+
+
+def _block(option: Any) -> Block | None:
+    return None if option is None else Block(option.block_number, option.more, option.size_exponent)
+
+
+def _identity(request: Any) -> int:
+    """What stays the same when a message is transmitted again (RFC 7252, section 4.2)."""
+    name = f"{request.remote.hostinfo}|{request.mid}|".encode() + request.token
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "big")
+
+
+def _links(**attributes: str | None) -> Any:
+    from aiocoap.util.linkformat import Link, LinkFormat
+
+    return LinkFormat([Link("/", **attributes)])
+
+
+def _nothing() -> None:
+    return None
