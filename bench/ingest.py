@@ -247,8 +247,9 @@ async def quiet(running: Runtime) -> None:
 async def latency(running: Runtime, port: int, seconds: float, rate: float) -> dict[str, Any]:
     """p50 and p99 from publish to commit at a fixed rate, from the database's commit times."""
     connection = await asyncpg.connect(running.dsn)
+    load = generator(port, WARM_UP_S + seconds, "--rate", str(rate))
+    await asyncio.sleep(WARM_UP_S)
     begin = await connection.fetchval("SELECT clock_timestamp()")
-    load = generator(port, seconds, "--rate", str(rate))
     while load.poll() is None:
         await asyncio.sleep(0.2)
     await quiet(running)
