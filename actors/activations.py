@@ -1,5 +1,7 @@
 """The devices that a host has in memory: activated on first use, saved behind, passivated when idle."""
 
+import heapq
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -124,9 +126,10 @@ class Activations:
                 due.append(device)
         return [self._clean(device) for device in due]
 
-    def take_all(self) -> list[Snapshot]:
-        """Snapshots of all unsaved devices: for a clean stop."""
-        return [self._clean(device) for device in list(self._dirty.values())]
+    def take_unsaved(self) -> list[Snapshot]:
+        """Snapshots of unsaved devices, due or not, `save_batch` at most: for a clean stop."""
+        some = list(itertools.islice(self._dirty.values(), self._settings.save_batch))
+        return [self._clean(device) for device in some]
 
     def unsaved(self, snapshots: Iterable[Snapshot]) -> None:
         """Note that these snapshots could not be stored."""
@@ -141,18 +144,26 @@ class Activations:
         return heads
 
     def passivate(self) -> int:
-        """Drop saved devices that are idle, or the longest idle beyond the cap; returns how many."""
+        """Drop saved devices that are idle, and the longest idle beyond the cap; returns how many.
+
+        Unsaved ones beyond the cap become due instead: flushed first, dropped at a later call. Call it only
+        between turns.
+        """
         settings = self._settings
         before_s = self._clock_s() - settings.idle_after_s
-        clean = [d for d in self.devices.values() if d.dirty_since_s is None]
-        idle = [d for d in clean if d.last_turn_s < before_s]
-        excess = len(self.devices) - settings.max_active
-        if excess > len(idle):
-            clean.sort(key=lambda d: d.last_turn_s)
-            idle = clean[:excess]
+        idle = [d for d in self.devices.values() if d.dirty_since_s is None and d.last_turn_s < before_s]
         for device in idle:
             del self.devices[device.id]
-        return len(idle)
+        dropped = len(idle)
+        excess = len(self.devices) - settings.max_active
+        if excess > 0:
+            for device in heapq.nsmallest(excess, self.devices.values(), key=lambda d: d.last_turn_s):
+                if device.dirty_since_s is None:
+                    del self.devices[device.id]
+                    dropped += 1
+                else:
+                    self._due[device.id] = device
+        return dropped
 
     @property
     def dirty(self) -> int:

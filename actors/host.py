@@ -64,6 +64,9 @@ Outcomes = dict[int, Outcome]
 SAVE_PAUSE_S = 0.05
 """Between two batches of snapshots, so that many that come due together do not crowd out the commits."""
 
+SWEEP_EVERY_S = 1.0
+"""How often idle devices are looked for."""
+
 ARM_CHUNK = 500
 """Devices of a new no-data rule that share one commit."""
 
@@ -152,7 +155,7 @@ class DeviceHost:
             for task in others:
                 task.cancel()
             await asyncio.gather(turns, *others, return_exceptions=True)
-            while not self._fenced and (snapshots := self._activations.take_all()):
+            while not self._fenced and (snapshots := self._activations.take_unsaved()):
                 await self._store(snapshots)
             self._tasks = []
             await self._ports.close()
@@ -393,14 +396,17 @@ class DeviceHost:
     # --- snapshots and rules ----------------------------------------------------------------------------
 
     async def _save(self) -> None:
+        swept_s = time.monotonic()
         while not self._fenced:
             async with self._ahead:
                 snapshots = self._activations.take_due()
+                if time.monotonic() - swept_s >= SWEEP_EVERY_S:
+                    self._counts["passivations"] += self._activations.passivate()
+                    swept_s = time.monotonic()
             if snapshots:
                 await self._store(snapshots)
                 await asyncio.sleep(SAVE_PAUSE_S)
             else:
-                self._counts["passivations"] += self._activations.passivate()
                 await asyncio.sleep(_IDLE_S if not self._activations.dirty else _IDLE_S / 10)
 
     async def _store(self, snapshots: Sequence[Snapshot]) -> None:

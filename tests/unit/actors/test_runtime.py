@@ -35,6 +35,9 @@ def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PING_EVERY_S", "RETRY_S"):
         monkeypatch.setattr(coordinator_module, name, 0.005)
     monkeypatch.setattr(coordinator_module, "NEWER_TABLE_WAIT_S", 0.02)
+    monkeypatch.setattr(host_module, "SWEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(host_module, "SAVE_PAUSE_S", 0.0)
+    monkeypatch.setattr(host_module, "_IDLE_S", 0.005)
 
 
 class Platform:
