@@ -26,8 +26,10 @@ from sensorium.cluster import urls
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.ports import check_free
-from sensorium.cluster.services import MqttService, api_settings
+from sensorium.cluster.services import CoapService, MqttService, api_settings
 from sensorium.ingest.broker import EmbeddedBroker
+from sensorium.ingest.coap import CoapSettings, check_port
+from sensorium.ingest.coap_security import check_contexts
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttOptions
@@ -96,6 +98,11 @@ class Platform:
         check_free(self._config.http.host, self._config.http.port, "--http-port")
         if self._config.mqtt.url is None:
             check_free("127.0.0.1", self._config.mqtt.port, "--mqtt-port")
+        coap = self._config.coap
+        if coap.enabled:
+            check_port(coap.host, coap.port)
+            if coap.contexts_dir is not None:
+                check_contexts(coap.contexts_dir)
 
     def _join_ray(self) -> None:
         address = self._config.cluster.ray_address
@@ -172,13 +179,27 @@ class Platform:
             PgHostPorts(dsn),
             PgMembershipFactory(dsn),
             settings,
-            [ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE))],
+            [ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)), *self._coap()],
         )
         self._coordinator = start_coordinator(spec)
         stack.push_async_callback(self._stop_runtime)
         await self._coordinator.call.remote("start")
         task = asyncio.create_task(self._keep_started(), name="keep the coordinator")
         stack.push_async_callback(_cancelled, task)
+
+    def _coap(self) -> list[ServiceSpec]:
+        coap = self._config.coap
+        if not coap.enabled:
+            return []
+        settings = CoapSettings(
+            host=coap.host,
+            port=coap.port,
+            contexts_dir=None if coap.contexts_dir is None else str(coap.contexts_dir.absolute()),
+            require_oscore=coap.require_oscore,
+            bounds=self._config.bounds,
+            max_pending=self._config.ingest.max_pending,
+        )
+        return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, NAMESPACE))]
 
     async def _keep_started(self) -> None:
         """Start the coordinator again whenever Ray had to make it anew."""

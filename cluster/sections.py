@@ -45,6 +45,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _existing_directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError("no such directory")
+    return path
+
+
 # The rooms that use these know best what they should be.
 _ACTIVATION = ActivationSettings()
 _BOUNDS = Bounds()
@@ -55,6 +61,7 @@ MqttUrl = Annotated[str, Address(), AfterValidator(_mqtt_url)]
 PostgresUrl = Annotated[str, Address(), AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, Address(), AfterValidator(_http_url)]
 File = Annotated[Path, Field(strict=False), AfterValidator(_existing)]
+Directory = Annotated[Path, Field(strict=False), AfterValidator(_existing_directory)]
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
@@ -122,9 +129,22 @@ class Http(Section):
 
 
 class Coap(Section):
-    """The CoAP endpoint. Nothing listens there yet; the port is taken so that scripts need not change."""
+    """The CoAP endpoint, on UDP."""
 
+    enabled: bool = True
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    """One address to listen at; `::` is all of them, IPv4 too."""
     port: Port = 5683
+    contexts_dir: Directory | None = None
+    """OSCORE contexts: a directory for each device, named as the device. They are read at the start."""
+    require_oscore: bool = False
+    """Whether those without a context are refused. A device that has one must use it in any case."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.require_oscore and self.contexts_dir is None:
+            raise ValueError("require_oscore needs contexts_dir: without contexts nobody could send")
+        return self
 
 
 class Ingest(Section):

@@ -7,6 +7,7 @@ import msgspec
 
 from sensorium.actors.runtime import NAMESPACE, make_router
 from sensorium.cluster.config import Config
+from sensorium.ingest.coap import CoapServer, CoapSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
 
@@ -49,4 +50,37 @@ class MqttService:
     async def stop(self) -> None:
         """Stop reading, wait for what was read, acknowledge it."""
         await self._ingestor.stop()
+        await self._router.close()
+
+
+class CoapService:
+    """A CoAP server in a process of its own."""
+
+    def __init__(self, name: str, settings: CoapSettings, namespace: str) -> None:
+        self._name = name
+        self._settings = settings
+        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` when the port is taken, `InvalidContext` over an OSCORE context."""
+        await self._router.start()
+        self._server = CoapServer(self._settings, self._router)
+        await self._server.start()
+
+    async def ping(self) -> None:
+        """Raise what broke it, if something did."""
+        self._router.check()
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the server, with the router's under "router"."""
+        return {
+            "name": self._name,
+            "protocol": "coap",
+            **self._server.statistics(),
+            "router": self._router.statistics(),
+        }
+
+    async def stop(self) -> None:
+        """Refuse what is new, answer what was taken, close."""
+        await self._server.stop()
         await self._router.close()

@@ -88,7 +88,6 @@ async def up(config: Config, options: UpOptions, start: Start, console: Console)
         directory.write(state)
         for name, value in config.describe().items():
             _log.info("setting %s = %s", name, value)
-        _log.info("nothing listens for CoAP on port %d yet", config.coap.port)
         ending = _Ending()
         try:
             ending.listen()

@@ -14,6 +14,7 @@ import msgspec
 import psutil
 
 from sensorium.cluster.run_directory import RunState, read_state
+from sensorium.ingest.broker import free_port
 
 SENSORIUM = Path(sys.executable).with_name("sensorium")
 READY_TIMEOUT_S = 90.0
@@ -52,7 +53,7 @@ class PlatformProcess:
 
     Attributes:
         data_dir: where the run keeps everything; its output goes beside it.
-        http_port, mqtt_port: as given to it.
+        http_port, mqtt_port, coap_port: as given to it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class PlatformProcess:
         self.data_dir = data_dir
         self.http_port = http_port
         self.mqtt_port = mqtt_port
+        self.coap_port = free_port()
         self._options = options
         self._environment = dict(environment or {})
         self._mark = uuid.uuid4().hex
@@ -99,6 +101,8 @@ class PlatformProcess:
             self.http_port,
             "--mqtt-port",
             self.mqtt_port,
+            "--coap-port",
+            self.coap_port,
         ]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
