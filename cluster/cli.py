@@ -65,7 +65,7 @@ def up(
     data_dir: Annotated[Path | None, typer.Option(help="Where to keep everything [.sensorium].")] = None,
     http_port: Annotated[int | None, typer.Option(help="Of the HTTP API [8000].")] = None,
     mqtt_port: Annotated[int | None, typer.Option(help="Of the embedded MQTT broker [1883].")] = None,
-    coap_port: Annotated[int | None, typer.Option(help="Accepted; nothing listens there yet [5683].")] = None,
+    coap_port: Annotated[int | None, typer.Option(help="Of the CoAP endpoint, on UDP [5683].")] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration file (YAML).")] = None,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster to join.")] = None,
     simulate: Annotated[int, typer.Option(min=0, help="Simulate so many devices as well.")] = 0,
@@ -190,6 +190,45 @@ def replay(
         run(file, wanted, how, broker, url, register, skip_bad=skip_bad, console=Console(stderr=True))
     )
     print(summary.told())
+
+
+@app.command()
+def deploy(
+    spec: Annotated[Path, typer.Argument(help="A cluster specification (YAML).")],
+    target: Annotated[str | None, typer.Option(help="local, aws or kuberay, instead of its own.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write [deploy/NAME-TARGET].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write the files, run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, files included.")] = False,
+) -> None:
+    """Bring up a cluster: Ray on machines (ray up) or on Kubernetes (KubeRay), and the platform on it."""
+    from sensorium.cluster.deploy.checks import read
+    from sensorium.cluster.deploy.spec import Target
+
+    if target is not None and target not in list(Target):
+        raise ConfigError(f"--target: {target!r} is none of {', '.join(Target)}")
+    if as_json and not dry_run:
+        raise ConfigError("--json goes with --dry-run")
+    if dry_run and write_only:
+        raise ConfigError("--dry-run writes nothing; give it or --write-only")
+    order = read(spec, Target(target) if target is not None else None)
+    from sensorium.cluster.deploy import command
+    from sensorium.cluster.deploy.plan import plan
+
+    planned = plan(order, output or Path("deploy", f"{order.spec.name}-{order.target}"))
+    if dry_run:
+        print(msgspec.json.encode(planned.as_json()).decode() if as_json else planned.told())
+        return
+    if not write_only:
+        command.check_runnable(planned)
+    command.write_files(planned)
+    print(f"wrote {planned.directory}")
+    if write_only:
+        return
+    command.run(planned)
+    if planned.url is not None:
+        asyncio.run(command.wait_until_ready(planned.url))
+        print(f"ready {planned.url}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -5,6 +5,7 @@ ClusterError              1: it could not be done
 ├── AlreadyRunning        another platform keeps its data in this directory
 ├── NotRunning            there is no platform in this directory
 ├── StartFailed           a part of the platform could not be started
+├── DeployFailed          a deployment could not be run, or did not get ready
 ├── PlatformUnreachable   the HTTP API does not answer, or not as it should
 ├── DeliveryFailed        the broker refused a message or did not acknowledge it in time
 └── BadRecording          a row of a recording cannot be sent
@@ -36,6 +37,10 @@ class NotRunning(ClusterError):
 
 class StartFailed(ClusterError):
     """A part of the platform could not be started; the message says which and why."""
+
+
+class DeployFailed(ClusterError):
+    """A deployment could not be run; the message says what is missing or what to look at."""
 
 
 class PlatformUnreachable(ClusterError):

@@ -64,7 +64,7 @@ def _explained(root: type[BaseModel], details: ErrorDetails, places: Mapping[Pat
     if details["type"] == "missing":
         return f"{where}{name}: is missing"
     text = _WANTED.get(details["type"]) or details["msg"]
-    text = text.removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
+    text = text.removeprefix("Value error, ").removeprefix("Input ").replace("should ", "must ")
     return f"{where}{name}{': ' if name else ''}{text[:1].lower()}{text[1:]}"
 
 

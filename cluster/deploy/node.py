@@ -59,12 +59,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--wait-s", type=float, default=WAIT_S, help="for so long at most")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(arguments)
-    if given.wait_for is not None:
-        try:
+    try:
+        if given.wait_for is not None:
             wait_for(given.wait_for, given.wait_s)
-        except TimeoutError as error:
-            sys.exit(f"sensorium: {error}")
-    environment = {**os.environ, **node_environment(given.name)}
+        environment = {**os.environ, **node_environment(given.name)}
+    except (TimeoutError, ValueError) as error:
+        sys.exit(f"sensorium: {error}")
     os.execvpe(given.command[0], given.command, environment)
 
 

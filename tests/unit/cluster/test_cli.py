@@ -24,7 +24,7 @@ def test_version() -> None:
 
 def test_every_command_explains_itself() -> None:
     done = sensorium("--help")
-    for command in ("up", "down", "status", "simulate", "replay", "bench"):
+    for command in ("up", "down", "status", "simulate", "replay", "deploy", "bench"):
         assert f"\n  {command} " in done.stdout
 
 
