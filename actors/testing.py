@@ -39,6 +39,7 @@ class MemoryStore:
         fail_before: how many of the next commits fail with `LogUnavailable` and write nothing.
         fail_after: how many of the next commits (after those of `fail_before`) write and then fail so.
         down: while true, every call fails with `LogUnavailable`.
+        stalled: by incarnation, an event that its commits wait for before they reach the store.
         commits: how many were written.
     """
 
@@ -47,6 +48,7 @@ class MemoryStore:
         self.fail_before = 0
         self.fail_after = 0
         self.down = False
+        self.stalled: dict[int, asyncio.Event] = {}
         self.commits = 0
         self.readings: list[ReadingRow] = []
         self.events: list[EventRow] = []
@@ -219,6 +221,8 @@ class MemoryLog:
         for row in commit.readings:
             if any(isinstance(value, str) and not _storable(value) for value in row.values):
                 raise InvalidMessage("a text contains what cannot be stored")
+        if self.incarnation in store.stalled:
+            await store.stalled[self.incarnation].wait()
         await store._turn()
         store._check_fence(self.incarnation)
         if store.fail_before:

@@ -9,25 +9,33 @@ from sensorium.actors.router import HostGone, Table
 
 
 class LocalProcess:
-    """An object that can be killed: calls under way, before or after their effect, end in `HostGone`."""
+    """An object that can be killed: calls under way, before or after their effect, end in `HostGone`.
+
+    Or it can be cut off: its callers hear nothing more, but it lives on and finishes what it was asked for.
+    """
 
     def __init__(self, thing: Any, rng: random.Random) -> None:
         self.address = self
         self.thing = thing
         self._rng = rng
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: set[asyncio.Task[Any]] = set()
 
     async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        if self._dead.done():
-            raise HostGone("dead")
+        if self._dead.done() or self._cut.done():
+            raise HostGone("dead or cut off")
         result = getattr(self.thing, method)(*args)
         if not asyncio.iscoroutine(result):
             return result
         task = asyncio.ensure_future(result)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
-        await asyncio.wait({task, self._dead}, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
+        ends = {task, self._dead, self._cut}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
+        if self._cut.done():
+            task.add_done_callback(lambda t: t.cancelled() or t.exception())
+            raise HostGone("cut off during the call")
         if self._dead.done() or not task.done():
             task.cancel()
             await asyncio.wait({task})
@@ -38,7 +46,17 @@ class LocalProcess:
         reply: bytes = await self.call("deliver", data, timeout_s=30.0)
         return reply
 
+    def cut(self) -> None:
+        """Cut it off. Whoever kills it then does not reach it either."""
+        if not self._cut.done():
+            self._cut.set_result(None)
+
     def kill(self) -> None:
+        if not self._cut.done():
+            self.end()
+
+    def end(self) -> None:
+        """End it, cut off or not."""
         if not self._dead.done():
             self._dead.set_result(None)
             for task in getattr(self.thing, "_tasks", []):
@@ -51,10 +69,12 @@ class LocalLauncher:
     def __init__(self, seed: int = 0) -> None:
         self.rng = random.Random(seed)
         self.living: dict[str, LocalProcess] = {}
+        self.launched: list[LocalProcess] = []
 
     def launch(self, name: str, make: Callable[..., Any], *args: Any) -> LocalProcess:
         process = LocalProcess(make(*args), self.rng)
         self.living[name.partition(".")[0]] = process
+        self.launched.append(process)
         return process
 
     def clear(self) -> None:
