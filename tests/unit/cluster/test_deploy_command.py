@@ -2,9 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sensorium.cluster.deploy.checks import read
 from sensorium.cluster.deploy.plan import Plan, plan
 from sensorium.cluster.errors import DeployFailed
 from sensorium.ingest.broker import free_port
+from sensorium.serve.environment import short_run_dir
 
 
 def deploy(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -114,19 +115,20 @@ async def test_a_platform_that_never_comes_is_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def short_dir() -> Iterator[Path]:
-    """A directory with a short path, since it holds sockets."""
-    with tempfile.TemporaryDirectory(prefix="s-") as path:
-        yield Path(path)
+def name() -> Iterator[str]:
+    """Of a cluster that nobody else on this machine has."""
+    name = f"unit-test-{os.getpid()}"
+    yield name
+    shutil.rmtree(short_run_dir(name), ignore_errors=True)
 
 
-def test_a_node_runs_its_command_with_the_environment_of_the_cluster(short_dir: Path) -> None:
+def test_a_node_runs_its_command_with_the_environment_of_the_cluster(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sensorium.cluster.deploy.node", "--name", "unit-test", "--", "env"],
+        [sys.executable, "-m", "sensorium.cluster.deploy.node", "--name", name, "--", "env"],
         capture_output=True,
         text=True,
         timeout=30,
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nowhere", "TMPDIR": str(short_dir)},
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nowhere"},
     )
     assert done.returncode == 0, done.stderr
     given = dict(line.split("=", 1) for line in done.stdout.splitlines())
