@@ -29,10 +29,10 @@ async def ensure_partitions(
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
         for table in TABLES:
-            have = {day for day, _ in await _attached(connection, table)}
+            have = {day for day, _ in await attached(connection, table)}
             for day in (today + timedelta(days=n) for n in range(days_ahead + 1)):
                 if day not in have:
-                    created.append(await _create(connection, table, day))
+                    created.append(await create(connection, table, day))
     return created
 
 
@@ -46,14 +46,15 @@ async def drop_partitions(connection: Connection, before: date) -> list[str]:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
         for table in TABLES:
-            for day, name in await _attached(connection, table):
+            for day, name in await attached(connection, table):
                 if day < before:
                     await connection.execute(f'DROP TABLE "{name}"')
                     dropped.append(name)
     return dropped
 
 
-async def _attached(connection: Connection, table: str) -> list[tuple[date, str]]:
+async def attached(connection: Connection, table: str) -> list[tuple[date, str]]:
+    """The first day and the name of each partition, oldest first."""
     rows = await connection.fetch(
         "SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
         " WHERE i.inhparent = $1::text::regclass ORDER BY c.relname",
@@ -62,12 +63,13 @@ async def _attached(connection: Connection, table: str) -> list[tuple[date, str]
     return [(datetime.strptime(row["name"][-8:], "%Y%m%d").date(), row["name"]) for row in rows]
 
 
-async def _create(connection: Connection, table: str, day: date) -> str:
+async def create(connection: Connection, table: str, day: date, days: int = 1) -> str:
+    """Create the partition of `days` days from `day` on and give its name. Readers and writers go on."""
     name = f"{table}_{day:%Y%m%d}"
     # Attaching a finished table takes a lock that commits do not mind; CREATE … PARTITION OF stops them all.
     await connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)")
     await connection.execute(
         f"ALTER TABLE {table} ATTACH PARTITION {name}"
-        f" FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
+        f" FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=days)} 00:00+00')"
     )
     return name
