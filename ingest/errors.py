@@ -37,6 +37,11 @@ class Reason(StrEnum):
     BAD_DEVICE_ID = "bad_device_id"
     MALFORMED_CBOR = "malformed_cbor"
     BAD_SENML = "bad_senml"
+    WRONG_APPLICATION = "wrong_application"
+    BAD_FRAME = "bad_frame"
+    NO_CODEC = "no_codec"
+    CODEC_FAILED = "codec_failed"
+    CODEC_BUSY = "codec_busy"
 
 
 class Undecodable(InvalidMessage):

@@ -150,6 +150,20 @@ class Pipeline:
                     flags = _REDELIVERED
             self._router.reading(device_id, time_ms, received_ms, key, names, values, flags, done, token)
 
+    def refuse(
+        self,
+        address: str,
+        device_id: str,
+        payload: bytes,
+        received_ms: int,
+        error: Undecodable,
+        done: Done,
+        token: Any,
+    ) -> None:
+        """Take a payload that an adapter could not decode by itself; `done` follows as in `telemetry`."""
+        self._payloads += 1
+        self._dead_letter(address, device_id, payload, received_ms, error, done, token)
+
     def _dead_letter(
         self,
         address: str,

@@ -1,0 +1,205 @@
+"""From a network server's message to a committed reading: parses, decodes the frame, adds what is known."""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+
+from sensorium.actors.messages import ACCEPTED, Value
+from sensorium.ingest.cbor import value_of
+from sensorium.ingest.decode import Bounds, TelemetryDecoder
+from sensorium.ingest.errors import Reason, Undecodable
+from sensorium.ingest.lorawan import cayenne, chirpstack, layout, tts
+from sensorium.ingest.lorawan.events import Event
+from sensorium.ingest.lorawan.scripts import ScriptCodecs
+from sensorium.ingest.pipeline import Done, Pipeline
+
+DEFAULT: Final = "default"
+"""The codec of profiles that have none of their own."""
+KNOWN_COUNTERS: Final = 65_536
+"""Devices whose last frame counter is remembered."""
+MAX_WAITING: Final = 20_000
+"""Messages that wait for their turn; beyond it they become dead letters, to be replayed."""
+_MAX_DEPTH: Final = 5
+
+
+class CayenneCodec(msgspec.Struct, frozen=True, tag="cayenne"):
+    """Cayenne LPP."""
+
+
+class LayoutCodec(msgspec.Struct, frozen=True, tag="layout"):
+    """A declarative layout."""
+
+    fields: tuple[layout.Field, ...]
+
+
+class ScriptCodec(msgspec.Struct, frozen=True, tag="javascript"):
+    """A vendor's codec: `decodeUplink` of TS013, or the older `Decoder` or `Decode`."""
+
+    source: str
+
+
+Codec = CayenneCodec | LayoutCodec | ScriptCodec
+
+
+class LorawanSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ways in from LoRaWAN need to know.
+
+    Attributes:
+        codecs: by the name that the network server gives the device's profile (ChirpStack) or model, or else
+            the application (The Things Stack); "default" for all others.
+        chirpstack: whether to subscribe to ChirpStack's events.
+        tts_secret: what webhooks of The Things Stack must send; None: there is no such webhook.
+    """
+
+    codecs: dict[str, Codec] = {}
+    chirpstack: bool = False
+    tts_secret: str | None = None
+
+
+class LorawanAdapter:
+    """Takes messages of network servers, in order. `close` it."""
+
+    def __init__(self, pipeline: Pipeline, settings: LorawanSettings, bounds: Bounds | None = None) -> None:
+        self._pipeline = pipeline
+        self._codecs = settings.codecs
+        self._telemetry = TelemetryDecoder(bounds)
+        self._scripts = ScriptCodecs(
+            {name: codec.source for name, codec in settings.codecs.items() if isinstance(codec, ScriptCodec)}
+        )
+        self._counters: OrderedDict[str, int] = OrderedDict()
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._counts: Counter[str] = Counter()
+
+    async def close(self) -> None:
+        """End the process of the codecs."""
+        await self._scripts.close()
+
+    async def chirpstack(self, topic: str, payload: bytes, received_ms: int, done: Done, token: Any) -> None:
+        """Take a message of ChirpStack's MQTT integration; `done` follows as in `Pipeline.telemetry`.
+
+        What says nothing of a device is done at once. Returns when the message is on its way.
+        """
+        kind = topic.rpartition("/")[2]
+        await self._take(lambda: chirpstack.decode(kind, payload), topic, payload, received_ms, done, token)
+
+    async def tts(self, application: str, payload: bytes, received_ms: int, done: Done, token: Any) -> None:
+        """Take the body of a webhook of The Things Stack, as `chirpstack` does."""
+        address = f"/api/lorawan/tts/{application}"
+        await self._take(lambda: tts.decode(payload, application), address, payload, received_ms, done, token)
+
+    async def _take(
+        self,
+        parse: Callable[[], Event | None],
+        address: str,
+        payload: bytes,
+        received_ms: int,
+        done: Done,
+        token: Any,
+    ) -> None:
+        device_id = ""
+        waiting = self._waiting
+        self._waiting += 1
+        try:
+            # The lock is fair, so that frames stay in order whatever their codecs take.
+            async with self._turn:
+                if waiting >= MAX_WAITING:
+                    raise Undecodable(Reason.CODEC_BUSY, f"{MAX_WAITING} messages wait for their codecs")
+                if len(payload) > self._telemetry.bounds.max_payload_bytes:
+                    raise Undecodable(Reason.TOO_LARGE, f"{len(payload)} bytes")
+                event = parse()
+                if event is None:
+                    self._counts["ignored"] += 1
+                    done(token, ACCEPTED)
+                    return
+                device_id = event.device_id
+                metrics = await self._metrics(event, received_ms)
+                reading = self._telemetry.reading(metrics, received_ms, event.time_ms, own_time=False)
+                self._counts["events"] += 1
+                # The identity alone decides what is a repetition: another gateway's copy has other content.
+                identity = event.identity.encode() or payload
+                redelivery = blake2b(device_id.encode() + identity, digest_size=8).digest()
+                self._pipeline.telemetry(
+                    address,
+                    device_id,
+                    identity,
+                    received_ms,
+                    int.from_bytes(redelivery, "big"),
+                    done,
+                    token,
+                    redelivered=True,
+                    decode=lambda _, __: [reading],
+                )
+        except Undecodable as error:
+            self._pipeline.refuse(address, device_id, payload, received_ms, error, done, token)
+        finally:
+            self._waiting -= 1
+
+    async def _metrics(self, event: Event, received_ms: int) -> dict[str, Value]:
+        if event.uplink is None:
+            if "lora_dev_addr" in event.facts:
+                self._counters.pop(event.device_id, None)
+            return event.facts
+        metrics: dict[str, Value] = {}
+        for name, value in _flat(await self._decoded(event, received_ms)):
+            metrics[name] = value_of(value, name)
+        metrics |= event.facts
+        if self._is_reset(event.device_id, event.uplink.counter):
+            self._counts["counter_resets"] += 1
+            metrics["lora_fcnt_reset"] = True
+        return metrics
+
+    async def _decoded(self, event: Event, received_ms: int) -> Mapping[str, Any]:
+        uplink = event.uplink
+        assert uplink is not None
+        name = event.profile if event.profile in self._codecs else DEFAULT
+        match self._codecs.get(name):
+            case _ if not uplink.frame and not uplink.decoded:
+                return {}
+            case CayenneCodec():
+                return cayenne.decode(uplink.frame)
+            case LayoutCodec(fields):
+                return layout.decode(fields, uplink.port, uplink.frame)
+            case ScriptCodec():
+                return await self._scripts.decode(name, uplink.port, uplink.frame, received_ms)
+            case _ if uplink.decoded:
+                return uplink.decoded
+            case _:
+                raise Undecodable(
+                    Reason.NO_CODEC, f"no codec for profile {event.profile[:40]!r}, and none is the default"
+                )
+
+    def _is_reset(self, device_id: str, counter: int) -> bool:
+        before = self._counters.pop(device_id, -1)
+        self._counters[device_id] = counter
+        if len(self._counters) > KNOWN_COUNTERS:
+            self._counters.popitem(last=False)
+        return counter < before
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts since the start: events, those ignored, resets of frame counters; and of the scripts."""
+        return {
+            "events": self._counts["events"],
+            "ignored": self._counts["ignored"],
+            "counter_resets": self._counts["counter_resets"],
+            "waiting": self._waiting,
+            "scripts": self._scripts.statistics(),
+        }
+
+
+def _flat(decoded: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Nested objects and arrays as one level, `a.b` and `a.0`; nulls are left out."""
+    if depth >= _MAX_DEPTH:
+        raise Undecodable(Reason.WRONG_TYPE, f"the decoded object is deeper than {_MAX_DEPTH} levels")
+    for key, value in decoded.items():
+        if type(value) is dict:
+            yield from _flat(value, f"{prefix}{key}.", depth + 1)
+        elif type(value) is list:
+            members = {str(index): member for index, member in enumerate(value)}
+            yield from _flat(members, f"{prefix}{key}.", depth + 1)
+        elif value is not None:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,119 @@
+"""Messages of The Things Stack v3 as its webhooks send them. Bytes in, an `Event` out."""
+
+from typing import Any, Final
+
+import msgspec
+
+from sensorium.ingest.errors import Reason, Undecodable
+from sensorium.ingest.lorawan.events import (
+    Event,
+    Gateway,
+    Uplink,
+    device_of,
+    frame_of,
+    parse,
+    reception,
+    time_of,
+)
+
+
+class _ApplicationIds(msgspec.Struct, frozen=True):
+    application_id: str = ""
+
+
+class _EndDeviceIds(msgspec.Struct, frozen=True):
+    dev_eui: str
+    application_ids: _ApplicationIds = _ApplicationIds()
+    dev_addr: str = ""
+
+
+class _GatewayIds(msgspec.Struct, frozen=True):
+    gateway_id: str = ""
+
+
+class _RxMetadata(msgspec.Struct, frozen=True):
+    gateway_ids: _GatewayIds = _GatewayIds()
+    rssi: float = 0.0
+    snr: float = 0.0
+
+
+class _VersionIds(msgspec.Struct, frozen=True):
+    model_id: str = ""
+
+
+class _UplinkMessage(msgspec.Struct, frozen=True):
+    session_key_id: str = ""
+    f_port: int = 0
+    f_cnt: int = 0
+    frm_payload: str = ""
+    decoded_payload: dict[str, Any] | None = None
+    rx_metadata: list[_RxMetadata] = []
+    received_at: str | None = None
+    version_ids: _VersionIds = _VersionIds()
+
+
+class _JoinAccept(msgspec.Struct, frozen=True):
+    session_key_id: str = ""
+    received_at: str | None = None
+
+
+class _Place(msgspec.Struct, frozen=True):
+    latitude: float = 0.0
+    longitude: float = 0.0
+    altitude: float = 0.0
+
+
+class _LocationSolved(msgspec.Struct, frozen=True):
+    location: _Place = _Place()
+
+
+class _Message(msgspec.Struct, frozen=True):
+    end_device_ids: _EndDeviceIds
+    received_at: str | None = None
+    uplink_message: _UplinkMessage | None = None
+    join_accept: _JoinAccept | None = None
+    location_solved: _LocationSolved | None = None
+
+
+_DECODER: Final = msgspec.json.Decoder(_Message)
+
+
+def decode(payload: bytes, application: str) -> Event | None:
+    """The event of a webhook's body; None for kinds that are not used (downlinks and their states).
+
+    Raises:
+        Undecodable: it is not what The Things Stack sends, or it is of another application.
+    """
+    message: _Message = parse(payload, _DECODER)
+    ids = message.end_device_ids
+    if ids.application_ids.application_id != application:
+        raise Undecodable(
+            Reason.WRONG_APPLICATION,
+            f"of {ids.application_ids.application_id[:40]!r}, sent to the webhook of {application[:40]!r}",
+        )
+    device_id = device_of(ids.dev_eui)
+    up, join, solved = message.uplink_message, message.join_accept, message.location_solved
+    if up is not None:
+        gateways = [Gateway(rx.gateway_ids.gateway_id, rx.rssi, rx.snr) for rx in up.rx_metadata]
+        return Event(
+            device_id,
+            up.version_ids.model_id or application,
+            f"{up.session_key_id}|{up.f_cnt}" if up.session_key_id else "",
+            time_of(up.received_at or message.received_at),
+            reception(up.f_cnt, gateways),
+            Uplink(up.f_port, up.f_cnt, frame_of(up.frm_payload), up.decoded_payload),
+        )
+    if join is not None:
+        time_ms = time_of(join.received_at or message.received_at)
+        identity = f"{join.session_key_id}|join" if join.session_key_id else ""
+        return Event(device_id, application, identity, time_ms, {"lora_dev_addr": ids.dev_addr})
+    if solved is not None:
+        at = solved.location
+        return Event(
+            device_id,
+            application,
+            f"{message.received_at}|location" if message.received_at else "",
+            time_of(message.received_at),
+            {"lora_latitude": at.latitude, "lora_longitude": at.longitude, "lora_altitude": at.altitude},
+        )
+    return None
