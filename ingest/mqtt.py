@@ -1,4 +1,4 @@
-"""Telemetry from MQTT: a shared subscription into the pipeline, acknowledged after the commit."""
+"""Telemetry from MQTT: a subscription, shared or not, into the pipeline; acknowledged after the commit."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         client_id: unique among ingestors and stable over restarts.
         share: the shared subscription's name; the broker spreads messages over the ingestors of one name.
-            None: a subscription of its own, as the embedded broker needs it.
+            None: a subscription of its own, which Mosquitto keeps over its restart, unlike shared ones.
         max_qos: at which the broker shall deliver at most.
         max_pending: messages accepted and not committed, above which reading stops; it goes on at the half.
         drain_timeout_s: how long `stop` waits for what was accepted.
