@@ -11,12 +11,14 @@ from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import BOOL, NUMBER, TEXT, MetricSet
 from sensorium.actors.rules import (
+    All,
     Condition,
+    Either,
     NoData,
+    Not,
     Operator,
     Range,
     RateOfChange,
-    Rule,
     RuleSpec,
     Threshold,
     ZScore,
@@ -32,14 +34,14 @@ class Memory(Protocol):
     windows: tuple[Window, ...]
 
 
-Test = Callable[[Any, int, Memory], bool | None]
-"""Whether the condition holds: test(value, time_ms, memory). Called once a reading that has the metric.
+Test = Callable[[Sequence[Any], int, Memory], bool | None]
+"""Whether the condition holds: test(values, time_ms, memory), the reading's values by position.
 
 None says that this reading cannot tell: an alarm stays as it is.
 """
 
 _C = TypeVar("_C", bound=Condition)
-_Compiler = Callable[[_C, int, str, Sequence[Window]], Test | None]
+_Compiler = Callable[[_C, MetricSet, Sequence[Window]], Test | None]
 _compilers: dict[type, _Compiler[Any]] = {}
 
 _OPERATORS: Final[dict[Operator, Callable[[Any, Any], bool]]] = {
@@ -50,8 +52,8 @@ _OPERATORS: Final[dict[Operator, Callable[[Any, Any], bool]]] = {
     Operator.EQ: operator.eq,
     Operator.NE: operator.ne,
 }
-COMPILED_SETS: Final = 4096
-"""Pairs of device type and metric set that a book keeps compiled; devices hold on to theirs beyond it."""
+MAX_DEPTH: Final = 4
+"""How deep conditions may stand within each other."""
 
 _SIGNS: Final = {"up": 1.0, "down": -1.0, "any": 0.0}
 
@@ -66,41 +68,57 @@ def compiles(condition: type[_C]) -> Callable[[_Compiler[_C]], _Compiler[_C]]:
     return register
 
 
+def compile_condition(condition: Condition, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    """The condition's test for devices with these metrics and windows.
+
+    None when they lack the metric or the window, or the metric is of another kind.
+    """
+    return _compilers[type(condition)](condition, metrics, windows)
+
+
 @compiles(Threshold)
-def _threshold(condition: Threshold, position: int, kind: str, windows: Sequence[Window]) -> Test | None:
+def _threshold(condition: Threshold, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
     limit: float | bool | str = condition.value
-    if kind == NUMBER and not isinstance(limit, (bool, str)):
-        limit = float(limit)
-    elif not (kind == BOOL and isinstance(limit, bool)) and not (kind == TEXT and isinstance(limit, str)):
+    kind = BOOL if isinstance(limit, bool) else TEXT if isinstance(limit, str) else NUMBER
+    position = _position(condition.metric, kind, metrics)
+    if position is None:
         return None
     compare = _OPERATORS[condition.operator]
-    return lambda value, time_ms, memory: compare(value, limit)
+
+    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
+        value = values[position]
+        return None if value is None else compare(value, limit)
+
+    return test
 
 
 @compiles(Range)
-def _range(condition: Range, position: int, kind: str, windows: Sequence[Window]) -> Test | None:
-    if kind != NUMBER:
+def _range(condition: Range, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    position = _position(condition.metric, NUMBER, metrics)
+    if position is None:
         return None
-    low, high = condition.low, condition.high
-    if condition.inside:
-        return lambda value, time_ms, memory: low <= value <= high
-    return lambda value, time_ms, memory: not low <= value <= high
+    low, high, inside = condition.low, condition.high, condition.inside
+
+    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
+        value = values[position]
+        return None if value is None else (low <= value <= high) is inside
+
+    return test
 
 
 @compiles(RateOfChange)
-def _rate_of_change(
-    condition: RateOfChange, position: int, kind: str, windows: Sequence[Window]
-) -> Test | None:
-    if kind != NUMBER:
+def _rate_of_change(condition: RateOfChange, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    position = _position(condition.metric, NUMBER, metrics)
+    if position is None:
         return None
     compare = _OPERATORS[condition.operator]
     limit = condition.value
     sign = _SIGNS[condition.direction]
 
-    def test(value: float, time_ms: int, memory: Memory) -> bool | None:
-        before = memory.latest[position]
+    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
+        value, before = values[position], memory.latest[position]
         elapsed_ms = time_ms - memory.latest_ms[position]
-        if before is None or elapsed_ms <= 0:
+        if value is None or before is None or elapsed_ms <= 0:
             return None
         rate = (value - float(before)) * 1000.0 / elapsed_ms
         return compare(rate * sign if sign else abs(rate), limit)
@@ -109,23 +127,84 @@ def _rate_of_change(
 
 
 @compiles(ZScore)
-def _z_score(condition: ZScore, position: int, kind: str, windows: Sequence[Window]) -> Test | None:
-    index = next(
-        (i for i, w in enumerate(windows) if condition.window_s in (None, w.spec.length_s)),
-        None,
-    )
-    if kind != NUMBER or index is None:
+def _z_score(condition: ZScore, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    position = _position(condition.metric, NUMBER, metrics)
+    lengths_s = [w.spec.length_s for w in windows]
+    length_s = condition.window_s if condition.window_s is not None else next(iter(lengths_s), None)
+    if position is None or length_s not in lengths_s:
         return None
+    index = lengths_s.index(length_s)
     limit, min_count = condition.value, condition.min_count
 
-    def test(value: float, time_ms: int, memory: Memory) -> bool:
+    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
+        value = values[position]
+        if value is None:
+            return None
         moments = memory.windows[index].moments(position)
         if moments is None or moments.count < min_count:
             return False
         # With no deviation at all, the smallest departure is infinitely many deviations away.
-        return abs(value - moments.mean) > limit * moments.stddev
+        return abs(value - moments.mean) > limit * moments.stddev  # type: ignore[no-any-return]
 
     return test
+
+
+@compiles(NoData)
+def _no_data(condition: NoData, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    return None  # no reading can tell: `watch` has timers for it
+
+
+@compiles(All)
+def _all(condition: All, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    return _compound(condition.conditions, False, metrics, windows)
+
+
+@compiles(Either)
+def _either(condition: Either, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    return _compound(condition.conditions, True, metrics, windows)
+
+
+@compiles(Not)
+def _not(condition: Not, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    inner = compile_condition(condition.condition, metrics, windows)
+    if inner is None:
+        return None
+
+    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
+        holds = inner(values, time_ms, memory)
+        return None if holds is None else not holds
+
+    return test
+
+
+def _compound(
+    parts: Sequence[Condition], decisive: bool, metrics: MetricSet, windows: Sequence[Window]
+) -> Test | None:
+    """The test of several parts, of which one that says `decisive` decides for all (Kleene's logic)."""
+    if parts[0].metric not in metrics.index:
+        return None
+    # A part whose metric the device has not sent yet cannot tell.
+    compiled = [compile_condition(part, metrics, windows) for part in parts]
+    tests = [part for part in compiled if part is not None]
+    unknown = len(tests) < len(parts)
+
+    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
+        if None in values:
+            values = [b if v is None else v for v, b in zip(values, memory.latest, strict=True)]
+        doubt = unknown
+        for part in tests:
+            holds = part(values, time_ms, memory)
+            if holds is decisive:
+                return decisive
+            doubt = doubt or holds is None
+        return None if doubt else not decisive
+
+    return test
+
+
+def _position(metric: str, kind: str, metrics: MetricSet) -> int | None:
+    position = metrics.index.get(metric)
+    return position if position is not None and metrics.kinds[position] == kind else None
 
 
 def validate(spec: RuleSpec) -> None:
@@ -146,7 +225,7 @@ def validate(spec: RuleSpec) -> None:
             raise InvalidMessage(f"clear.metric: must be {spec.condition.metric}, as in condition")
 
 
-def _validate(field: str, condition: Condition) -> None:
+def _validate(field: str, condition: Condition, depth: int = 1) -> None:
     match condition:
         case Threshold(operator=op, value=bool() | str()) if op not in (Operator.EQ, Operator.NE):
             raise InvalidMessage(f"{field}.operator: {op.value} needs a number, others know == and !=")
@@ -154,85 +233,21 @@ def _validate(field: str, condition: Condition) -> None:
             raise InvalidMessage(f"{field}.low: {low} is above {field}.high {high}")
         case RateOfChange(direction=direction) if direction not in _SIGNS:
             raise InvalidMessage(f"{field}.direction: {direction!r} is not one of up, down, any")
+        case All(parts) | Either(parts):
+            for number, part in enumerate(parts):
+                _validate_part(f"{field}.conditions[{number}]", part, depth)
+        case Not(part):
+            _validate_part(f"{field}.condition", part, depth)
         case _:
             pass
 
 
-class Check:
-    """A rule bound to a position of a metric set: what a device calls.
-
-    `clears` is the test of the rule's own clear condition, if it has one.
-    """
-
-    __slots__ = ("clears", "for_ms", "position", "rule", "rule_id", "test")
-
-    def __init__(self, rule: Rule, position: int, test: Test, clears: Test | None) -> None:
-        self.rule = rule
-        self.rule_id = rule.rule_id
-        self.position = position
-        self.test = test
-        self.clears = clears
-        self.for_ms = round(rule.spec.for_s * 1000)
-
-
-class RuleBook:
-    """All rules at one time, compiled as devices ask for them. A change of rules makes a new book."""
-
-    def __init__(self, rules: Sequence[Rule] = ()) -> None:
-        self.rules = {rule.rule_id: rule for rule in rules}
-        self._shared = [r for r in rules if r.spec.enabled and r.spec.scope.device_id is None]
-        self._own: dict[str, list[Rule]] = {}
-        for rule in rules:
-            device_id = rule.spec.scope.device_id
-            if rule.spec.enabled and device_id is not None:
-                self._own.setdefault(device_id, []).append(rule)
-        self._compiled: dict[tuple[str, MetricSet], tuple[Check, ...]] = {}
-        self._has_silences = any(isinstance(rule.spec.condition, NoData) for rule in rules)
-
-    def covering(self, device_id: str, device_type: str) -> list[Rule]:
-        """The enabled rules that watch the device."""
-        candidates = [*self._shared, *self._own.get(device_id, ())]
-        return [rule for rule in candidates if rule.spec.scope.covers(device_id, device_type)]
-
-    def silences(self, device_id: str, device_type: str) -> tuple[Rule, ...]:
-        """The enabled no-data rules that watch the device."""
-        if not self._has_silences:
-            return ()
-        return tuple(r for r in self.covering(device_id, device_type) if isinstance(r.spec.condition, NoData))
-
-    def checks(
-        self, device_id: str, device_type: str, metrics: MetricSet, windows: Sequence[Window]
-    ) -> tuple[Check, ...]:
-        """The compiled rules that watch the device and whose metric it has with the right kind.
-
-        Devices of one type share the profile, and so the windows: what is compiled is shared too.
-        """
-        if device_id in self._own:
-            return _compile(self.covering(device_id, device_type), metrics, windows)
-        known = self._compiled.get((device_type, metrics))
-        if known is None:
-            known = _compile(self.covering(device_id, device_type), metrics, windows)
-            if len(self._compiled) >= COMPILED_SETS:
-                self._compiled.clear()
-            self._compiled[device_type, metrics] = known
-        return known
-
-
-def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window]) -> tuple[Check, ...]:
-    checks = []
-    for rule in rules:
-        spec = rule.spec
-        position = metrics.index.get(spec.condition.metric)
-        if position is None or isinstance(spec.condition, NoData):
-            continue
-        kind = metrics.kinds[position]
-        test = _compilers[type(spec.condition)](spec.condition, position, kind, windows)
-        clears = None
-        if spec.clear is not None:
-            clears = _compilers[type(spec.clear)](spec.clear, position, kind, windows)
-        if test is not None and (spec.clear is None or clears is not None):
-            checks.append(Check(rule, position, test, clears))
-    return tuple(checks)
+def _validate_part(field: str, part: Condition, depth: int) -> None:
+    if isinstance(part, NoData):
+        raise InvalidMessage(f"{field}: no_data is a rule of its own, it cannot be part of another condition")
+    if depth >= MAX_DEPTH:
+        raise InvalidMessage(f"{field}: conditions may be nested {MAX_DEPTH} deep at most")
+    _validate(field, part, depth + 1)
 
 
 def describe(spec: RuleSpec) -> str:
@@ -254,3 +269,9 @@ def _describe(condition: Condition) -> str:
             return f"{metric} more than {value} standard deviations off its window's mean"
         case NoData(after_s):
             return f"no data for {after_s:g} s"
+        case All(parts):
+            return "(" + " and ".join(map(_describe, parts)) + ")"
+        case Either(parts):
+            return "(" + " or ".join(map(_describe, parts)) + ")"
+        case Not(part):
+            return f"not {_describe(part)}"

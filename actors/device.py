@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from sensorium.actors.conditions import RuleBook
 from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -48,6 +47,7 @@ from sensorium.actors.records import (
     ReadingRow,
     Registration,
 )
+from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Rule
 from sensorium.actors.seen import Seen
 from sensorium.actors.watch import Watch

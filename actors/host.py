@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from sensorium.actors.activations import Activations, ActivationSettings
-from sensorium.actors.conditions import RuleBook, validate
+from sensorium.actors.conditions import validate
 from sensorium.actors.device import Surroundings
 from sensorium.actors.errors import (
     Fenced,
@@ -44,6 +44,7 @@ from sensorium.actors.messages import (
 from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Snapshot
+from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import NoData, Rule, RuleSpec
 from sensorium.actors.ticker import Ticker
 from sensorium.actors.turns import Names, TurnFailed, Turns, Work, cut, lookups, run

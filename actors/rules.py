@@ -87,7 +87,44 @@ class NoData(msgspec.Struct, frozen=True, tag="no_data", forbid_unknown_fields=T
         return ""
 
 
-Condition = Threshold | Range | RateOfChange | ZScore | NoData
+class All(msgspec.Struct, frozen=True, tag="all", forbid_unknown_fields=True):
+    """Holds while every one of `conditions` does. A metric that a reading lacks counts with its latest value.
+
+    The rule's alarm goes by the metric of the first condition, and waits until the device has sent it.
+    """
+
+    conditions: "Parts"
+
+    @property
+    def metric(self) -> str:
+        """The first condition's."""
+        return self.conditions[0].metric
+
+
+class Either(msgspec.Struct, frozen=True, tag="any", forbid_unknown_fields=True):
+    """Holds while at least one of `conditions` does; otherwise like `all`."""
+
+    conditions: "Parts"
+
+    @property
+    def metric(self) -> str:
+        """The first condition's."""
+        return self.conditions[0].metric
+
+
+class Not(msgspec.Struct, frozen=True, tag="not", forbid_unknown_fields=True):
+    """Holds while `condition` does not."""
+
+    condition: "Condition"
+
+    @property
+    def metric(self) -> str:
+        """The condition's."""
+        return self.condition.metric
+
+
+Condition = Threshold | Range | RateOfChange | ZScore | NoData | All | Either | Not
+Parts = Annotated[list[Condition], Meta(min_length=1, max_length=16)]
 
 
 class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

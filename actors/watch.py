@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sensorium.actors import alarms
-from sensorium.actors.conditions import Check, RuleBook
 from sensorium.actors.messages import Value
 from sensorium.actors.records import Alarm, Commit, Timer, TimerRow
+from sensorium.actors.rulebook import Check, RuleBook
 from sensorium.actors.rules import NoData, Rule
 
 if TYPE_CHECKING:
@@ -71,23 +71,21 @@ class Watch:
             window.advance(time_ms)
         active = self.alarms
         for check in self._checks:
-            value = values[check.position]
-            if value is None:
-                continue
-            holds = check.test(value, time_ms, device)
+            holds = check.test(values, time_ms, device)
             if holds:
                 if check.rule_id not in active and (
                     not check.for_ms or self._has_held(device, check, time_ms, now_ms, effects)
                 ):
-                    self._raise(device, check.rule, value, time_ms, effects)
+                    self._raise(device, check.rule, _value(check, values, device), time_ms, effects)
             elif holds is not None:
                 if check.for_ms and HELD + check.rule_id in self.timers:
                     self._cancel(device, HELD + check.rule_id, effects)
                 if (
                     active
                     and check.rule_id in active
-                    and (check.clears is None or check.clears(value, time_ms, device))
+                    and (check.clears is None or check.clears(values, time_ms, device))
                 ):
+                    value = _value(check, values, device)
                     self.clear(device, check.rule_id, value, time_ms, "condition_ended", effects)
 
     def heard(self, device: "Device", time_ms: int, now_ms: int, effects: Commit) -> None:
@@ -187,3 +185,11 @@ def _after_ms(rule: Rule) -> int:
     condition = rule.spec.condition
     assert isinstance(condition, NoData)
     return round(condition.after_s * 1000)
+
+
+def _value(check: Check, values: Sequence[Any], device: "Device") -> Value:
+    """What the rule's metric is at: of this reading, or before it where the reading lacks it."""
+    value: Value | None = values[check.position]
+    if value is None:
+        value = device.latest[check.position]
+    return value if value is not None else ""

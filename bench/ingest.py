@@ -37,12 +37,12 @@ from done_count import DoneCount
 from mosquitto_conf import write_conf
 
 from sensorium.actors.activations import ActivationSettings
-from sensorium.actors.conditions import RuleBook
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.host import HostSettings
 from sensorium.actors.messages import Reading, Register
 from sensorium.actors.records import Commit
+from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Operator, RuleSpec, Severity, Threshold, ZScore
 from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator
 from sensorium.cluster.services import MqttService

@@ -115,6 +115,24 @@ RULE_SPECS: Final[dict[str, Any]] = {
         "clear": {"type": "threshold", "metric": "temperature", "operator": "<", "value": 75},
         "severity": "major",
     },
+    "compound": {
+        "name": "Hot behind a closed door",
+        "condition": {
+            "type": "all",
+            "conditions": [
+                {"type": "threshold", "metric": "temperature", "operator": ">", "value": 80},
+                {
+                    "type": "not",
+                    "condition": {
+                        "type": "threshold",
+                        "metric": "door_open",
+                        "operator": "==",
+                        "value": True,
+                    },
+                },
+            ],
+        },
+    },
     "no data": {
         "name": "Silent",
         "condition": {"type": "no_data", "after_s": 900},

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sensorium.actors.conditions import RuleBook
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.messages import (
     Message,
@@ -20,6 +19,7 @@ from sensorium.actors.placement import shard_of
 from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.records import Alarm, Commit, Identity, StoredDevice, TailReading, Timer
 from sensorium.actors.recovery import activate, take_snapshot
+from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Condition, Rule, RuleSpec
 
 DEVICE_ID = "sensor-001"

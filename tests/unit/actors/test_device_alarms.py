@@ -5,13 +5,14 @@ import math
 import msgspec
 import pytest
 
-from sensorium.actors.conditions import RuleBook, describe, validate
+from sensorium.actors.conditions import describe, validate
 from sensorium.actors.device import Device, Shard
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Decommission, GetDevice, Patch, Reading, RefreshRules, Register
 from sensorium.actors.metrics import metric_set
 from sensorium.actors.profile import Profile, WindowSpec
 from sensorium.actors.records import Alarm, Commit
+from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import (
     Operator,
     Range,

@@ -6,7 +6,7 @@ from sensorium.actors.conditions import describe, validate
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Decommission, GetDevice, Patch, RefreshRules, TimerFired
 from sensorium.actors.records import TimerRow
-from sensorium.actors.rules import NoData, Operator, Range, RuleSpec, Threshold
+from sensorium.actors.rules import All, Either, NoData, Not, Operator, Range, RuleSpec, Threshold
 from sensorium.actors.timers import TimerQueue
 from tests.unit.actors.driving import DEVICE_ID, T0_MS, TYPE, Driver, around_of, make_rule
 
@@ -80,6 +80,51 @@ class TestHeldFor:
         assert d.timers == {}
         d.wait(100)
         assert d.alarms == []
+
+
+class TestCompound:
+    def said(self, condition, readings):
+        """Whether the alarm is active after each reading, one a second."""
+        d = driver(make_rule(condition))
+        said = ""
+        for n, metrics in enumerate(readings):
+            d.read(metrics, n * 1000)
+            said += "x" if "r1" in d.device.alarms else "."
+        return said
+
+    def test_all_and_any_and_not(self):
+        hot, damp = HOT, Threshold("h", Operator.GT, 80.0)
+        readings = [{"t": t, "h": h} for t, h in ((20.0, 90.0), (31.0, 90.0), (31.0, 50.0), (20.0, 50.0))]
+        assert self.said(All([hot, damp]), readings) == ".x.."
+        assert self.said(Either([hot, damp]), readings) == "xxx."
+        assert self.said(Not(hot), readings) == "x..x"
+        assert self.said(All([Not(damp), Either([hot, Not(hot)])]), readings) == "..xx"
+
+    def test_a_metric_that_a_reading_lacks_counts_with_its_latest_value(self):
+        both = All([HOT, Threshold("door", Operator.EQ, True)])
+        readings = [{"t": 31.0}, {"door": True}, {"t": 29.0}, {"t": 32.0}, {"door": False}]
+        assert self.said(both, readings) == ".x.x."
+
+    def test_what_was_never_sent_cannot_tell(self):
+        assert self.said(Either([HOT, Threshold("u", Operator.GT, 0.0)]), [{"t": 31.0}, {"t": 20.0}]) == "xx"
+        assert self.said(All([HOT, Threshold("u", Operator.GT, 0.0)]), [{"t": 31.0}, {"t": 20.0}]) == ".."
+        assert self.said(All([Threshold("u", Operator.GT, 0.0), HOT]), [{"t": 31.0}]) == "."
+
+    def test_the_alarm_tells_the_first_metrics_value(self):
+        d = driver(make_rule(All([HOT, Threshold("h", Operator.GT, 80.0)])))
+        d.read({"t": 31.0, "h": 50.0}, 0)
+        d.read({"h": 90.0}, 1000)
+        assert [(a.metric, a.value, a.detail) for a in d.log.alarms] == [
+            ("t", 31.0, "(t > 30.0 and h > 80.0)")
+        ]
+
+    def test_held_for_a_while(self):
+        d = driver(make_rule(All([HOT, Threshold("h", Operator.GT, 80.0)]), for_s=60.0))
+        d.read({"t": 31.0, "h": 90.0}, 0)
+        d.read({"h": 91.0}, 59_000)
+        assert d.alarms == []
+        d.read({"h": 92.0}, 60_000)
+        assert d.alarms == [RAISED]
 
 
 class TestHysteresis:
@@ -182,6 +227,9 @@ class TestValidation:
             (RuleSpec(name="x", condition=HOT, clear=NoData(60.0)), "clear.metric"),
             (RuleSpec(name="x", condition=HOT, clear=Threshold("u", Operator.LT, 1.0)), "clear.metric"),
             (RuleSpec(name="x", condition=HOT, clear=Range("t", 5.0, 1.0)), "clear.low"),
+            (RuleSpec(name="x", condition=All([HOT, NoData(60.0)])), r"conditions\[1\]: no_data"),
+            (RuleSpec(name="x", condition=Not(Range("t", 5.0, 1.0))), "condition.condition.low"),
+            (RuleSpec(name="x", condition=Not(Not(Not(Not(HOT))))), "nested 4 deep"),
         ],
     )
     def test_what_can_never_work_is_refused(self, spec, says):

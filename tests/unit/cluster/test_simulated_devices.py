@@ -5,10 +5,11 @@ from statistics import mean
 
 import pytest
 
-from sensorium.actors.conditions import RuleBook, validate
+from sensorium.actors.conditions import validate
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.messages import ACCEPTED, Reading, Register
 from sensorium.actors.records import Commit
+from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Range as RangeRule
 from sensorium.actors.rules import RateOfChange, Rule, Threshold, ZScore
 from sensorium.cluster.simulator.faults import Fault, FaultKind, FaultPlan

@@ -29,6 +29,7 @@ PATHS = {
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/metrics": {"get"},
+    "/api/nodes": {"get"},
 }
 
 
@@ -72,7 +73,7 @@ async def test_the_documents_conditions_are_those_that_are_read(platform: World)
     schemas = (await document(platform))["components"]["schemas"]
     discriminator = schemas["RuleSpec"]["properties"]["condition"]["discriminator"]
     assert discriminator["propertyName"] == "type"
-    kinds = {"threshold", "range", "rate_of_change", "z_score", "no_data"}
+    kinds = {"threshold", "range", "rate_of_change", "z_score", "no_data", "all", "any", "not"}
     assert set(discriminator["mapping"]) == kinds
     assert schemas["RuleSpec"]["additionalProperties"] is False
 
