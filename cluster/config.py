@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 from sensorium.actors.profile import Profiles
 from sensorium.cluster import explain, sections, tracked_yaml, urls
 from sensorium.cluster.errors import ConfigError
+from sensorium.cluster.lorawan_section import Lorawan
 from sensorium.cluster.sections import Section
 from sensorium.cluster.tracked_yaml import Path as SettingPath
 from sensorium.cluster.tracked_yaml import dotted
@@ -43,6 +44,7 @@ class Config(Section):
     mqtt: sections.Mqtt = sections.Mqtt()
     http: sections.Http = sections.Http()
     coap: sections.Coap = sections.Coap()
+    lorawan: Lorawan = Field(default_factory=Lorawan)
     ingest: sections.Ingest = sections.Ingest()
     cluster: sections.Cluster = Field(default_factory=sections.Cluster)
     profiles: dict[TypeName, sections.DeviceType] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+import msgspec
 import ray
 from ray.exceptions import RayActorError
 
@@ -179,7 +180,11 @@ class Platform:
             PgHostPorts(dsn),
             PgMembershipFactory(dsn),
             settings,
-            [ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)), *self._coap()],
+            [
+                ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
+                *self._coap(),
+                *self._lorawan(mqtt),
+            ],
         )
         self._coordinator = start_coordinator(spec)
         stack.push_async_callback(self._stop_runtime)
@@ -200,6 +205,16 @@ class Platform:
             max_pending=self._config.ingest.max_pending,
         )
         return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, NAMESPACE))]
+
+    def _lorawan(self, mqtt: MqttSettings) -> list[ServiceSpec]:
+        config = self._config
+        if not config.lorawan.chirpstack:
+            return []
+        # A session of its own at the broker, since what a session subscribes to outlives the settings.
+        events = msgspec.structs.replace(
+            mqtt, client_id=f"{config.mqtt.client_id}-lorawan-0", lorawan=config.lorawan.settings()
+        )
+        return [ServiceSpec("lorawan-0", MqttService, ("lorawan-0", events, NAMESPACE))]
 
     async def _keep_started(self) -> None:
         """Start the coordinator again whenever Ray had to make it anew."""

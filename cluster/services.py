@@ -15,7 +15,11 @@ from sensorium.serve.deployment import ApiSettings
 def api_settings(config: Config, dsn: str) -> ApiSettings:
     """What a replica of the API is given."""
     return ApiSettings(
-        dsn=dsn, namespace=NAMESPACE, bounds=config.bounds, max_body_bytes=config.http.max_body_bytes
+        dsn=dsn,
+        namespace=NAMESPACE,
+        bounds=config.bounds,
+        max_body_bytes=config.http.max_body_bytes,
+        lorawan=config.lorawan.settings(),
     )
 
 
@@ -42,7 +46,7 @@ class MqttService:
         """Of the ingestor, with the router's under "router"."""
         return {
             "name": self._name,
-            "protocol": "mqtt",
+            "protocol": "mqtt" if self._settings.lorawan is None else "lorawan",
             **msgspec.to_builtins(self._ingestor.statistics()),
             "router": self._router.statistics(),
         }

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Any
 from zlib import crc32
@@ -11,6 +12,8 @@ import msgspec
 
 from sensorium.actors.messages import Outcome
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
+from sensorium.ingest.lorawan.chirpstack import TOPIC as CHIRPSTACK
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient, MqttOptions
 from sensorium.ingest.mqtt_connection import Connection
@@ -31,6 +34,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_qos: at which the broker shall deliver at most.
         max_pending: messages accepted and not committed, above which reading stops; it goes on at the half.
         drain_timeout_s: how long `stop` waits for what was accepted.
+        lorawan: given, the ingestor reads ChirpStack's events instead of telemetry.
     """
 
     address: BrokerAddress
@@ -41,6 +45,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
     drain_timeout_s: float = 10.0
+    lorawan: LorawanSettings | None = None
 
 
 class MqttIngestor:
@@ -55,17 +60,20 @@ class MqttIngestor:
         self._settings = settings
         self._router = router
         self._clock_ms = clock_ms
-        self._pipeline = Pipeline(router, settings.bounds, "mqtt")
+        lorawan = settings.lorawan
+        self._pipeline = Pipeline(router, settings.bounds, "mqtt" if lorawan is None else "lorawan")
+        self._lorawan = None if lorawan is None else LorawanAdapter(self._pipeline, lorawan, settings.bounds)
+        topic = TELEMETRY if lorawan is None else CHIRPSTACK
         self._client = MqttClient(
             settings.address,
             settings.client_id,
             subscriptions=(
                 (
-                    TELEMETRY if settings.share is None else f"$share/{settings.share}/{TELEMETRY}",
+                    topic if settings.share is None else f"$share/{settings.share}/{topic}",
                     settings.max_qos,
                 ),
             ),
-            on_packets=self._take,
+            on_packets=self._take if lorawan is None else self._take_lorawan,
             options=settings.options,
         )
         # Packet ids are the session's, which is known by the client id.
@@ -125,10 +133,14 @@ class MqttIngestor:
             "connected": self._client.is_connected,
             "client": self._client.statistics(),
             **self._pipeline.statistics(),
+            **({} if self._lorawan is None else {"lorawan": self._lorawan.statistics()}),
         }
 
     async def _run(self) -> None:
-        async with self._client, asyncio.TaskGroup() as tasks:
+        async with AsyncExitStack() as stack, self._client, asyncio.TaskGroup() as tasks:
+            if self._lorawan is not None:
+                stack.push_async_callback(self._lorawan.close)
+            self._tasks = tasks
             throttle = tasks.create_task(self._throttle())
             await self._stop.wait()
             throttle.cancel()
@@ -142,14 +154,10 @@ class MqttIngestor:
                 self._client.resume()
 
     def _take(self, connection: Connection, packets: list[Packet]) -> None:
-        acks = self._acks
-        if acks is None or acks.connection is not connection:
-            acks = self._acks = _Acks(connection, self._count)
+        acks = self._begin(connection, packets)
         telemetry = self._pipeline.telemetry
         received_ms = self._clock_ms()
         origin = self._origin
-        self._received += len(packets)
-        self._idle.clear()
         for topic, payload, ack, head, _ in packets:
             address, device_id = _device_of(topic)
             redelivered = head & DUP != 0
@@ -164,6 +172,28 @@ class MqttIngestor:
                 ack,
                 redelivered=redelivered,
             )
+        self._pause_when_full()
+
+    def _take_lorawan(self, connection: Connection, packets: list[Packet]) -> None:
+        assert self._lorawan is not None
+        acks = self._begin(connection, packets)
+        received_ms = self._clock_ms()
+        for topic, payload, ack, _, _ in packets:
+            # The adapter takes them in the order in which the tasks begin.
+            self._tasks.create_task(
+                self._lorawan.chirpstack(topic.decode(errors="replace"), payload, received_ms, acks.done, ack)
+            )
+        self._pause_when_full()
+
+    def _begin(self, connection: Connection, packets: list[Packet]) -> "_Acks":
+        acks = self._acks
+        if acks is None or acks.connection is not connection:
+            acks = self._acks = _Acks(connection, self._count)
+        self._received += len(packets)
+        self._idle.clear()
+        return acks
+
+    def _pause_when_full(self) -> None:
         if self._router.pending > self._settings.max_pending and not self._full.is_set():
             self._pauses += 1
             self._full.set()

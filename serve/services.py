@@ -10,6 +10,7 @@ from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.lorawan.adapter import LorawanAdapter
 
 Done = Callable[[Any, Outcome], None]
 Check = Callable[[], Awaitable[None]]
@@ -172,3 +173,6 @@ class Services:
     max_requests: int = 1000
     bounds: Bounds = field(default_factory=Bounds)
     """Of telemetry; those that the pipeline has."""
+    lorawan: LorawanAdapter | None = None
+    tts_secret: str | None = None
+    """What webhooks of The Things Stack must send; None: there is no such webhook."""
