@@ -133,6 +133,23 @@ RULE_SPECS: Final[dict[str, Any]] = {
             ],
         },
     },
+    "any of several": {
+        "name": "Electrical trouble",
+        "condition": {
+            "type": "any",
+            "conditions": [
+                {"type": "range", "metric": "voltage", "low": 207, "high": 253},
+                {"type": "threshold", "metric": "current", "operator": ">", "value": 60},
+            ],
+        },
+    },
+    "not": {
+        "name": "Pump not running",
+        "condition": {
+            "type": "not",
+            "condition": {"type": "threshold", "metric": "running", "operator": "==", "value": True},
+        },
+    },
     "no data": {
         "name": "Silent",
         "condition": {"type": "no_data", "after_s": 900},
