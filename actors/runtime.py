@@ -56,7 +56,10 @@ def _remote_class(make: Callable[..., Any]) -> Any:
         async def call(self, method: str, *args: Any) -> Any:
             """Call a method of the object."""
             result = getattr(self._object, method)(*args)
-            return await result if asyncio.iscoroutine(result) else result
+            result = await result if asyncio.iscoroutine(result) else result
+            if method == "statistics":
+                result = {**result, "node": ray.get_runtime_context().get_node_id()}
+            return result
 
         async def deliver(self, data: bytes) -> bytes:
             """`DeviceHost.deliver`."""

@@ -54,6 +54,11 @@ class PlatformApi:
         items: list[dict[str, Any]] = response.json()["items"]
         return items
 
+    async def nodes(self) -> list[dict[str, Any]]:
+        """The machines of the cluster, as `serve.pages.NodeItem` says it in JSON."""
+        items: list[dict[str, Any]] = (await self._request("GET", "/api/nodes")).json()["items"]
+        return items
+
     async def metrics(self) -> str:
         """The Prometheus page."""
         return (await self._request("GET", "/metrics")).text

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +13,18 @@ from sensorium.actors.rules import Severity
 from sensorium.cluster.api_client import PlatformApi
 from sensorium.cluster.live import ALARMS_ASKED, Counters, alarm, counters, figures
 from sensorium.cluster.run_directory import RunState, read_state
+
+_RAYS_OWN: Final = frozenset({"CPU", "memory", "object_store_memory"})
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A machine of the cluster; see `serve.pages.NodeItem`."""
+
+    node_id: str
+    address: str
+    alive: bool
+    resources: dict[str, float]
+    hosts: list[str]
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -42,6 +54,7 @@ class Status(msgspec.Struct, frozen=True):
     alarms: dict[str, int] = {}
     alarms_capped: bool = False
     projection_lag: dict[str, int] = {}
+    nodes: list[Node] = []
 
 
 async def status(data_dir: Path) -> Status:
@@ -59,7 +72,8 @@ async def status(data_dir: Path) -> Status:
         page = await api.metrics()
         # The alarms come from the database: without it, the rest is still worth telling.
         alarms = await api.active_alarms(ALARMS_ASKED) if readiness["ready"] else []
-    return of_pages(state, readiness, page, alarms)
+        nodes = msgspec.convert(await api.nodes(), list[Node])
+    return msgspec.structs.replace(of_pages(state, readiness, page, alarms), nodes=nodes)
 
 
 def of_state(state: RunState) -> Status:
@@ -119,6 +133,8 @@ def table(shown: Status) -> Table:
         rows.add_row(f"check {name}", found)
     if shown.phase != "ready":
         return rows
+    for node in shown.nodes:
+        rows.add_row(f"node {node.address}", _told(node))
     rows.add_row("hosts", str(shown.hosts))
     rows.add_row("devices active", f"{shown.devices_active:,}")
     rows.add_row(
@@ -135,3 +151,12 @@ def table(shown: Status) -> Table:
     for name, behind in shown.projection_lag.items():
         rows.add_row(f"lag of {name}", f"{behind:,}")
     return rows
+
+
+def _told(node: Node) -> str:
+    if not node.alive:
+        return "gone"
+    cpus, memory_bytes = node.resources.get("CPU", 0.0), node.resources.get("memory", 0.0)
+    own = [f"{amount:g} {name}" for name, amount in node.resources.items() if name not in _RAYS_OWN]
+    parts = [f"{cpus:g} CPU", f"{memory_bytes / 2**30:.1f} GiB", *own, ", ".join(node.hosts) or "no hosts"]
+    return "; ".join(parts)

@@ -21,9 +21,9 @@ from sensorium.actors.errors import Unavailable
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
 from sensorium.ingest.decode import Bounds
-from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.serve.app import build_app
+from sensorium.serve.pages import NodeItem
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import Alarms
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
@@ -59,7 +59,6 @@ class ApiSettings:
         timeout_s: how long a device may take to answer.
         max_body_bytes, max_requests: bounds of a request, and of requests at once in a replica.
         bounds: of telemetry, the same as the other ways in have.
-        lorawan: codecs, and the secret of the webhook.
     """
 
     dsn: str
@@ -69,7 +68,6 @@ class ApiSettings:
     max_body_bytes: int = 1_048_576
     max_requests: int = 1000
     bounds: Bounds = field(default_factory=Bounds)
-    lorawan: LorawanSettings = field(default_factory=LorawanSettings)
 
 
 class Overview:
@@ -99,6 +97,25 @@ class Overview:
                 self._at_s = time.monotonic()
             return self._statistics
 
+    async def nodes(self) -> list[NodeItem]:
+        """The machines, each with the hosts that say they are on it. Raises as `statistics`."""
+        hosts: dict[str, list[str]] = {}
+        for host in (await self.statistics()).get("hosts", ()):
+            hosts.setdefault(str(host.get("node")), []).append(host["name"])
+        found = await asyncio.to_thread(ray.nodes)
+        items = [
+            NodeItem(
+                node_id=node["NodeID"],
+                address=node["NodeManagerAddress"],
+                alive=node["Alive"],
+                # Ray names a resource after each node, for its own use.
+                resources={k: v for k, v in sorted(node["Resources"].items()) if not k.startswith("node:")},
+                hosts=sorted(hosts.get(node["NodeID"], ())),
+            )
+            for node in found
+        ]
+        return sorted(items, key=lambda item: (item.address, item.node_id))
+
     async def check_hosts(self) -> None:
         """Raises `Unavailable` while a host or an ingestor is down, or a host cannot commit."""
         statistics = await self.statistics()
@@ -121,9 +138,6 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(_drain, router)
         overview = Overview(find_coordinator(settings.namespace))
         rules = PgRules(pool)
-        uplinks = Pipeline(router, settings.bounds, source="lorawan")
-        lorawan = LorawanAdapter(uplinks, settings.lorawan, settings.bounds)
-        stack.push_async_callback(lorawan.close)
         yield Services(
             router=router,
             pipeline=Pipeline(router, settings.bounds, source="http"),
@@ -135,12 +149,11 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             now_ms=lambda: time.time_ns() // 1_000_000,
             checks={"database": lambda: _check_database(pool), "hosts": overview.check_hosts},
             statistics=overview.statistics,
+            nodes=overview.nodes,
             timeout_s=settings.timeout_s,
             max_body_bytes=settings.max_body_bytes,
             max_requests=settings.max_requests,
             bounds=settings.bounds,
-            lorawan=lorawan,
-            tts_secret=settings.lorawan.tts_secret,
         )
 
 

@@ -1,5 +1,6 @@
 """What lists and data answer with: the values beyond those that `actors` has already."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -136,6 +137,22 @@ class Readiness(msgspec.Struct, frozen=True):
     checks: dict[str, str]
 
 
+class NodeItem(msgspec.Struct, frozen=True):
+    """A machine of the cluster. `resources` are Ray's; memory counts in bytes."""
+
+    node_id: str
+    address: str
+    alive: bool
+    resources: dict[str, float]
+    hosts: list[str]
+
+
+class NodeList(msgspec.Struct, frozen=True):
+    """All of them."""
+
+    items: Sequence[NodeItem]
+
+
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """The value as JSON."""
     return Response(encode(value), status, headers, JSON)
@@ -149,6 +166,6 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, RuleList, Rule, DeadLetterPage, ReadingPage,
-    AggregatePage, TypeAggregate, IngestResult, Health, Readiness,
+    AggregatePage, TypeAggregate, IngestResult, Health, Readiness, NodeItem, NodeList,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

@@ -10,7 +10,7 @@ from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.ingest.decode import Bounds
-from sensorium.ingest.lorawan.adapter import LorawanAdapter
+from sensorium.serve.pages import NodeItem
 
 Done = Callable[[Any, Outcome], None]
 Check = Callable[[], Awaitable[None]]
@@ -146,6 +146,10 @@ async def _no_statistics() -> Mapping[str, Any]:
     return {}
 
 
+async def _no_nodes() -> Sequence[NodeItem]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything the app calls, opened by whoever builds it and closed by them.
@@ -153,6 +157,7 @@ class Services:
     Attributes:
         checks: what `readyz` tries, by name.
         statistics: counters of each process, as `Coordinator.statistics` gives them.
+        nodes: the machines, by address.
         now_ms: the clock, milliseconds since 1970 UTC.
         timeout_s: how long a device may take to answer.
         max_body_bytes, max_requests: bounds of a request and of requests at once.
@@ -168,11 +173,9 @@ class Services:
     now_ms: Callable[[], int]
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics
+    nodes: Callable[[], Awaitable[Sequence[NodeItem]]] = _no_nodes
     timeout_s: float = 10.0
     max_body_bytes: int = 1_048_576
     max_requests: int = 1000
     bounds: Bounds = field(default_factory=Bounds)
     """Of telemetry; those that the pipeline has."""
-    lorawan: LorawanAdapter | None = None
-    tts_secret: str | None = None
-    """What webhooks of The Things Stack must send; None: there is no such webhook."""
