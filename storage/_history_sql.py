@@ -1,9 +1,10 @@
 """The statements of `history`. Only what stands here is ever put into them; all else is a parameter."""
 
-from functools import cache
 from typing import Final
 
-AGGREGATIONS: Final = ("mean", "min", "max", "sum", "count", "first", "last")
+from sensorium.actors.sketch import BIAS, LOG_GAMMA
+
+AGGREGATIONS: Final = ("mean", "min", "max", "sum", "count", "first", "last", "p50", "p95", "p99")
 
 # $2 and $3 are the range. A reading is committed at most a day before its event time, so partitions that were
 # written earlier than that cannot hold it.
@@ -37,98 +38,190 @@ READINGS: Final = {
 }
 """By order, and whether a reading must have one of the metrics $7; $1 device, $4, $5 cursor, $6 limit."""
 
-_NUMBERS: Final = {
-    "mean": "avg(number)",
-    "min": "min(number)",
-    "max": "max(number)",
-    "sum": "sum(number)",
-    "count": "(count(number) + count(text))::float8",
-}
+PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+"""Approximate: within `sketch.RELATIVE_ERROR` of the value of that rank."""
+
+SOURCES: Final = {1: "raw", 2: "1m", 4: "1h", 8: "1d"}
+"""What a row's `source` says; a group's is the sum of those in it."""
+
+# The bin of a value as `actors.sketch.bin_of` has it; 0 for zeros.
+_BIN: Final = f"""
+    CASE WHEN number > 0 THEN (ceil(ln(number) / {LOG_GAMMA!r}::float8) + {BIAS})::int
+         WHEN number < 0 THEN -(ceil(ln(-number) / {LOG_GAMMA!r}::float8) + {BIAS})::int ELSE 0 END
+"""
+
+PROJECTED: Final = """
+SELECT p.read_from, (SELECT coalesce(json_object_agg(kind, extract(epoch FROM kept_from) * 1000)::text, '{}')
+                     FROM retention) AS kept_from
+FROM projections p WHERE p.name = 'rollups'
+"""
+"""No row while there are no rollups."""
 
 
-def _values(which: str, by_interval: bool) -> str:
-    """One row a value: its device, interval, time, offset, name and kind, and it as number or text."""
-    bucket = "date_bin(make_interval(secs => $5), r.time, 'epoch')" if by_interval else "NULL::timestamptz"
-    return f"""
-        SELECT r.device, {bucket} AS bucket, r.time, r.log_offset, s.name, s.kind,
-               CASE WHEN s.kind <> 't' THEN r.numbers[s.slot] END AS number,
-               CASE WHEN s.kind = 't' THEN r.texts[s.slot] END AS text
-        FROM readings r JOIN metric_slots s ON s.metric_set = r.metric_set
-        WHERE {which} AND {_RANGE}
+class Parts:
+    """The rows that a question is answered from, as one list of values: readings, rollups and what is newer.
+
+    `$1` picks the devices; the parameters of the segments follow those of the caller.
     """
 
+    def __init__(self, which: str, names: str, by_interval: bool, parameters: int) -> None:
+        self._which = which
+        self._names = names
+        self._by_interval = by_interval
+        self._count = parameters
+        self._parts: list[str] = []
+        self.arguments: list[int] = []
 
-@cache
-def device_aggregate(aggregation: str, by_interval: bool, order: str) -> str:
-    """$1 device, $4 metrics or null, then the interval in seconds if any, then the limit of buckets.
+    def readings(self, start_ms: int, end_ms: int) -> None:
+        """Readings with times in the range."""
+        start, end = self._add(start_ms), self._add(end_ms)
+        # A reading is committed at most a day before its event time, so partitions that were written
+        # earlier than that cannot hold it.
+        self._raw(
+            f"r.time >= {start}::timestamptz AND r.time < {end}::timestamptz"
+            f" AND r.committed_at >= {start}::timestamptz - interval '25 hours'"
+        )
 
-    Gives bucket, name, kind, number, text.
-    """
-    values = _values("r.device = $1 AND ($4::text[] IS NULL OR s.name = ANY($4))", by_interval)
-    if aggregation in ("first", "last"):
-        way = "ASC" if aggregation == "first" else "DESC"
-        grouped = f"""
-            SELECT DISTINCT ON (bucket, name) bucket, name, kind, number, text FROM v
+    def newer(self, start_ms: int, end_ms: int, read_from_ms: int) -> None:
+        """Readings with times in the range that the rollups do not count yet."""
+        start, end, floor = self._add(start_ms), self._add(end_ms), self._add(read_from_ms)
+        self._raw(
+            f"r.time >= {start}::timestamptz AND r.time < {end}::timestamptz"
+            f" AND r.committed_at >= {floor}::timestamptz AND r.log_offset >"
+            " (SELECT cursors FROM projections WHERE name = 'rollups')[r.shard + 1]"
+        )
+
+    def rollups(self, table: str, source: int, start_ms: int, end_ms: int) -> None:
+        """Rollups of the buckets in the range."""
+        start, end = self._add(start_ms), self._add(end_ms)
+        self._parts.append(f"""
+            SELECT r.device, {self._bucket("r.bucket")} AS bucket, r.bucket AS time, 0::bigint AS log_offset,
+                   r.first_at, r.last_at, s.name, s.kind::text AS kind, r.n, r.total, r.least, r.most,
+                   r.first, r.last, r.first_text, r.last_text, r.sketch, {source} AS source
+            FROM {table} r JOIN rollup_metrics s ON s.id = r.metric
+            WHERE {self._which} AND {self._names}
+                AND r.bucket >= {start}::timestamptz AND r.bucket < {end}::timestamptz
+        """)
+
+    def __str__(self) -> str:
+        return " UNION ALL ".join(self._parts)
+
+    def _add(self, ms: int) -> str:
+        self.arguments.append(ms)
+        return f"${self._count + len(self.arguments)}"
+
+    def _bucket(self, time: str) -> str:
+        if not self._by_interval:
+            return "NULL::timestamptz"
+        return f"date_bin(make_interval(secs => ${self._count}), {time}, 'epoch')"
+
+    def _raw(self, condition: str) -> None:
+        self._parts.append(f"""
+            SELECT device, bucket, time, log_offset, time AS first_at, time AS last_at, name, kind, 1 AS n,
+                   number AS total, number AS least, number AS most, number AS first, number AS last,
+                   text AS first_text, text AS last_text, NULL::bytea AS sketch, 1 AS source
+            FROM (SELECT r.device, {self._bucket("r.time")} AS bucket, r.time, r.log_offset, s.name, s.kind,
+                         CASE WHEN s.kind <> 't' THEN r.numbers[s.slot] END AS number,
+                         CASE WHEN s.kind = 't' THEN r.texts[s.slot] END AS text
+                  FROM readings r JOIN metric_slots s ON s.metric_set = r.metric_set
+                  WHERE {self._which} AND {self._names} AND {condition}) AS v
             WHERE number IS NOT NULL OR text IS NOT NULL
-            ORDER BY bucket, name, time {way}, log_offset {way}
+        """)
+
+
+_NUMBERS: Final = {
+    "mean": "sum(total) / sum(n)",
+    "min": "min(least)",
+    "max": "max(most)",
+    "sum": "sum(total)",
+    "count": "sum(n)::float8",
+}
+_START: Final = {
+    True: "coalesce(bucket, $4::timestamptz)",
+    False: "coalesce($4::timestamptz, (SELECT min(first_at) FROM v))",
+}
+_ENDS: Final = {"first": ("ASC", "first_at", "first"), "last": ("DESC", "last_at", "last")}
+
+
+def device_aggregate(aggregation: str, by_interval: bool, order: str, parts: Parts) -> str:
+    """$1 device, $2 metrics or null, $3 limit of buckets, $4 start or null, $5 interval in seconds if any.
+
+    Gives bucket, name, kind, number, text, source. `parts` has begun after these.
+    """
+    if aggregation in _ENDS:
+        way, at, end = _ENDS[aggregation]
+        grouped = f"""
+            SELECT DISTINCT ON (bucket, name) bucket, name, kind, {end} AS number, {end}_text AS text, source
+            FROM v ORDER BY bucket, name, {at} {way}, log_offset {way}
         """
     else:
         grouped = f"""
-            SELECT bucket, name, kind, {_NUMBERS[aggregation]} AS number,
-                   NULL AS text
+            SELECT bucket, name, kind, {_NUMBERS[aggregation]} AS number, NULL AS text,
+                   bit_or(source) AS source
             FROM v WHERE {_counted(aggregation)} GROUP BY bucket, name, kind
         """
-    start = "bucket" if by_interval else "coalesce($2::timestamptz, (SELECT min(time) FROM v))"
+    start = _START[by_interval]
     return f"""
-        WITH v AS ({values}),
+        WITH v AS ({parts}),
              grouped AS ({grouped}),
              ranked AS (SELECT *, dense_rank() OVER (ORDER BY bucket {order}) AS rank FROM grouped)
-        SELECT {start} AS bucket, name, kind, number, text FROM ranked
-        WHERE rank <= ${6 if by_interval else 5} ORDER BY rank, name
+        SELECT {start} AS bucket, name, kind, number, text, source FROM ranked
+        WHERE rank <= $3 ORDER BY rank, name
     """
 
 
-@cache
-def type_aggregate(aggregation: str, by_interval: bool) -> str:
-    """$1 device type, $4 metric, then the interval in seconds if any, then the limit of buckets.
+def type_aggregate(aggregation: str, by_interval: bool, parts: Parts) -> str:
+    """$1 device type, $2 metric, $3 limit of buckets, $4 start or null, $5 interval in seconds if any.
 
     Aggregates by device first and the results then, which counts the devices and runs in parallel.
-    Gives bucket, kind, number, text, devices.
+    Gives bucket, kind, number, text, devices, source. `parts` has begun after these.
     """
-    which = "r.device IN (SELECT device FROM devices WHERE device_type = $1) AND s.name = $4"
-    values = _values(which, by_interval)
-    if aggregation in ("first", "last"):
-        way = "ASC" if aggregation == "first" else "DESC"
+    if aggregation in _ENDS:
+        way, at, end = _ENDS[aggregation]
         grouped = f"""
             by_device AS (SELECT DISTINCT ON (bucket, device) * FROM v
-                          WHERE number IS NOT NULL OR text IS NOT NULL
-                          ORDER BY bucket, device, time {way}, log_offset {way}),
-            grouped AS (SELECT DISTINCT ON (bucket) bucket, kind, number, text,
-                               count(*) OVER (PARTITION BY bucket) AS devices
-                        FROM by_device ORDER BY bucket, time {way}, device)
+                          ORDER BY bucket, device, {at} {way}, log_offset {way}),
+            grouped AS (SELECT DISTINCT ON (bucket) bucket, kind, {end} AS number, {end}_text AS text,
+                               count(*) OVER (PARTITION BY bucket) AS devices, source
+                        FROM by_device ORDER BY bucket, {at} {way}, device)
         """
     else:
-        merged = {
-            "mean": "sum(total) / sum(n)",
-            "min": "min(least_)",
-            "max": "max(most)",
-            "sum": "sum(total)",
-            "count": "sum(n)::float8",
-        }[aggregation]
         grouped = f"""
-            by_device AS (SELECT bucket, device, count(number) + count(text) AS n, sum(number) AS total,
-                                 min(number) AS least_, max(number) AS most
+            by_device AS (SELECT bucket, device, sum(n) AS n, sum(total) AS total, min(least) AS least,
+                                 max(most) AS most, bit_or(source) AS source
                           FROM v WHERE {_counted(aggregation)} GROUP BY bucket, device),
-            grouped AS (SELECT bucket, 'n' AS kind, {merged} AS number, NULL AS text, count(*) AS devices
+            grouped AS (SELECT bucket, 'n' AS kind, {_NUMBERS[aggregation]} AS number, NULL AS text,
+                               count(*) AS devices, bit_or(source) AS source
                         FROM by_device GROUP BY bucket)
         """
-    start = "bucket" if by_interval else "coalesce($2::timestamptz, (SELECT min(time) FROM v))"
+    start = _START[by_interval]
     return f"""
-        WITH v AS ({values}), {grouped}
-        SELECT {start} AS bucket, kind, number, text, devices FROM grouped
-        ORDER BY bucket LIMIT ${6 if by_interval else 5}
+        WITH v AS ({parts}), {grouped}
+        SELECT {start} AS bucket, kind, number, text, devices, source FROM grouped
+        ORDER BY bucket LIMIT $3
+    """
+
+
+def sketches(by_interval: bool, order: str, parts: Parts) -> str:
+    """Parameters as of `device_aggregate`; by device, so that devices can be counted.
+
+    Gives bucket, name, device, sketch, bin, n, source: rows of sketches, and counts of readings by bin. Of
+    the first `$3` buckets only.
+    """
+    start = _START[by_interval]
+    return f"""
+        WITH v AS (SELECT * FROM ({parts}) AS parts WHERE kind <> 't'),
+             binned AS (SELECT bucket, name, device, sketch, NULL::int AS bin, n, source FROM v
+                            WHERE sketch IS NOT NULL
+                        UNION ALL
+                        SELECT bucket, name, device, NULL, {_BIN}, count(*)::int, 1
+                            FROM (SELECT *, total AS number FROM v WHERE sketch IS NULL) AS raw
+                            GROUP BY 1, 2, 3, 5),
+             ranked AS (SELECT *, dense_rank() OVER (ORDER BY bucket {order}) AS rank FROM binned)
+        SELECT {start} AS bucket, name, device, sketch, bin, n, source FROM ranked
+        WHERE rank <= $3 ORDER BY rank, name
     """
 
 
 def _counted(aggregation: str) -> str:
-    return "number IS NOT NULL OR text IS NOT NULL" if aggregation == "count" else "number IS NOT NULL"
+    return "true" if aggregation == "count" else "total IS NOT NULL"

@@ -1,21 +1,30 @@
-"""Readings and their aggregates by event time, straight from the log. Start is included, end is not."""
+"""Readings and their aggregates by event time, from the log and its rollups. Start is included, end not."""
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
+from operator import or_
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
+import msgspec
 
+from sensorium.actors import sketch
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import BOOL, MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.storage import _history_sql as sql
+from sensorium.storage._history_plan import ALWAYS_MS, NEVER_MS, segments
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.pages import Page, check_limit, cursor
+from sensorium.storage.rollup import LEVELS
 
 MAX_BUCKETS: Final = 10_000
+YIELD_EVERY_ROWS: Final = 1_000
+_B = TypeVar("_B")
 
 
 class Point(NamedTuple):
@@ -39,6 +48,18 @@ class TypeBucket(NamedTuple):
     start_ms: int
     value: Value
     devices: int
+
+
+class Buckets(list[_B]):
+    """Buckets in order of time, and where they come from: "raw", "1m", "1h", "1d" or "mixed".
+
+    `approximate` says that the values are estimates, within `sketch.RELATIVE_ERROR` each.
+    """
+
+    def __init__(self, items: Iterable[_B] = (), source: str = "raw", approximate: bool = False) -> None:
+        super().__init__(items)
+        self.source = source
+        self.approximate = approximate
 
 
 class History:
@@ -89,27 +110,37 @@ class History:
         interval_s: float | None = None,
         limit: int = 1000,
         order: str = "asc",
-    ) -> list[Bucket]:
+    ) -> Buckets[Bucket]:
         """A device's metrics by intervals that are aligned to 1970 UTC, the first `limit` that have values.
 
         Without `interval_s`, one bucket that starts at `start_ms`, or else at the first reading. Booleans
         count as 0 and 1. Texts have "count", "first" and "last" only; the other aggregations leave them out.
+        "p50", "p95" and "p99" are approximate (see `Buckets`).
+
+        Read from the coarsest rollups that give the same as the readings, and from readings at the edges of
+        the range and behind what the rollups count: the answer is always complete.
 
         Raises:
             InvalidMessage: `aggregation`, `interval_s`, `limit` or `order` is out of its range.
         """
         check_limit(limit)
-        statement = sql.device_aggregate(_aggregation(aggregation), _interval(interval_s), _order(order))
+        _order(order)
+        parts = sql.Parts("r.device = $1", "($2::text[] IS NULL OR s.name = ANY($2))", *_shape(interval_s))
         names = None if metrics is None else list(metrics)
-        async with acquired(self._pool) as connection:
-            rows = await connection.fetch(
-                statement, device_key(device_id), start_ms, end_ms, names, *_every(interval_s), limit
-            )
+        asked = (device_key(device_id), names, limit, start_ms, *_every(interval_s))
+        if _aggregation(aggregation) in sql.PERCENTILES:
+            make = partial(sql.sketches, interval_s is not None, order, parts)
+            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
+            return await _device_percentiles(rows, sql.PERCENTILES[aggregation])
+        make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, parts)
+        rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
         buckets: dict[int, dict[str, Value]] = {}
-        for bucket_ms, name, kind, number, text in rows:
+        sources = 0
+        for bucket_ms, name, kind, number, text, source in rows:
+            sources |= source
             values = buckets.setdefault(bucket_ms, {})
             values[name] = _value(aggregation, kind, number, text)
-        return [Bucket(start_ms, values) for start_ms, values in buckets.items()]
+        return Buckets((Bucket(at_ms, values) for at_ms, values in buckets.items()), _source(sources))
 
     async def aggregate_type(
         self,
@@ -119,25 +150,122 @@ class History:
         end_ms: int | None = None,
         aggregation: str = "mean",
         interval_s: float | None = None,
-    ) -> list[TypeBucket]:
+    ) -> Buckets[TypeBucket]:
         """One metric over all devices that are of the type now, in order of time; otherwise as `aggregate`.
 
         Raises:
             InvalidMessage: as `aggregate`, and there are more than `MAX_BUCKETS` intervals with values.
         """
-        statement = sql.type_aggregate(_aggregation(aggregation), _interval(interval_s))
-        async with acquired(self._pool) as connection:
-            rows = await connection.fetch(
-                statement, device_type, start_ms, end_ms, metric, *_every(interval_s), MAX_BUCKETS + 1
-            )
-        if len(rows) > MAX_BUCKETS:
+        parts = sql.Parts(
+            "r.device IN (SELECT device FROM devices WHERE device_type = $1)",
+            "s.name = $2",
+            *_shape(interval_s),
+        )
+        asked = (device_type, metric, MAX_BUCKETS + 1, start_ms, *_every(interval_s))
+        if _aggregation(aggregation) in sql.PERCENTILES:
+            make = partial(sql.sketches, interval_s is not None, "asc", parts)
+            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
+            found = await _type_percentiles(rows, sql.PERCENTILES[aggregation])
+        else:
+            make = partial(sql.type_aggregate, aggregation, interval_s is not None, parts)
+            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
+            found = Buckets(source=_source(reduce(or_, (row["source"] for row in rows), 0)))
+            for bucket_ms, kind, number, text, devices, _ in rows:
+                found.append(TypeBucket(bucket_ms, _value(aggregation, kind, number, text), devices))
+        if len(found) > MAX_BUCKETS:
             raise InvalidMessage(
                 f"more than {MAX_BUCKETS} intervals: choose a longer interval or a shorter range"
             )
-        return [
-            TypeBucket(bucket_ms, _value(aggregation, kind, number, text), devices)
-            for bucket_ms, kind, number, text, devices in rows
-        ]
+        return found
+
+    async def _fetch(
+        self,
+        parts: sql.Parts,
+        make: Callable[[], str],
+        asked: tuple[Any, ...],
+        start_ms: int | None,
+        end_ms: int | None,
+        interval_s: float | None,
+    ) -> list[asyncpg.Record]:
+        """Plan the parts and read them, all as of one moment."""
+        async with (
+            acquired(self._pool) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            # A statement of its own for each plan: preparing it for its parameters lets partitions go early.
+            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
+            projected = await connection.fetchrow(sql.PROJECTED)
+            if projected is None:
+                parts.readings(*_ends(start_ms, end_ms))
+            else:
+                kept_from = {
+                    kind: int(ms) for kind, ms in msgspec.json.decode(projected["kept_from"]).items()
+                }
+                interval_ms = None if interval_s is None else _whole_ms(interval_s)
+                planned = segments(start_ms, end_ms, interval_ms, kept_from)
+                for level, part_start_ms, part_end_ms in planned:
+                    if level is None:
+                        parts.readings(part_start_ms, part_end_ms)
+                    else:
+                        source = 2 << LEVELS.index(level)
+                        parts.rollups(level.table, source, part_start_ms, part_end_ms)
+                rolled = [segment for segment in planned if segment.level is not None]
+                if rolled:
+                    parts.newer(rolled[0].start_ms, rolled[-1].end_ms, projected["read_from"])
+            return await connection.fetch(make(), *asked, *parts.arguments)
+
+
+async def _device_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets[Bucket]:
+    bins, sources = await _bins(rows)
+    buckets: dict[int, dict[str, Value]] = {}
+    for (bucket_ms, name), found in bins.items():
+        buckets.setdefault(bucket_ms, {})[name] = sketch.quantile(found, q)
+    items = (Bucket(at_ms, values) for at_ms, values in buckets.items())
+    return Buckets(items, _source(sources), approximate=True)
+
+
+async def _type_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets[TypeBucket]:
+    devices: dict[int, set[int]] = {}
+    for row in rows:
+        devices.setdefault(row["bucket"], set()).add(row["device"])
+    bins, sources = await _bins(rows)
+    items = (
+        TypeBucket(bucket_ms, sketch.quantile(found, q), len(devices[bucket_ms]))
+        for (bucket_ms, _), found in bins.items()
+    )
+    return Buckets(items, _source(sources), approximate=True)
+
+
+async def _bins(rows: Sequence[asyncpg.Record]) -> tuple[dict[tuple[int, str], sketch.Bins], int]:
+    """The merged sketch of each bucket and metric, in the order of the rows. Yields in between."""
+    merged: dict[tuple[int, str], sketch.Bins] = {}
+    sources = 0
+    for number, (bucket_ms, name, _, packed, bin_, n, source) in enumerate(rows, 1):
+        sources |= source
+        into = merged.setdefault((bucket_ms, name), {})
+        sketch.merge(into, {bin_: n} if packed is None else sketch.decode(packed))
+        if number % YIELD_EVERY_ROWS == 0:
+            await asyncio.sleep(0)
+    return merged, sources
+
+
+def _ends(start_ms: int | None, end_ms: int | None) -> tuple[int, int]:
+    return NEVER_MS if start_ms is None else start_ms, ALWAYS_MS if end_ms is None else end_ms
+
+
+def _shape(interval_s: float | None) -> tuple[bool, int]:
+    """Whether there is an interval, and how many parameters stand before those of the parts."""
+    return (True, 5) if _interval(interval_s) else (False, 4)
+
+
+def _whole_ms(interval_s: float) -> int:
+    """The interval, or 1 when it is no whole number of milliseconds: no level fits into that."""
+    interval_ms = round(interval_s * 1000)
+    return interval_ms if interval_ms == interval_s * 1000 else 1
+
+
+def _source(sources: int) -> str:
+    return sql.SOURCES.get(sources, "mixed") if sources else "raw"
 
 
 def _point(row: asyncpg.Record, metrics: MetricSet, wanted: frozenset[str] | None) -> Point:

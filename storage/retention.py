@@ -1,0 +1,158 @@
+"""Keeps the database at its size: partitions made ahead and dropped when old, and how much there is."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sensorium.actors.errors import SensoriumError
+from sensorium.storage.database import Connection, connect, translated
+from sensorium.storage.partitions import LOCK_KEY, attached, drop_partitions, ensure_partitions
+from sensorium.storage.rollup import LEVELS, Level
+
+_log = logging.getLogger(__name__)
+
+DROP_EVERY_S: Final = 3_600.0
+"""Partitions fall due once a day; looking more often makes up for a database that was away."""
+LOOK_EVERY_S: Final = 60.0
+
+_READ_FROM: Final = "SELECT min(read_from) FROM projections WHERE name = ANY($1::text[])"
+_KEPT_FROM: Final = """
+INSERT INTO retention (kind, kept_from) VALUES ($1, $2)
+ON CONFLICT (kind) DO UPDATE SET kept_from = greatest(retention.kept_from, excluded.kept_from)
+"""
+_SIZES: Final = """
+SELECT coalesce(parent.relname, child.relname)::text AS kind,
+       sum(pg_total_relation_size(child.oid))::bigint AS bytes
+FROM pg_class child
+LEFT JOIN pg_inherits i ON i.inhrelid = child.oid LEFT JOIN pg_class parent ON parent.oid = i.inhparent
+WHERE child.relkind = 'r' AND child.relnamespace = 'public'::regnamespace GROUP BY 1 ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """For how many days what is kept; None: for ever.
+
+    Attributes:
+        raw_days: readings and events, by the day of their commit.
+        rollup_days: by the level's name, by event time. A partition goes when all of it is older.
+        wait_for: the projections that must have read a day of the log before it goes.
+    """
+
+    raw_days: int | None = None
+    rollup_days: tuple[tuple[str, int], ...] = ()
+    wait_for: tuple[str, ...] = ()
+
+
+async def apply(connection: Connection, settings: RetentionSettings, now: datetime) -> list[str]:
+    """Create the partitions that are due and drop those that are too old.
+
+    Returns:
+        The names of those dropped.
+    """
+    await ensure_partitions(connection, now)
+    dropped = []
+    if settings.raw_days is not None:
+        before = now - timedelta(days=settings.raw_days)
+        read_from_ms = await connection.fetchval(_READ_FROM, list(settings.wait_for))
+        if read_from_ms is not None:
+            before = min(before, datetime.fromtimestamp(read_from_ms / 1000, UTC))
+        day = before.astimezone(UTC).date()
+        async with connection.transaction():
+            gone = await drop_partitions(connection, day)
+            if gone:
+                midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+                await connection.execute(_KEPT_FROM, "log", midnight_ms)
+        dropped += gone
+    days = dict(settings.rollup_days)
+    for level in LEVELS:
+        if level.name in days:
+            dropped += await _drop_rollups(connection, level, now - timedelta(days=days[level.name]))
+    return dropped
+
+
+async def _drop_rollups(connection: Connection, level: Level, before: datetime) -> list[str]:
+    dropped = []
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+        for day, name in await attached(connection, level.table):
+            end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=level.partition_days)
+            if end <= before:
+                await connection.execute(_KEPT_FROM, level.table, int(end.timestamp() * 1000))
+                await connection.execute(f'DROP TABLE "{name}"')
+                dropped.append(name)
+    return dropped
+
+
+async def sizes(connection: Connection) -> dict[str, int]:
+    """Bytes by table with its indexes; partitions count for the table that they are part of."""
+    return {row["kind"]: row["bytes"] for row in await connection.fetch(_SIZES)}
+
+
+class RetentionKeeper:
+    """Applies the settings hourly and measures the tables every minute, through failures of the database."""
+
+    def __init__(self, dsn: str, settings: RetentionSettings) -> None:
+        self._dsn = dsn
+        self._settings = settings
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._bytes: dict[str, int] = {}
+        self._dropped = 0
+        self._trouble = ""
+
+    async def start(self) -> None:
+        """Begin, and keep trying while the database is away."""
+        self._task = asyncio.create_task(self._run(), name="retention")
+
+    async def ping(self) -> None:
+        """Raise what broke it, if something did that trying again does not mend."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    async def stop(self) -> None:
+        """End after what is under way."""
+        self._stopping.set()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def statistics(self) -> dict[str, Any]:
+        """Bytes by table, partitions dropped since the start, and why it cannot do its work at present."""
+        return {
+            "name": "retention",
+            "storage_bytes": dict(self._bytes),
+            "partitions_dropped": self._dropped,
+            "trouble": self._trouble,
+        }
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
+        while not self._stopping.is_set():
+            try:
+                await self._look(loop.time() >= due_s)
+            except SensoriumError as error:
+                self._trouble = str(error)
+                _log.warning("retention: %s; again in %.0f s", error, LOOK_EVERY_S)
+            else:
+                self._trouble = ""
+                if loop.time() >= due_s:
+                    due_s = loop.time() + DROP_EVERY_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._stopping.wait()
+
+    async def _look(self, due: bool) -> None:
+        connection = await connect(self._dsn, "sensorium-retention")
+        try:
+            with translated():
+                if due:
+                    now_s = await connection.fetchval("SELECT extract(epoch FROM now())::float8")
+                    dropped = await apply(connection, self._settings, datetime.fromtimestamp(now_s, UTC))
+                    self._dropped += len(dropped)
+                self._bytes = await sizes(connection)
+        finally:
+            connection.terminate()

@@ -1,0 +1,63 @@
+"""Retention: whole partitions go, nothing that a projection has yet to read, and rollups outlive readings."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from storage_rows import NOON_MS, reading
+
+from sensorium.actors.records import Commit
+from sensorium.storage import PgLog, PgMembership
+from sensorium.storage.database import Pool, acquired
+from sensorium.storage.partitions import ensure_partitions
+from sensorium.storage.projection_runner import ProjectionRunner
+from sensorium.storage.retention import RetentionKeeper, RetentionSettings, apply, sizes
+from sensorium.storage.rollup_sink import SETTINGS, RollupSink
+
+pytestmark = pytest.mark.database
+
+
+async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> None:
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    await log.commit(Commit(readings=[reading("d", 1), reading("d", 2, NOON_MS + 86_400_000 * 400)]))
+    await log.close()
+    now = datetime.now(UTC)
+    later = now + timedelta(days=30)
+    settings = RetentionSettings(raw_days=7, rollup_days=(("1m", 90),), wait_for=("rollups",))
+    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
+    await runner.start()
+    while runner.statistics()["entries"] < 2:
+        await runner.ping()
+        await asyncio.sleep(0.01)
+    await runner.stop()
+    async with acquired(pool) as connection:
+        await ensure_partitions(connection, now)
+        dropped = await apply(connection, settings, later)
+        # The projection stands at today's readings: only days that it has read may go.
+        assert f"readings_{now:%Y%m%d}" not in dropped
+        await connection.execute("UPDATE projections SET read_from = $1", int(later.timestamp() * 1000))
+        dropped += await apply(connection, settings, later)
+        assert f"readings_{now:%Y%m%d}" in dropped
+        assert f"events_{now:%Y%m%d}" in dropped
+        # Both buckets are older than 90 days, and their partitions with them.
+        assert await connection.fetchval("SELECT count(*) FROM rollups_1m") == 0
+        assert await connection.fetchval("SELECT sum(n) FROM rollups_1h") == 2
+        kept = dict(await connection.fetch("SELECT kind, kept_from FROM retention"))
+        assert set(kept) == {"log", "rollups_1m"}
+        assert await connection.fetchval("SELECT count(*) FROM readings") == 0
+        assert await apply(connection, settings, later) == []
+        assert (await sizes(connection))["rollups_1h"] > 0
+
+
+async def test_without_days_nothing_goes_and_partitions_are_made_ahead(pool: Pool) -> None:
+    async with acquired(pool) as connection:
+        assert await apply(connection, RetentionSettings(), datetime(2040, 1, 1, tzinfo=UTC)) == []
+        found = await connection.fetchval("SELECT to_regclass('readings_20400102')::text")
+    assert found == "readings_20400102"
+
+
+async def test_the_keeper_says_how_much_there_is(dsn: str) -> None:
+    keeper = RetentionKeeper(dsn, RetentionSettings())
+    await keeper._look(due=True)
+    assert keeper.statistics()["storage_bytes"]["readings"] > 0
+    assert keeper.statistics()["partitions_dropped"] == 0
