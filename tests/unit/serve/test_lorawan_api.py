@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from tests.unit.serve.world import NOW_MS, World, world
 
 from sensorium.actors.router import Router
 from sensorium.ingest.lorawan.adapter import CayenneCodec, LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
+from tests.unit.serve.world import NOW_MS, World, world
 
 SECRET = "0123456789abcdef"
 EUI = "a8404137b182428e"
