@@ -99,8 +99,7 @@ def platform_command(order: Order) -> str:
     up = [str(layout.bin / "sensorium"), "up", "--ray-address", address]
     up += ["--data-dir", str(layout.data), "--config", str(layout.config)]
     wrapped = _wrapped(order, up, wait_for=address)
-    secrets = f"set -a; . {layout.secrets}; set +a; " if order.spec.security.env_file is not None else ""
-    return f"({secrets}exec setsid nohup {wrapped} >{layout.log} 2>&1 </dev/null) &"
+    return f"({_secrets(order)}exec setsid nohup {wrapped} >{layout.log} 2>&1 </dev/null) &"
 
 
 def platform_stop_command(order: Order) -> str:
@@ -144,7 +143,12 @@ def _of_node(order: Order, node: Node | None) -> list[str]:
 
 def _started(order: Order, flags: list[str]) -> str:
     ray = [str(Layout(order).bin / "ray"), "start", "--disable-usage-stats", *flags]
-    return f"ulimit -n {_OPEN_FILES}; {_wrapped(order, ray)}"
+    return f"{_secrets(order)}ulimit -n {_OPEN_FILES}; {_wrapped(order, ray)}"
+
+
+def _secrets(order: Order) -> str:
+    # Ray's processes have them as well, for `serve deploy` builds the API in one of these.
+    return f"set -a; . {Layout(order).secrets}; set +a; " if order.spec.security.env_file is not None else ""
 
 
 def _wrapped(order: Order, command: list[str], wait_for: str | None = None) -> str:
