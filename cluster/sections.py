@@ -14,6 +14,7 @@ from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.profile import Profile, Profiles, WindowSpec
 from sensorium.cluster import urls
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.rate_limit import RateLimit
 
 
 class Later(NamedTuple):
@@ -110,11 +111,30 @@ class Mqtt(Section):
         return self
 
 
+Days = Annotated[int, Field(ge=2, le=36_500)]
+
+
+class Retention(Section):
+    """After how many days what is dropped, in whole partitions; what is left out is kept for ever."""
+
+    raw_days: Days | None = None
+    """Readings and events, by the day of their commit. Rollups go on counting what was dropped."""
+    rollup_1m_days: Days | None = None
+    """By event time. Partitions of one-minute rollups are a week long …"""
+    rollup_1h_days: Days | None = None
+    """… those of one-hour rollups 13 weeks …"""
+    rollup_1d_days: Days | None = None
+    """… and those of one-day rollups four years."""
+
+
 class Storage(Section):
     """Where the log is. Without `url` an embedded PostgreSQL keeps it under `data_dir`."""
 
     data_dir: Annotated[Path, Field(strict=False)] = Path(".sensorium")
     url: PostgresUrl | None = None
+    rollups: bool = True
+    """Whether figures by minute, hour and day are kept, which long queries are answered from."""
+    retention: Retention = Retention()
 
 
 class Http(Section):
@@ -164,6 +184,14 @@ class Ingest(Section):
     """Unacknowledged QoS 1 and 2 messages that the broker may have under way to one ingestor."""
     max_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """Readings on their way to a commit, at which an ingestor stops reading from the broker."""
+    rate_per_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Messages a second that a device may send by each protocol in the long run; without it, there is no limit."""
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Messages that it may send at once."""
+
+    def limit(self) -> RateLimit | None:
+        """As the ways in take it."""
+        return None if self.rate_per_s is None else RateLimit(self.rate_per_s, self.burst)
 
 
 class Cluster(Section):

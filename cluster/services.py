@@ -10,6 +10,11 @@ from sensorium.cluster.config import Config
 from sensorium.ingest.coap import CoapServer, CoapSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
+from sensorium.storage.projection_runner import ProjectionRunner
+from sensorium.storage.retention import RetentionSettings
+from sensorium.storage.rollup_sink import NAME as ROLLUPS
+from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
+from sensorium.storage.rollup_sink import RollupSink
 
 
 def api_settings(config: Config, dsn: str) -> ApiSettings:
@@ -20,6 +25,23 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         bounds=config.bounds,
         max_body_bytes=config.http.max_body_bytes,
         lorawan=config.lorawan.settings(),
+        limit=config.ingest.limit(),
+    )
+
+
+def rollup_service(dsn: str) -> ProjectionRunner:
+    """The projection into rollups, in a process of its own."""
+    return ProjectionRunner(dsn, ROLLUP_SETTINGS, RollupSink())
+
+
+def retention_settings(config: Config) -> RetentionSettings:
+    """For how long what is kept. A day of the log stays until the rollups have read it."""
+    keep = config.storage.retention
+    days = {"1m": keep.rollup_1m_days, "1h": keep.rollup_1h_days, "1d": keep.rollup_1d_days}
+    return RetentionSettings(
+        keep.raw_days,
+        tuple((level, n) for level, n in days.items() if n is not None),
+        (ROLLUPS,) if config.storage.rollups else (),
     )
 
 

@@ -78,6 +78,8 @@ AGGREGATES: Final[dict[str, Any]] = {
     "aggregation": "mean",
     "interval_s": 3600,
     "items": [{"start_ms": _TIME_MS, "values": {"temperature": 23.6}}],
+    "source": "1h",
+    "approximate": False,
 }
 TYPE_AGGREGATE: Final[dict[str, Any]] = {
     "device_type": "temperature",
@@ -85,6 +87,8 @@ TYPE_AGGREGATE: Final[dict[str, Any]] = {
     "aggregation": "mean",
     "interval_s": 3600,
     "items": [{"start_ms": _TIME_MS, "value": 22.8, "devices": 17}],
+    "source": "mixed",
+    "approximate": False,
 }
 RULE_SPECS: Final[dict[str, Any]] = {
     "threshold": {

@@ -34,7 +34,7 @@ from sensorium.serve.services import Services
 
 
 class Aggregation(StrEnum):
-    """How the values of an interval become one."""
+    """How the values of an interval become one. Percentiles are estimates, within 1 %."""
 
     MEAN = "mean"
     MIN = "min"
@@ -43,6 +43,9 @@ class Aggregation(StrEnum):
     COUNT = "count"
     FIRST = "first"
     LAST = "last"
+    P50 = "p50"
+    P95 = "p95"
+    P99 = "p99"
 
 
 class Order(StrEnum):
@@ -92,7 +95,9 @@ def routes(services: Services) -> APIRouter:
                 device_id, start_ms, end_ms, names, how.value, every_s, limit, order.value
             )
             items = [BucketItem(bucket.start_ms, bucket.values) for bucket in buckets]
-            return json_response(AggregatePage(device_id, how.value, every_s, items))
+            return json_response(
+                AggregatePage(device_id, how.value, every_s, items, buckets.source, buckets.approximate)
+            )
         kind = f"data {device_id} {order}"
         page = await history.readings(
             device_id, start_ms, end_ms, names, limit, order.value, cursor_in(kind, cursor)
@@ -128,7 +133,17 @@ def routes(services: Services) -> APIRouter:
             device_type, metric, start_ms, end_ms, aggregation.value, every_s
         )
         items = [TypeBucketItem(bucket.start_ms, bucket.value, bucket.devices) for bucket in buckets]
-        return json_response(TypeAggregate(device_type, metric, aggregation.value, every_s, items))
+        return json_response(
+            TypeAggregate(
+                device_type,
+                metric,
+                aggregation.value,
+                every_s,
+                items,
+                buckets.source,
+                buckets.approximate,
+            )
+        )
 
     return router
 

@@ -55,6 +55,7 @@ class _Page(Collector):
     def collect(self) -> Iterator[Metric]:
         hosts: Sequence[Mapping[str, Any]] = self._statistics.get("hosts", ())
         yield from _of_hosts(hosts)
+        yield from _of_storage(hosts, self._statistics.get("services", ()))
         yield _histogram(
             "sensorium_ingest_to_commit_seconds",
             "From a reading's receipt to its commit.",
@@ -94,13 +95,34 @@ def _of_hosts(hosts: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
             for value, count in host.get(key, {}).items():
                 labelled.add_metric([value, host["name"]], count)
         yield labelled
+
+
+def _of_storage(
+    hosts: Sequence[Mapping[str, Any]], services: Sequence[Mapping[str, Any]]
+) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "sensorium_projection_lag", "Log entries that a projection has yet to take.", labels=["name", "host"]
     )
     for host in hosts:
         for projection, behind in host.get("projection_lag", {}).items():
             lag.add_metric([projection, host["name"]], behind)
+    for service in services:
+        if "projection" in service:
+            lag.add_metric([service["projection"], str(service.get("name", ""))], service["lag_entries"])
     yield lag
+    seconds = GaugeMetricFamily(
+        "sensorium_projection_lag_seconds", "Age of the oldest entry that is not projected.", labels=["name"]
+    )
+    stored = GaugeMetricFamily(
+        "sensorium_storage_bytes", "Bytes of a table and its indexes.", labels=["table"]
+    )
+    for service in services:
+        if "projection" in service:
+            seconds.add_metric([service["projection"]], service["lag_s"])
+        for table, size_bytes in service.get("storage_bytes", {}).items():
+            stored.add_metric([table], size_bytes)
+    yield seconds
+    yield stored
 
 
 def _histogram(name: str, words: str, key: str, hosts: Sequence[Mapping[str, Any]]) -> Metric:

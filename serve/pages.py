@@ -82,12 +82,17 @@ class BucketItem(msgspec.Struct, frozen=True):
 
 
 class AggregatePage(msgspec.Struct, frozen=True):
-    """Aggregates of a device's metrics; without an interval, one bucket over the whole range."""
+    """Aggregates of a device's metrics; without an interval, one bucket over the whole range.
+
+    `source` is "raw", the level of the rollups ("1m", "1h", "1d") or "mixed"; `approximate` marks estimates.
+    """
 
     device_id: str
     aggregation: str
     interval_s: float | None
     items: list[BucketItem]
+    source: str = "raw"
+    approximate: bool = False
 
 
 class TypeBucketItem(msgspec.Struct, frozen=True):
@@ -99,13 +104,15 @@ class TypeBucketItem(msgspec.Struct, frozen=True):
 
 
 class TypeAggregate(msgspec.Struct, frozen=True):
-    """Aggregates of one metric over all devices of a type."""
+    """Aggregates of one metric over all devices of a type; `source` and `approximate` as of one device."""
 
     device_type: str
     metric: str
     aggregation: str
     interval_s: float | None
     items: list[TypeBucketItem]
+    source: str = "raw"
+    approximate: bool = False
 
 
 class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -11,6 +11,7 @@ from sensorium.actors.records import Alarm, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.ingest.decode import Bounds
 from sensorium.serve.pages import NodeItem
+from sensorium.storage.history import Buckets
 
 Done = Callable[[Any, Outcome], None]
 Check = Callable[[], Awaitable[None]]
@@ -95,7 +96,7 @@ class ReadsHistory(Protocol):
         interval_s: float | None,
         limit: int,
         order: str,
-    ) -> Sequence[Any]: ...
+    ) -> Buckets[Any]: ...
     async def aggregate_type(
         self,
         device_type: str,
@@ -104,7 +105,7 @@ class ReadsHistory(Protocol):
         end_ms: int | None,
         aggregation: str,
         interval_s: float | None,
-    ) -> Sequence[Any]: ...
+    ) -> Buckets[Any]: ...
 
 
 class KeepsRules(Protocol):

@@ -7,6 +7,8 @@ import pytest
 from sensorium.actors.profile import WindowSpec
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
+from sensorium.cluster.services import retention_settings
+from sensorium.storage.retention import RetentionSettings
 
 
 @pytest.fixture
@@ -154,3 +156,13 @@ def test_profiles_inherit_from_the_configured_default(written) -> None:
     assert profiles.of("vibration").offline_after_s == 30
     assert profiles.of("tank").windows == (WindowSpec(3600, 300), WindowSpec(60, 1))
     assert profiles.of("tank").lateness_s == 60
+
+
+def test_retention_comes_to_partitions_and_waits_for_the_rollups(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("storage:\n  retention: {raw_days: 30, rollup_1m_days: 90}\n")
+    settings = retention_settings(load(file))
+    assert settings == RetentionSettings(30, (("1m", 90),), ("rollups",))
+    file.write_text("storage:\n  rollups: false\n  retention: {raw_days: 1}\n")
+    with pytest.raises(ConfigError, match=r"c.yaml:3: storage.retention.raw_days: "):
+        load(file)

@@ -205,6 +205,8 @@ async def test_aggregates_are_asked_for_in_words(
         "aggregation": asked[0],
         "interval_s": asked[1],
         "items": [{"start_ms": AT_MS, "values": {"temperature": 23.5}}],
+        "source": "1h",
+        "approximate": False,
     }
 
 

@@ -21,7 +21,7 @@ from sensorium.ingest.pipeline import Pipeline
 from sensorium.serve.app import build_app
 from sensorium.serve.services import Services
 from sensorium.storage.dead_letters import StoredDeadLetter
-from sensorium.storage.history import Bucket, Point, TypeBucket
+from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
 
 NOW_MS = 1_704_110_460_000
@@ -85,13 +85,13 @@ class ReadSide:
         sign = -1 if order == "desc" else 1
         return page_of(points, lambda p: sign * p.time_ms, after, limit)
 
-    async def aggregate(self, *asked: Any) -> list[Bucket]:
+    async def aggregate(self, *asked: Any) -> Buckets[Bucket]:
         self.asked.append(asked)
-        return [Bucket(AT_MS, {"temperature": 23.5})]
+        return Buckets([Bucket(AT_MS, {"temperature": 23.5})], "1h")
 
-    async def aggregate_type(self, *asked: Any) -> list[TypeBucket]:
+    async def aggregate_type(self, *asked: Any) -> Buckets[TypeBucket]:
         self.asked.append(asked)
-        return [TypeBucket(AT_MS, 23.5, 2)]
+        return Buckets([TypeBucket(AT_MS, 23.5, 2)], "mixed")
 
 
 @dataclass
