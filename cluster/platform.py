@@ -22,11 +22,11 @@ from ray.exceptions import RayActorError
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
 from sensorium.actors.host import HostSettings
-from sensorium.actors.runtime import NAMESPACE, claim_cluster, end_left_behind, join_ray, start_coordinator
+from sensorium.actors.runtime import NAMESPACE, join_ray, start_coordinator
 from sensorium.cluster import urls
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
-from sensorium.cluster.ports import check_free, is_free
+from sensorium.cluster.ports import check_free
 from sensorium.cluster.services import (
     CoapService,
     MqttService,
@@ -50,7 +50,6 @@ _log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
 """Batches travel inline, so Ray's shared memory is hardly used."""
 
-PROXY_GONE_S: Final = 20.0
 LOOK_EVERY_S: Final = 0.5
 """How often embedded servers and the coordinator are looked after."""
 
@@ -72,7 +71,6 @@ class Platform:
         self._config = config
         self._stack = AsyncExitStack()
         self._coordinator: Any = None
-        self._claim: Any = None
         self._run_dir = short_run_dir(f"{os.getpid()}")
         self.http_url = ""
         self.mqtt_url = ""
@@ -80,16 +78,12 @@ class Platform:
         self.database_dsn_redacted = ""
 
     async def __aenter__(self) -> Self:
-        joining = self._config.cluster.ray_address is not None
-        if not joining:
-            self._check_ports()
+        self._check_ports()
         async with AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, self._run_dir, ignore_errors=True)
             stack.callback(ray.shutdown)
             with _sigterm_kept():
                 self._join_ray()
-            if joining:
-                await self._take_over()
             await self._wait_for_nodes()
             dsn = await self._database(stack)
             address = await self._broker(stack)
@@ -134,23 +128,6 @@ class Platform:
                 logging_level=logging.WARNING,
             )
         self.ray_address = ray.get_runtime_context().gcs_address
-
-    async def _take_over(self) -> None:
-        """Be the only platform of the cluster that was joined, and end what a killed one has left there."""
-        try:
-            self._claim = await asyncio.to_thread(claim_cluster)
-        except ValueError:
-            raise AlreadyRunning(
-                f"a platform runs on the Ray cluster {self.ray_address} already; end it first"
-            ) from None
-        if await asyncio.to_thread(end_left_behind):
-            _log.warning("a platform that was killed left its hosts and API on the cluster; ending them")
-            await asyncio.to_thread(shutdown)
-            # The proxy outlives its controller by what it drains.
-            async with asyncio.timeout(PROXY_GONE_S):
-                while not is_free(self._config.http.host, self._config.http.port):  # noqa: ASYNC110
-                    await asyncio.sleep(LOOK_EVERY_S)
-        self._check_ports()
 
     async def _wait_for_nodes(self) -> None:
         wanted, timeout_s = self._config.cluster.nodes, self._config.cluster.nodes_timeout_s
@@ -203,7 +180,6 @@ class Platform:
             max_qos=1 if config.mqtt.url is None else 2,
             options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
             bounds=config.bounds,
-            limit=config.ingest.limit(),
             max_pending=config.ingest.max_pending,
         )
         spec = RuntimeSpec(
@@ -235,7 +211,6 @@ class Platform:
             require_oscore=coap.require_oscore,
             bounds=self._config.bounds,
             max_pending=self._config.ingest.max_pending,
-            limit=self._config.ingest.limit(),
         )
         return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, NAMESPACE))]
 
