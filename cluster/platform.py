@@ -180,6 +180,7 @@ class Platform:
             max_qos=1 if config.mqtt.url is None else 2,
             options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
             bounds=config.bounds,
+            limit=config.ingest.limit(),
             max_pending=config.ingest.max_pending,
         )
         spec = RuntimeSpec(
@@ -211,6 +212,7 @@ class Platform:
             require_oscore=coap.require_oscore,
             bounds=self._config.bounds,
             max_pending=self._config.ingest.max_pending,
+            limit=self._config.ingest.limit(),
         )
         return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, NAMESPACE))]
 

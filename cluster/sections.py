@@ -14,6 +14,7 @@ from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.profile import Profile, Profiles, WindowSpec
 from sensorium.cluster import urls
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.rate_limit import RateLimit
 
 
 class Later(NamedTuple):
@@ -183,6 +184,14 @@ class Ingest(Section):
     """Unacknowledged QoS 1 and 2 messages that the broker may have under way to one ingestor."""
     max_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """Readings on their way to a commit, at which an ingestor stops reading from the broker."""
+    rate_per_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Messages a second that a device may send by each protocol in the long run; without it, any number."""
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Messages that it may send at once."""
+
+    def limit(self) -> RateLimit | None:
+        """As the ways in take it."""
+        return None if self.rate_per_s is None else RateLimit(self.rate_per_s, self.burst)
 
 
 class Cluster(Section):

@@ -25,6 +25,7 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         bounds=config.bounds,
         max_body_bytes=config.http.max_body_bytes,
         lorawan=config.lorawan.settings(),
+        limit=config.ingest.limit(),
     )
 
 

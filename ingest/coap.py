@@ -18,6 +18,7 @@ from sensorium.ingest.coap_resources import Access, CoapRouter, LatestResource, 
 from sensorium.ingest.coap_security import OscoreContexts
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.pipeline import Pipeline
+from sensorium.ingest.rate_limit import RateLimit
 
 # It logs every refusal and every message that is out of order, which are the peers' affair.
 logging.getLogger("coap-server").setLevel(logging.ERROR)
@@ -32,6 +33,7 @@ class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
         require_oscore: refuse with 4.01 whoever has no context.
         max_pending: readings accepted and not committed, above which 5.03 is answered.
         drain_timeout_s: how long `stop` waits for what was accepted.
+        limit: on the messages of each device.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +43,7 @@ class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
     drain_timeout_s: float = 10.0
+    limit: RateLimit | None = None
 
 
 class CoapServer:
@@ -79,6 +82,7 @@ class CoapServer:
             self._latest.changed,
             bounds=settings.bounds,
             max_pending=settings.max_pending,
+            limit=settings.limit,
             clock_ms=self._clock_ms,
             clock_s=self._clock_s,
         )

@@ -20,6 +20,7 @@ from sensorium.ingest.coap_blocks import Block, Downloads, Incomplete, TooLarge,
 from sensorium.ingest.coap_exchanges import Exchanges
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.pipeline import Decode, Pipeline, Router, is_device_id
+from sensorium.ingest.rate_limit import RateLimit, limiter
 from sensorium.ingest.senml import SenmlDecoder
 
 JSON: Final = 50
@@ -82,6 +83,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         *,
         bounds: Bounds,
         max_pending: int,
+        limit: RateLimit | None,
         clock_ms: Callable[[], int],
         clock_s: Callable[[], float],
     ) -> None:
@@ -92,6 +94,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         self._exchanges = exchanges
         self._committed = committed
         self._max_pending = max_pending
+        self._limiter = limiter(limit)
         self._clock_ms = clock_ms
         self.uploads = Uploads(bounds.max_payload_bytes, clock_s)
         senml = SenmlDecoder(bounds)
@@ -145,6 +148,8 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
             payload = self._assembled(key, block, payload)
             if payload is None:
                 return aiocoap.Message(code=Code.CONTINUE, block1=request.opt.block1)
+        if self._limiter is not None and (wait_s := self._limiter.wait_s(device_id, self._clock_ms())):
+            raise Answered(Code.TOO_MANY_REQUESTS, "more messages than the device may send", wait_s)
         outcome = await self._outcome(request, device_id, payload, self._decoders[format_number])
         refuse(outcome)
         self.counts[Code.CHANGED.dotted] += 1

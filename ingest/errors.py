@@ -42,6 +42,7 @@ class Reason(StrEnum):
     NO_CODEC = "no_codec"
     CODEC_FAILED = "codec_failed"
     CODEC_BUSY = "codec_busy"
+    RATE_LIMITED = "rate_limited"
 
 
 class Undecodable(InvalidMessage):

@@ -19,6 +19,7 @@ from sensorium.ingest.mqtt_client import MqttClient, MqttOptions
 from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import DUP, Packet, packet_id
 from sensorium.ingest.pipeline import Pipeline, Router
+from sensorium.ingest.rate_limit import RateLimit
 
 TELEMETRY = "devices/+/telemetry"
 _KNOWN_TOPICS = 65_536
@@ -34,6 +35,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_qos: at which the broker shall deliver at most.
         max_pending: messages accepted and not committed, above which reading stops; it goes on at the half.
         drain_timeout_s: how long `stop` waits for what was accepted.
+        limit: on the messages of each device.
         lorawan: given, the ingestor reads ChirpStack's events instead of telemetry.
     """
 
@@ -45,6 +47,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
     drain_timeout_s: float = 10.0
+    limit: RateLimit | None = None
     lorawan: LorawanSettings | None = None
 
 
@@ -61,7 +64,8 @@ class MqttIngestor:
         self._router = router
         self._clock_ms = clock_ms
         lorawan = settings.lorawan
-        self._pipeline = Pipeline(router, settings.bounds, "mqtt" if lorawan is None else "lorawan")
+        source = "mqtt" if lorawan is None else "lorawan"
+        self._pipeline = Pipeline(router, settings.bounds, source, settings.limit)
         self._lorawan = None if lorawan is None else LorawanAdapter(self._pipeline, lorawan, settings.bounds)
         topic = TELEMETRY if lorawan is None else CHIRPSTACK
         self._client = MqttClient(

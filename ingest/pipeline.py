@@ -24,6 +24,7 @@ from sensorium.actors.messages import (
 )
 from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
+from sensorium.ingest.rate_limit import RateLimit, limiter
 
 Done = Callable[[Any, Outcome], None]
 """`done(token, outcome)`: called once, after the commit, in order per device; must not block or raise."""
@@ -88,9 +89,18 @@ class Pipeline:
         router: where readings and dead letters go.
         bounds: what a payload may be at most.
         source: the protocol, as it stands in dead letters.
+        limit: on each device, over which payloads become dead letters. Repetitions do not count. Protocols
+            that can tell their senders to wait do that instead, and give none.
     """
 
-    def __init__(self, router: Router, bounds: Bounds | None = None, source: str = "mqtt") -> None:
+    def __init__(
+        self,
+        router: Router,
+        bounds: Bounds | None = None,
+        source: str = "mqtt",
+        limit: RateLimit | None = None,
+    ) -> None:
+        self._limiter = limiter(limit)
         self._router = router
         self._source = source
         self._decode = TelemetryDecoder(bounds).decode
@@ -130,6 +140,12 @@ class Pipeline:
                     Reason.BAD_DEVICE_ID,
                     f"device ids have 1 to {MAX_DEVICE_ID_CHARS} characters, without /, +, # and controls",
                 )
+            if self._limiter is not None and not redelivered:
+                wait_s = self._limiter.wait_s(device_id, received_ms)
+                if wait_s:
+                    raise Undecodable(
+                        Reason.RATE_LIMITED, f"more messages than the device may send; wait {wait_s:.3g} s"
+                    )
             decoded = (decode or self._decode)(payload, received_ms)
         except Undecodable as error:
             self._dead_letter(address, device_id, payload, received_ms, error, done, token)

@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import Depends, FastAPI
 
-from sensorium.serve import alarms, devices, health, history, nodes, rules, telemetry
+from sensorium.serve import alarms, devices, health, history, lorawan, nodes, rules, telemetry
 from sensorium.serve.describe import install_openapi
 from sensorium.serve.limits import BodyLimit, InFlightLimit
 from sensorium.serve.models import DeviceBody, DevicePatch
@@ -56,6 +56,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(devices.routes(services))
     app.include_router(telemetry.routes(services))
     app.include_router(history.routes(services))
+    app.include_router(lorawan.routes(services))
     app.include_router(rules.routes(services, refreshing))
     app.include_router(alarms.routes(services))
     app.include_router(health.routes(services))

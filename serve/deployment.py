@@ -21,7 +21,9 @@ from sensorium.actors.errors import Unavailable
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
+from sensorium.ingest.rate_limit import RateLimit, limiter
 from sensorium.serve.app import build_app
 from sensorium.serve.pages import NodeItem
 from sensorium.serve.services import Services
@@ -59,6 +61,8 @@ class ApiSettings:
         timeout_s: how long a device may take to answer.
         max_body_bytes, max_requests: bounds of a request, and of requests at once in a replica.
         bounds: of telemetry, the same as the other ways in have.
+        lorawan: codecs, and the secret of the webhook.
+        limit: on the requests of each device, held by each replica for itself.
     """
 
     dsn: str
@@ -68,6 +72,8 @@ class ApiSettings:
     max_body_bytes: int = 1_048_576
     max_requests: int = 1000
     bounds: Bounds = field(default_factory=Bounds)
+    lorawan: LorawanSettings = field(default_factory=LorawanSettings)
+    limit: RateLimit | None = None
 
 
 class Overview:
@@ -138,6 +144,9 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(_drain, router)
         overview = Overview(find_coordinator(settings.namespace))
         rules = PgRules(pool)
+        uplinks = Pipeline(router, settings.bounds, source="lorawan")
+        lorawan = LorawanAdapter(uplinks, settings.lorawan, settings.bounds)
+        stack.push_async_callback(lorawan.close)
         yield Services(
             router=router,
             pipeline=Pipeline(router, settings.bounds, source="http"),
@@ -154,6 +163,9 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             max_body_bytes=settings.max_body_bytes,
             max_requests=settings.max_requests,
             bounds=settings.bounds,
+            limiter=limiter(settings.limit),
+            lorawan=lorawan,
+            tts_secret=settings.lorawan.tts_secret,
         )
 
 

@@ -10,6 +10,8 @@ from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.lorawan.adapter import LorawanAdapter
+from sensorium.ingest.rate_limit import RateLimiter
 from sensorium.serve.pages import NodeItem
 from sensorium.storage.history import Buckets
 
@@ -180,3 +182,8 @@ class Services:
     max_requests: int = 1000
     bounds: Bounds = field(default_factory=Bounds)
     """Of telemetry; those that the pipeline has."""
+    limiter: RateLimiter | None = None
+    """Of what devices send; None: there is no limit."""
+    lorawan: LorawanAdapter | None = None
+    tts_secret: str | None = None
+    """What webhooks of The Things Stack must send; None: there is no such webhook."""

@@ -113,6 +113,10 @@ def routes(services: Services) -> APIRouter:
         received_ms = now_ms()
         items = _items(payload, received_ms, decode)
         _check_way(services.router, device_id)
+        if services.limiter is not None and (wait_s := services.limiter.wait_s(device_id, received_ms)):
+            raise Problem(
+                429, "rate_limited", "More requests than the device may send.", retry_after_s=wait_s
+            )
         outcomes = Outcomes(len(items))
         address = request.scope["path"]
         for index, item in enumerate(items):

@@ -16,6 +16,7 @@ from sensorium.ingest.coap import check_port
 from sensorium.ingest.coap_security import OscoreContexts
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.errors import InvalidContext
+from sensorium.ingest.rate_limit import RateLimit
 
 AT_MS = 1_704_110_400_000
 
@@ -101,6 +102,16 @@ async def test_too_much_pending_is_refused() -> None:
     async with coap_world(max_pending=0) as world:
         answer = await world.post("d1", b'{"a":1}')
         assert (answer.code.dotted, answer.opt.max_age) == ("5.03", 1)
+
+
+async def test_who_sends_too_much_is_told_when_to_come_back() -> None:
+    async with coap_world(limit=RateLimit(rate_per_s=0.25, burst=2)) as world:
+        await world.registered("d1", "d2")
+        answers = [await world.post("d1", b'{"a":1}') for _ in range(3)]
+        assert [answer.code.dotted for answer in answers] == ["2.04", "2.04", "4.29"]
+        assert answers[2].opt.max_age == 4
+        assert (await world.post("d2", b'{"a":1}')).code.dotted == "2.04"
+        assert world.store.dead_letters == []
 
 
 def datagram(mid: int, payload: bytes, token: bytes = b"\x01") -> bytes:
