@@ -1,6 +1,6 @@
 """Seeded storms over the runtime on a virtual clock: crashes, cut-off hosts, failing commits.
 
-What must hold: nothing acknowledged is lost, nothing is stored twice, each device's readings are in order, each
+What must hold: nothing acknowledged is lost or stored twice, each device's readings are in order, each
 shard's offsets have no gap. A seed that fails is the test's parameter, and runs the same way again.
 """
 
