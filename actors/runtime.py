@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from sensorium.actors.router import HostGone, Router, Table
 NAMESPACE: Final = "sensorium"
 COORDINATOR: Final = "coordinator"
 DELIVER_TIMEOUT_S: Final = 30.0
+CLAIM_TIMEOUT_S: Final = 10.0
+"""In which Ray notices that a process has died."""
 
 # What is launched never restarts by itself (a restart would rerun __init__ and lose what it owns): the
 # coordinator replaces it. It claims no CPU slot: how many there are is our decision, not the scheduler's.
@@ -139,6 +142,47 @@ def join_ray(address: str | None, namespace: str = NAMESPACE) -> None:
     """
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.WARNING)
+
+
+class _Claim:
+    """Holds a name for as long as the process that made it lives."""
+
+    def ready(self) -> None:
+        """Answers when it is there."""
+
+
+def claim_cluster(namespace: str = NAMESPACE) -> "ActorHandle[Any]":
+    """Be the only platform of the namespace until the handle or this process is gone. Blocks.
+
+    Raises:
+        ValueError: another process is; one that has died is waited for.
+    """
+    options = {"name": "platform", "namespace": f"{namespace}.claim", "num_cpus": 0}
+    deadline_s = time.monotonic() + CLAIM_TIMEOUT_S
+    while True:
+        try:
+            actor: Any = ray.remote(_Claim)
+            claim: ActorHandle[Any] = actor.options(**options).remote()
+            ray.get(claim.ready.remote())
+        except ValueError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.5)
+        else:
+            return claim
+
+
+def end_left_behind(namespace: str = NAMESPACE) -> bool:
+    """End a coordinator, and what it has launched, whose platform was killed; whether there was one.
+
+    Nothing that was acknowledged is lost: the log has it, and new hosts fence the old ones.
+    """
+    try:
+        ray.kill(find_coordinator(namespace))
+    except ValueError:
+        return False
+    RayLauncher(namespace).clear()
+    return True
 
 
 def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHandle[Any]":

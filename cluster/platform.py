@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -22,11 +23,12 @@ from ray.exceptions import RayActorError
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
 from sensorium.actors.host import HostSettings
-from sensorium.actors.runtime import NAMESPACE, join_ray, start_coordinator
+from sensorium.actors.runtime import NAMESPACE, claim_cluster, end_left_behind, join_ray, start_coordinator
 from sensorium.cluster import urls
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
-from sensorium.cluster.ports import check_free
+from sensorium.cluster.errors import AlreadyRunning
+from sensorium.cluster.ports import PortTaken, check_free
 from sensorium.cluster.services import (
     CoapService,
     MqttService,
@@ -50,6 +52,9 @@ _log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
 """Batches travel inline, so Ray's shared memory is hardly used."""
 
+PROXY_GONE_S: Final = 20.0
+"""In which the HTTP port of a platform that was killed is free again."""
+
 LOOK_EVERY_S: Final = 0.5
 """How often embedded servers and the coordinator are looked after."""
 
@@ -71,6 +76,7 @@ class Platform:
         self._config = config
         self._stack = AsyncExitStack()
         self._coordinator: Any = None
+        self._claim: Any = None
         self._run_dir = short_run_dir(f"{os.getpid()}")
         self.http_url = ""
         self.mqtt_url = ""
@@ -78,12 +84,16 @@ class Platform:
         self.database_dsn_redacted = ""
 
     async def __aenter__(self) -> Self:
-        self._check_ports()
+        joining = self._config.cluster.ray_address is not None
+        if not joining:
+            self._check_ports()
         async with AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, self._run_dir, ignore_errors=True)
             stack.callback(ray.shutdown)
             with _sigterm_kept():
                 self._join_ray()
+            if joining:
+                await self._take_over()
             await self._wait_for_nodes()
             dsn = await self._database(stack)
             address = await self._broker(stack)
@@ -128,6 +138,30 @@ class Platform:
                 logging_level=logging.WARNING,
             )
         self.ray_address = ray.get_runtime_context().gcs_address
+
+    async def _take_over(self) -> None:
+        """Be the only platform of the cluster that was joined, and end what a killed one has left there."""
+        try:
+            self._claim = await asyncio.to_thread(claim_cluster)
+        except ValueError:
+            raise AlreadyRunning(
+                f"a platform runs on the Ray cluster {self.ray_address} already; end it first"
+            ) from None
+        deadline_s = time.monotonic()
+        if await asyncio.to_thread(end_left_behind):
+            _log.warning("a platform that was killed left its hosts and API on the cluster; ending them")
+            await asyncio.to_thread(shutdown)
+            # The proxy outlives its controller by what it drains.
+            deadline_s = time.monotonic() + PROXY_GONE_S
+        while True:
+            try:
+                self._check_ports()
+            except PortTaken:
+                if time.monotonic() >= deadline_s:
+                    raise
+                await asyncio.sleep(LOOK_EVERY_S)
+            else:
+                return
 
     async def _wait_for_nodes(self) -> None:
         wanted, timeout_s = self._config.cluster.nodes, self._config.cluster.nodes_timeout_s

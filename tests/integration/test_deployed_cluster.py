@@ -31,11 +31,11 @@ from sensorium.storage import EmbeddedPostgres
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(MOSQUITTO is None, reason="nodes share a real broker; Mosquitto is not installed"),
 ]
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0
 _MARK = "SENSORIUM_TEST_RUN"
 
