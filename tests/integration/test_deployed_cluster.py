@@ -69,6 +69,15 @@ class Machines:
             logs = (f"{log.name}:\n{log.read_text()[-3000:]}" for log in sorted(self.folder.glob("*.log")))
             raise AssertionError("\n".join([str(error), *logs])) from None
 
+    def second_platform(self) -> str:
+        """What a platform says that joins the same cluster with a data directory of its own."""
+        command = self.launcher["head_start_ray_commands"][3]
+        command = command.replace(f"--data-dir {self.folder}/data", f"--data-dir {self.folder}/other")
+        command = command.replace(f">{self.folder}/platform.log", f">{self.folder}/other.log")
+        # In the foreground: it ends by itself.
+        self._shell(f"{command.removesuffix(' &')} || true")
+        return (self.folder / "other.log").read_text()
+
     def stop_platform(self) -> None:
         """What precedes a new start on the head."""
         self._shell(self.launcher["head_start_ray_commands"][0])
@@ -215,6 +224,9 @@ def test_a_cluster_starts_serves_and_stops_by_the_written_commands(machines: Mac
     assert sorted(len(node["hosts"]) for node in nodes) == [0, 1, 1]
     assert sorted(host for node in nodes for host in node["hosts"]) == ["host-0", "host-1"]
     assert sorted(node["resources"].get("CPU") == 1.0 for node in nodes)[-2:] == [True, True]
+
+    # Two platforms on one cluster would fight over its hosts.
+    assert "a platform runs on the Ray cluster" in machines.second_platform()
 
     # A platform that was killed left its hosts behind on the nodes; the next one takes their place.
     os.kill(read_state(machines.folder / "data").pid, signal.SIGKILL)
