@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import Depends, FastAPI
 
-from sensorium.serve import alarms, devices, health, history, lorawan, nodes, rules, telemetry
+from sensorium.serve import alarms, devices, health, history, lorawan, nodes, projections, rules, telemetry
 from sensorium.serve.describe import install_openapi
 from sensorium.serve.limits import BodyLimit, InFlightLimit
 from sensorium.serve.models import DeviceBody, DevicePatch
@@ -61,6 +61,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(alarms.routes(services))
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
+    app.include_router(projections.routes(services))
     install_handlers(app)
     install_openapi(app, VALUES, (DeviceBody, DevicePatch), telemetry.SCHEMA)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)

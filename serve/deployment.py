@@ -31,6 +31,7 @@ from sensorium.storage.alarms import Alarms
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.history import History
+from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
 
@@ -152,6 +153,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             pipeline=Pipeline(router, settings.bounds, source="http"),
             registry=PgRegistry(pool),
             history=History(pool),
+            projections=Projections(pool),
             rules=rules,
             alarms=Alarms(pool),
             dead_letters=DeadLetters(pool),

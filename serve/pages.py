@@ -115,6 +115,22 @@ class TypeAggregate(msgspec.Struct, frozen=True):
     approximate: bool = False
 
 
+class ProjectionItem(msgspec.Struct, frozen=True):
+    """A projection: "running" or "paused", the commit time from which on it reads, and entries behind."""
+
+    name: str
+    state: str
+    read_from_ms: int
+    rewinding: bool
+    lag_entries: int
+
+
+class ProjectionList(msgspec.Struct, frozen=True):
+    """All projections that have ever run."""
+
+    items: list[ProjectionItem]
+
+
 class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of one reading: "accepted", "duplicate" (stored before) or "refused", with the reason."""
 
@@ -173,6 +189,7 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, RuleList, Rule, DeadLetterPage, ReadingPage,
-    AggregatePage, TypeAggregate, IngestResult, Health, Readiness, NodeItem, NodeList,
+    AggregatePage, TypeAggregate, ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem,
+    NodeList,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

@@ -14,6 +14,7 @@ from sensorium.ingest.lorawan.adapter import LorawanAdapter
 from sensorium.ingest.rate_limit import RateLimiter
 from sensorium.serve.pages import NodeItem
 from sensorium.storage.history import Buckets
+from sensorium.storage.projection import ProjectionStatus
 
 Done = Callable[[Any, Outcome], None]
 Check = Callable[[], Awaitable[None]]
@@ -139,6 +140,15 @@ class ReadsAlarms(Protocol):
     async def active_devices(self, rule_id: str) -> Sequence[str]: ...
 
 
+class SteersProjections(Protocol):
+    """The projections of the log. A change is False when there is none of the name."""
+
+    async def list(self) -> Sequence[ProjectionStatus]: ...
+    async def pause(self, name: str) -> bool: ...
+    async def resume(self, name: str) -> bool: ...
+    async def rewind(self, name: str, to_ms: int) -> bool: ...
+
+
 class ReadsDeadLetters(Protocol):
     """Dead letters, newest first."""
 
@@ -173,6 +183,7 @@ class Services:
     rules: KeepsRules
     alarms: ReadsAlarms
     dead_letters: ReadsDeadLetters
+    projections: SteersProjections
     now_ms: Callable[[], int]
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics

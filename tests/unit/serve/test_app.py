@@ -26,6 +26,10 @@ PATHS = {
     "/api/alarms": {"get"},
     "/api/alarms/{alarm_id}": {"get"},
     "/api/dead-letters": {"get"},
+    "/api/projections": {"get"},
+    "/api/projections/{name}/pause": {"post"},
+    "/api/projections/{name}/resume": {"post"},
+    "/api/projections/{name}/rewind": {"post"},
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/metrics": {"get"},
@@ -105,7 +109,7 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     assert wrong.headers["Allow"] == "GET"
     for path, methods in PATHS.items():
         for method in methods:
-            url = path.format(device_id="d", metric="m", rule_id="r", alarm_id="a") + "?surprise=1"
+            url = path.format(device_id="d", metric="m", rule_id="r", alarm_id="a", name="p") + "?surprise=1"
             refused = await platform.http.request(method, url)
             problem = assert_problem(refused, 422, "invalid")
             assert any(error.get("parameter") == "surprise" for error in problem["errors"]), (method, path)

@@ -23,6 +23,7 @@ from sensorium.serve.services import Services
 from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
+from sensorium.storage.projection import ProjectionStatus
 
 NOW_MS = 1_704_110_460_000
 AT = "2024-01-01T12:00:00Z"
@@ -165,6 +166,29 @@ class DeadLetterSide:
 
 
 @dataclass
+class ProjectionSide:
+    """One projection."""
+
+    state: str = "running"
+    rewound_to: int | None = None
+
+    async def list(self) -> list[ProjectionStatus]:
+        return [ProjectionStatus("rollups", self.state, AT_MS, AT_MS, self.rewound_to is not None, 7)]
+
+    async def pause(self, name: str) -> bool:
+        self.state = "paused" if name == "rollups" else self.state
+        return name == "rollups"
+
+    async def resume(self, name: str) -> bool:
+        self.state = "running" if name == "rollups" else self.state
+        return name == "rollups"
+
+    async def rewind(self, name: str, to_ms: int) -> bool:
+        self.rewound_to = to_ms
+        return name == "rollups"
+
+
+@dataclass
 class World:
     """An app, a client of it, and what lies behind."""
 
@@ -173,6 +197,7 @@ class World:
     host: DeviceHost
     read: ReadSide
     router: Router
+    projections: ProjectionSide
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -192,6 +217,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     await store.join("host-0")
     await host.start()
     read = ReadSide(store)
+    projections = ProjectionSide()
 
     async def database() -> None:
         if store.down:
@@ -210,6 +236,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 rules=RuleSide(store),
                 alarms=AlarmSide(store),
                 dead_letters=DeadLetterSide(store),
+                projections=projections,
                 now_ms=lambda: NOW_MS,
                 checks={"database": database},
                 statistics=statistics,
@@ -221,7 +248,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                yield World(http, store, host, read, router)
+                yield World(http, store, host, read, router, projections)
     finally:
         store.down = False
         await host.stop()
