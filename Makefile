@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench lock clean
+.PHONY: help install demo up test test-fast check bench bench-history lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -66,6 +66,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/sensorium bench ingest $(ARGS)
+
+bench-history: $(STAMP)
+	$(BIN)/sensorium bench history $(ARGS)
 
 # Needs uv on the PATH. UV_ARGS=--upgrade brings newer versions in.
 lock:

@@ -1,0 +1,224 @@
+"""How fast history is answered and rollups are made, beside plain SQL over the readings, in one run.
+
+`make bench-history` or `python bench/history.py [--json] [--devices 1000]`. Writes through the log, lets the
+projection read it, leaves the newest readings unprojected, and asks each question both ways. The plain SQL is
+what one would write by hand for that question, over the same table of readings.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sensorium.actors.metrics import metric_set
+from sensorium.actors.placement import device_key, shard_of
+from sensorium.actors.records import Commit, ReadingRow, Registration
+from sensorium.storage import (
+    EmbeddedPostgres,
+    History,
+    PgLog,
+    PgMembershipFactory,
+    close_pool,
+    migrate,
+    open_pool,
+)
+from sensorium.storage.database import Pool, acquired
+from sensorium.storage.projection_runner import ProjectionRunner
+from sensorium.storage.rollup_sink import SETTINGS, RollupSink
+
+METRICS = metric_set(("temperature", "humidity", "pressure"), "nnn")
+DAY_MS = 86_400_000
+START_MS = 1_704_067_200_000
+"""2024-01-01T00:00:00Z."""
+BATCH = 5_000
+ROUNDS = 20
+
+PLAIN_DEVICE = """
+SELECT date_bin(make_interval(secs => $4), time, 'epoch') AS bucket, avg(numbers[1]), avg(numbers[2]),
+       avg(numbers[3])
+FROM readings WHERE device = $1 AND time >= $2 AND time < $3 GROUP BY 1 ORDER BY 1
+"""
+PLAIN_TYPE = """
+SELECT date_bin(make_interval(secs => $4), time, 'epoch') AS bucket, avg(numbers[1]), count(DISTINCT device)
+FROM readings WHERE device IN (SELECT device FROM devices WHERE device_type = $1) AND time >= $2 AND time < $3
+GROUP BY 1 ORDER BY 1
+"""
+
+
+class Writer:
+    """Commits readings as a host does."""
+
+    def __init__(self, log: PgLog) -> None:
+        self._log = log
+        self._heads: dict[int, int] = defaultdict(int)
+        self._rows: list[ReadingRow] = []
+        self._random = random.Random(1)
+        self.count = 0
+
+    async def add(self, device_id: str, time_ms: int) -> None:
+        shard = shard_of(device_id)
+        self._heads[shard] += 1
+        gauss = self._random.gauss
+        values: list[Any] = [gauss(20, 1), gauss(50, 2), gauss(1013, 5)]
+        self._rows.append(
+            ReadingRow(
+                shard, self._heads[shard], device_key(device_id), time_ms, self.count, 0, METRICS, values
+            )
+        )
+        self.count += 1
+        if len(self._rows) >= BATCH:
+            await self.flush()
+
+    async def flush(self) -> None:
+        await self._log.commit(Commit(readings=self._rows))
+        self._rows = []
+
+
+async def write(writer: Writer, log: PgLog, devices: int) -> None:
+    """A year of one device every 15 minutes, a day of one at 1 Hz, a week of many every 30 minutes."""
+    ids = [f"many-{n}" for n in range(devices)]
+    await log.commit(
+        Commit(registrations=[Registration(i, "many", "active", None, {}, START_MS, START_MS) for i in ids])
+    )
+    for n in range(366 * 96):
+        await writer.add("year", START_MS + n * 900_000)
+    for second in range(86_400):
+        await writer.add("day", START_MS + second * 1000)
+    for n in range(7 * 48):
+        for device_id in ids:
+            await writer.add(device_id, START_MS + n * 1_800_000)
+    await writer.flush()
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def project(dsn: str, count: int, server: psutil.Process) -> dict[str, float]:
+    """Run the projection over all of it; seconds, readings a second, CPU time a reading."""
+    mine = psutil.Process()
+    began_s, mine_s = time.perf_counter(), cpu_s(mine)
+    before = {p.pid: cpu_s(p) for p in server.children()}
+    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
+    await runner.start()
+    while runner.statistics()["entries"] < count:
+        await runner.ping()
+        await asyncio.sleep(0.05)
+    # Its connection is the server's busiest new process; it is gone once the runner has stopped.
+    served_s = sum(cpu_s(p) - before.get(p.pid, 0.0) for p in server.children())
+    await runner.stop()
+    seconds = time.perf_counter() - began_s
+    return {
+        "seconds": seconds,
+        "readings_a_second": count / seconds,
+        "python_us_a_reading": (cpu_s(mine) - mine_s) / count * 1e6,
+        "server_us_a_reading_but_for_the_last_flush": served_s / count * 1e6,
+    }
+
+
+async def median_ms(call: Callable[[], Awaitable[Any]]) -> float:
+    took = []
+    for _ in range(ROUNDS):
+        began_s = time.perf_counter()
+        await call()
+        took.append((time.perf_counter() - began_s) * 1000)
+        if sum(took) > 5_000:
+            break
+    return statistics.median(took)
+
+
+async def questions(pool: Pool) -> dict[str, dict[str, Any]]:
+    """Medians of each question both ways, and whether the answers agree."""
+    history = History(pool)
+
+    async def plain(statement: str, *arguments: Any) -> list[Any]:
+        async with acquired(pool) as connection:
+            return await connection.fetch(statement, *arguments)
+
+    asked: dict[str, tuple[Callable[[], Awaitable[Any]], Callable[[], Awaitable[Any]], float]] = {}
+    for name, device_id, days, every_s, target_ms in (
+        ("a year of one device by day", "year", 366, 86_400.0, 10.0),
+        ("a day at 1 Hz by hour", "day", 1, 3_600.0, 10.0),
+    ):
+        end_ms = START_MS + days * DAY_MS
+        asked[name] = (
+            lambda d=device_id, e=end_ms, s=every_s: history.aggregate(d, START_MS, e, None, "mean", s),  # type: ignore[misc]
+            lambda d=device_id, e=end_ms, s=every_s: plain(PLAIN_DEVICE, device_key(d), START_MS, e, s),  # type: ignore[misc]
+            target_ms,
+        )
+    week_ms = START_MS + 7 * DAY_MS
+    asked["a week of a type by hour"] = (
+        lambda: history.aggregate_type("many", "temperature", START_MS, week_ms, "mean", 3_600.0),
+        lambda: plain(PLAIN_TYPE, "many", START_MS, week_ms, 3_600.0),
+        200.0,
+    )
+    answers = {}
+    for name, (ours, theirs, target_ms) in asked.items():
+        answer, rows = await ours(), await theirs()
+        if [bucket.start_ms for bucket in answer] != [row["bucket"] for row in rows]:
+            raise SystemExit(f"bench: the two answers to {name!r} differ")
+        answers[name] = {
+            "ms": await median_ms(ours),
+            "plain_sql_ms": await median_ms(theirs),
+            "target_ms": target_ms,
+            "source": answer.source,
+        }
+    return answers
+
+
+async def run(devices: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as directory:
+        data = Path(directory) / "pg"
+        with EmbeddedPostgres(data) as server:
+            await migrate(server.dsn)
+            members = await PgMembershipFactory(server.dsn)()
+            log = PgLog(server.dsn, await members.join("bench"))
+            writer = Writer(log)
+            await write(writer, log, devices)
+            process = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+            projected = await project(server.dsn, writer.count, process)
+            count = writer.count
+            for n in range(1_000):
+                await writer.add(f"many-{n % devices}", START_MS + 7 * DAY_MS + n)
+            await writer.flush()
+            pool = await open_pool(server.dsn)
+            async with acquired(pool) as connection:
+                await connection.execute("ANALYZE")
+            answers = await questions(pool)
+            await close_pool(pool)
+            await log.close()
+            await members.close()
+    return {"readings": count, "projection": projected, "questions": answers}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--devices", type=int, default=1_000, help="of the type")
+    options = parser.parse_args()
+    result = asyncio.run(run(options.devices))
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{result['readings']:,} readings of three metrics")
+    for name, value in result["projection"].items():
+        print(f"  projection: {name.replace('_', ' ')}: {value:,.1f}")
+    for name, found in result["questions"].items():
+        print(
+            f"  {name}: {found['ms']:.1f} ms from {found['source']} (target {found['target_ms']:.0f}),"
+            f" plain SQL {found['plain_sql_ms']:.1f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
