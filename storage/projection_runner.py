@@ -167,7 +167,8 @@ class ProjectionRunner:
                 await self._flush(connection, reader)
                 flushed_s = time.monotonic()
             await self._measure(connection, reader)
-            if self._stopping.is_set():
+            # Asked to stop since this round began, it has yet to flush: in the next one.
+            if ending and self._stopping.is_set():
                 return
             self._state = "paused" if ending else "running"
             if ending or reader.at_end:
