@@ -120,7 +120,7 @@ class TelemetryDecoder:
             time_ms = int(stamp)
         else:
             raise Undecodable(Reason.BAD_TIMESTAMP, "timestamp is neither ISO 8601 nor a number")
-        self._check_time(time_ms, repr(stamp), received_ms)
+        self._check_time(time_ms, stamp, received_ms)
         return (time_ms, self._approved(tuple(metrics)), list(metrics.values()), True), quotes
 
     def reading(
@@ -143,20 +143,20 @@ class TelemetryDecoder:
                 self._check_text(value)
         if time_ms is None:
             return received_ms, self._approved(tuple(metrics)), list(metrics.values()), False
-        self._check_time(time_ms, str(time_ms), received_ms)
+        self._check_time(time_ms, time_ms, received_ms)
         return time_ms, self._approved(tuple(metrics)), list(metrics.values()), own_time
 
-    def _check_time(self, time_ms: int, stamp: str, received_ms: int) -> None:
+    def _check_time(self, time_ms: int, stamp: float | str, received_ms: int) -> None:
         if time_ms > received_ms + self._max_future_ms:
             raise Undecodable(
                 Reason.TIMESTAMP_TOO_FAR_IN_FUTURE,
-                f"timestamp {stamp} is {(time_ms - received_ms) / 1000:.0f} s after its receipt; "
+                f"timestamp {stamp!r} is {(time_ms - received_ms) / 1000:.0f} s after its receipt; "
                 f"{self.bounds.max_future_s:.0f} s are allowed: check the device's clock",
             )
         if time_ms < received_ms - self._max_past_ms:
             raise Undecodable(
                 Reason.TIMESTAMP_TOO_OLD,
-                f"timestamp {stamp} is more than {self.bounds.max_past_s:.0f} s old; a number is in ms",
+                f"timestamp {stamp!r} is more than {self.bounds.max_past_s:.0f} s old; a number is in ms",
             )
 
     def _approve(self, names: tuple[str, ...]) -> tuple[str, ...]:
