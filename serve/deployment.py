@@ -198,7 +198,11 @@ class Api:
         return build_app(self._services)
 
     async def check_health(self) -> None:
-        """Answers while the event loop turns. What lies behind is `readyz`'s: a restart would not mend it."""
+        """Fails once the router is broken, so that Ray Serve replaces the replica.
+
+        What lies behind the router is `readyz`'s: a restart would not mend it.
+        """
+        self._services.router.check()
 
     async def __del__(self) -> None:
         # Ray Serve awaits it when a replica stops; a constructor that failed leaves nothing to close.

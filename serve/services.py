@@ -31,6 +31,10 @@ class Asks(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Raises what broke it, if a fault of ours did."""
+        ...
+
     def failing(self, device_id: str) -> Unavailable | None:
         """Why messages for this device do not get through at present; None when they do."""
         ...
