@@ -14,6 +14,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
 from sensorium.actors.router import HostGone, Router, Table
@@ -35,13 +36,8 @@ _OPTIONS: Final[dict[str, Any]] = {
     "lifetime": "detached",
 }
 
-# By default Ray puts what claims nothing on one node. On a deployed cluster every node is labelled with the
-# hosts it is meant for; a node that is meant for none takes some when there is no other.
-_PLACEMENT: Final[dict[str, Any]] = {
-    "scheduling_strategy": "SPREAD",
-    "label_selector": {"sensorium.io/hosts": "!0"},
-    "fallback_strategy": [{"label_selector": {}}],
-}
+HOSTS_LABEL: Final = "sensorium.io/hosts"
+"""On a deployed cluster every node says by it how many hosts it is meant for."""
 
 
 def _remote_class(make: Callable[..., Any]) -> Any:
@@ -96,11 +92,33 @@ class RayLauncher:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
+        self._nodes: dict[str, str] = {}
+        """Where what was launched last under a name went."""
 
     def launch(self, name: str, make: Callable[..., Any], *args: Any) -> RayProcess:
         """See `coordinator.Launcher.launch`."""
-        options = {**_OPTIONS, **_PLACEMENT, "name": name, "namespace": self._namespace}
+        options = {**_OPTIONS, "name": name, "namespace": self._namespace}
+        node = self._choose_node(name.partition(".")[0])
+        if node is not None:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
         return RayProcess(_remote_class(make).options(**options).remote(*args))
+
+    def _choose_node(self, name: str) -> str | None:
+        """The node with the fewest of the name's kind (`host-3` is a host); None where there is no choice.
+
+        Ray would put all that claims nothing on one node, and its SPREAD counts only roughly. A node that is
+        meant for no hosts takes some when there is no other.
+        """
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = [node for node in nodes if node["Alive"]]
+        meant = [node for node in alive if node["Labels"].get(HOSTS_LABEL) != "0"] or alive
+        if len(alive) < 2:
+            return None
+        kind = name.partition("-")[0]
+        others = [node for other, node in self._nodes.items() if other != name and other.startswith(kind)]
+        chosen = min((str(node["NodeID"]) for node in meant), key=lambda node: (others.count(node), node))
+        self._nodes[name] = chosen
+        return chosen
 
     def clear(self) -> None:
         """See `coordinator.Launcher.clear`."""
