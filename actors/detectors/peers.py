@@ -1,7 +1,6 @@
 """A device against its peers: the same type at the same place should say about the same."""
 
-from collections.abc import Mapping
-from statistics import median
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -31,11 +30,17 @@ def compare_peers(
     """
     if len(means) < FEWEST_PEERS:
         return {}
-    middle = median(means.values())
-    deviation = max(_MAD_TO_DEVIATION * median(abs(mean - middle) for mean in means.values()), scatter)
+    middle = _median(means.values())
+    deviation = max(_MAD_TO_DEVIATION * _median(abs(mean - middle) for mean in means.values()), scatter)
     found = {}
     for device_id, mean in means.items():
         apart = mean - middle
         distance = apart / deviation if deviation else 0.0 if not apart else float("inf") * apart
         found[device_id] = PeerScore(distance, Score(half_at(abs(distance), limit), middle, "peers"))
     return found
+
+
+def _median(values: Iterable[float]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2.0
