@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-history lock clean
+.PHONY: help install demo up test test-fast check bench bench-detection bench-history lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -28,7 +28,7 @@ help:
 	@echo "make up         the same without devices"
 	@echo "make test       all tests; make test-fast: those that need no Ray"
 	@echo "make check      lint, format, types, import contracts: what CI runs"
-	@echo "make bench      how fast it is here"
+	@echo "make bench      how fast it is here; make bench-detection: how well anomalies are found (needs NAB's series)"
 	@echo "make install    the virtual environment alone; make lock: pin the dependencies anew; make clean"
 	@echo "Ports: HTTP_PORT=$(HTTP_PORT) MQTT_PORT=$(MQTT_PORT) COAP_PORT=$(COAP_PORT)"
 
@@ -66,6 +66,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/sensorium bench ingest $(ARGS)
+
+bench-detection: $(STAMP)
+	$(BIN)/sensorium bench detection $(ARGS)
 
 bench-history: $(STAMP)
 	$(BIN)/sensorium bench history $(ARGS)

@@ -130,19 +130,52 @@ def raw_scores(corpus: Sequence[Scored], profile: Profile) -> list[tuple[float, 
     return curve
 
 
+def raw_at(curve: Sequence[tuple[float, float]], threshold: float) -> float:
+    """The raw score that a curve of `raw_scores` has at `threshold`."""
+    return next(raw for at, raw in reversed(curve) if at >= threshold)
+
+
+def normalised(raw: float, windows: int, profile: Profile) -> float:
+    """A raw score on the scale where silence is 0 and each of `windows` found at its first row is 100.
+
+    Raises ValueError without a window: there is no scale from the null to the perfect detector.
+    """
+    if not windows:
+        raise ValueError("no series of the corpus has a labelled window; there is nothing to score against")
+    null = -profile.false_negative * windows
+    return 100.0 * (raw - null) / (profile.true_positive * windows - null)
+
+
 def score_corpus(corpus: Sequence[Scored], profile: Profile, threshold: float | None = None) -> Result:
     """The score of `corpus`: at `threshold`, or at the one that serves the whole corpus best when None.
 
-    Raises ValueError for a corpus without a window: there is no scale from the null to the perfect detector.
+    Raises ValueError for a corpus without a window.
     """
-    windows = sum(len(series.windows) for series in corpus)
-    if not windows:
-        raise ValueError("no series of the corpus has a labelled window; there is nothing to score against")
     curve = raw_scores(corpus, profile)
     if threshold is None:
-        chosen, raw = max(curve, key=lambda point: point[1])
+        threshold, raw = max(curve, key=lambda point: point[1])
     else:
-        chosen, raw = threshold, next(raw for at, raw in reversed(curve) if at >= threshold)
-    null = -profile.false_negative * windows
-    perfect = profile.true_positive * windows
-    return Result(profile.name, chosen, 100.0 * (raw - null) / (perfect - null))
+        raw = raw_at(curve, threshold)
+    windows = sum(len(series.windows) for series in corpus)
+    return Result(profile.name, threshold, normalised(raw, windows, profile))
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a detector did, uninterpreted: windows that it found, of how many, and rows that it raised
+    outside of any."""
+
+    windows: int
+    found: int
+    false_positives: int
+
+
+def tally(corpus: Sequence[Scored], threshold: float) -> Tally:
+    """Count the detections after probation: rows whose score is at least `threshold`."""
+    windows = found = false_positives = 0
+    for series in corpus:
+        spoken = [row for row in _rows_worth(series, 0) if row.score >= threshold]
+        windows += len(series.windows)
+        found += len({row.window for row in spoken} - {None})
+        false_positives += sum(row.window is None for row in spoken)
+    return Tally(windows, found, false_positives)
