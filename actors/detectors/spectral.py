@@ -1,8 +1,9 @@
 """Vibration that changes its tune: band amplitudes by the Goertzel algorithm, block by block.
 
-G. Goertzel, "An algorithm for the evaluation of finite trigonometric series", American
-Mathematical Monthly 65,
-1958. It takes readings at a constant rate; gaps and jitter show up as noise.
+G. Goertzel, "An algorithm for the evaluation of finite trigonometric series", American Mathematical
+Monthly 65, 1958. Cube roots of the bands' powers are compared, since those of noise are nearly normal (E. B.
+Wilson and M. M. Hilferty, "The distribution of chi-square", PNAS 17, 1931). It takes readings at a constant
+rate; gaps and jitter show up as noise.
 """
 
 import math
@@ -11,12 +12,9 @@ from typing import Final
 from sensorium.actors.detectors.score import Score, State, check_length
 from sensorium.actors.detectors.zscore import ZScoreDetector
 
-_SMALLEST_AMPLITUDE: Final = 1e-12
-
 
 class SpectralDetector:
-    """The log-amplitudes of `cycles` (whole cycles a block) judged by their own history, every
-    `block` readings.
+    """The strengths of `cycles` (whole cycles a block) judged by their own history, every `block` readings.
 
     Between the ends of blocks the score is 0. The score of a block is that of its oddest band; `expected` is
     that band's usual amplitude. The block's mean has no part in it. Nothing is kept of a reading
@@ -65,9 +63,9 @@ class SpectralDetector:
             near, far = waves[2 * number], waves[2 * number + 1]
             power = max(near * near + far * far - step * near * far, 0.0)
             amplitude = 2.0 * math.sqrt(power) / self._block
-            judged = band.update(time_ms, math.log(amplitude + _SMALLEST_AMPLITUDE))
+            judged = band.update(time_ms, amplitude ** (2.0 / 3.0))
             if judged.value >= oddest.value:
-                oddest = Score(judged.value, math.exp(judged.expected), self.NAME)
+                oddest = Score(judged.value, judged.expected**1.5, self.NAME)
         self._filled = 0
         self._waves = [0.0] * len(waves)
         return oddest
