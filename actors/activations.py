@@ -94,8 +94,8 @@ class Activations:
 
     def mark(self, device_ids: Iterable[str]) -> dict[int, int]:
         """The heads of these devices' shards, to be given to `discard` if their turns go wrong."""
-        numbers = {self.devices[device_id].shard.number for device_id in device_ids}
-        return {number: self._shards[number].head for number in numbers}
+        shards = {self.devices[device_id].shard for device_id in device_ids}
+        return {shard.number: shard.head for shard in shards}
 
     def discard(self, device_ids: Iterable[str], heads: Mapping[int, int]) -> None:
         """Forget devices whose turns may not have been committed; `heads` are their shards' as marked before.

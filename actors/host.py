@@ -187,7 +187,9 @@ class DeviceHost:
             raise InvalidMessage("not a batch: a reading refers to metrics that it does not carry")
         work = Work(batch.messages, names)
         owns = self._activations.owns
-        if all(map(owns, {m.device_id for m in batch.messages})):
+        # What is active here is owned here, so only the rest has to be worked out.
+        new = {m.device_id for m in batch.messages}.difference(self._activations.devices)
+        if all(map(owns, new)):
             return _encode(BatchReply(batch.sequence, await self._enqueue(work)))
         mine = [i for i, m in enumerate(batch.messages) if owns(m.device_id)]
         moved = sorted(set(range(len(batch.messages))) - set(mine))

@@ -96,6 +96,7 @@ class Window:
         last = base + LAST
         last_ms = base + LAST_MS
         shift = base + SHIFT
+        at = float(time_ms)  # exact, and compared with the cells faster than an integer is
         for position, value in enumerate(values):
             if type(value) is float:
                 cells = metrics[position]
@@ -111,15 +112,15 @@ class Window:
                         cells[least] = value
                     elif value > cells[most]:
                         cells[most] = value
-                    if time_ms >= cells[last_ms]:
+                    if at >= cells[last_ms]:
                         cells[last] = value
-                        cells[last_ms] = time_ms
-                    elif time_ms < cells[base + FIRST_MS]:
+                        cells[last_ms] = at
+                    elif at < cells[base + FIRST_MS]:
                         cells[base + FIRST] = value
-                        cells[base + FIRST_MS] = time_ms
+                        cells[base + FIRST_MS] = at
                 else:
                     cells[base : base + CELLS] = array(
-                        "d", (1.0, 0.0, 0.0, value, value, value, value, time_ms, time_ms, value)
+                        "d", (1.0, 0.0, 0.0, value, value, value, value, at, at, value)
                     )
                 if closed:
                     cells[CLOSED_BEFORE] = _NEVER

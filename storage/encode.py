@@ -70,14 +70,15 @@ def encode_readings(rows: Sequence[ReadingRow]) -> bytes:
             slots = template.slots
             try:
                 slots[1::2] = values  # type: ignore[assignment]  # an absent or wrong one fails in pack
+                time_us = (time_ms - EPOCH_2000_MS) * 1000
+                # fmt: off
                 append(
                     template.pack(
-                        *(_READING_START, shard, 8, offset, 8, device, 8, (time_ms - EPOCH_2000_MS) * 1000),
-                        *(8, key, 2, flags, 8, metrics.id, template.array_bytes, template.array_start),
-                        *slots,
-                        -1,
+                        _READING_START, shard, 8, offset, 8, device, 8, time_us, 8, key, 2, flags,
+                        8, metrics.id, template.array_bytes, template.array_start, *slots, -1,
                     )
                 )
+                # fmt: on
                 continue
             except (struct_error, ValueError):
                 pass
