@@ -46,6 +46,7 @@ from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Operator, RuleSpec, Severity, Threshold, ZScore
 from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator
 from sensorium.cluster.services import MqttService
+from sensorium.ingest.broker import free_port
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.storage import EmbeddedPostgres, PgHostPorts, PgMembershipFactory, PgRules, migrate, open_pool
@@ -59,12 +60,6 @@ RULES = (
     RuleSpec(name="hot", condition=Threshold("temperature", Operator.GT, 90.0), severity=Severity.MAJOR),
     RuleSpec(name="odd humidity", condition=ZScore("humidity", 8.0)),
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +35,7 @@ from sensorium.cluster.services import (
     retention_settings,
     rollup_service,
 )
-from sensorium.ingest.broker import EmbeddedBroker
+from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
 from sensorium.ingest.coap_security import check_contexts
 from sensorium.ingest.mqtt import MqttSettings
@@ -127,7 +126,7 @@ class Platform:
         if address is not None:
             join_ray(address)
         else:
-            ports = ProxyPorts(_free_port(), _free_port())
+            ports = ProxyPorts(free_port(), free_port())
             os.environ.update({**RAY_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
             ray.init(
                 address="local",
@@ -317,13 +316,6 @@ def _nodes_alive() -> int:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

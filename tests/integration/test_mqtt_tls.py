@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from sensorium.ingest.broker import free_port
 from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
 from sensorium.ingest.mqtt_client import MqttClient, MqttOptions
 from sensorium.ingest.mqtt_connection import Connection
@@ -94,7 +95,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     assert PASSWD is not None
     assert MOSQUITTO is not None
     subprocess.run([PASSWD, "-b", "-c", str(passwords), "ingest", "p@ss/word"], check=True)
-    ports = [_free_port(), _free_port()]
+    ports = [free_port(), free_port()]
     tls = f"cafile {ca}\ncertfile {cert}\nkeyfile {key}\n"
     (directory / "mosquitto.conf").write_text(
         f"user root\nper_listener_settings true\n"
@@ -111,12 +112,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_port(port: int) -> None:
