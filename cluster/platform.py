@@ -126,7 +126,7 @@ class Platform:
         if address is not None:
             join_ray(address)
         else:
-            ports = ProxyPorts(free_port(), free_port())
+            ports = ProxyPorts(free_port(), free_port(), free_port())
             os.environ.update({**RAY_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
             ray.init(
                 address="local",

@@ -18,10 +18,12 @@ DRAINING_S: Final = 1.0
 
 
 class ProxyPorts(NamedTuple):
-    """Ports of the proxy besides its HTTP port. They are bound on 127.0.0.1."""
+    """Ports of the proxy besides its HTTP port. `fallback` is that of Ray Serve's own proxy, to which HAProxy
+    turns while it knows no replica: two platforms that shared it would answer for each other."""
 
     metrics: int
     stats: int
+    fallback: int
 
 
 def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
@@ -48,6 +50,9 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
+        # A port that somebody else has is an error, and never half of the requests.
+        "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
         # One thread carries some tens of thousands of requests a second, far more than the replicas.
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # A log line for each request, parsed in Python, cost a quarter of the throughput.

@@ -30,7 +30,7 @@ def node_environment(name: str) -> dict[str, str]:
     """The variables of a node of the cluster of this name. Ray's own programs are found first on the PATH."""
     here = str(Path(sys.executable).parent)
     return {
-        **serve_environment(short_run_dir(name), ProxyPorts(free_port(), free_port())),
+        **serve_environment(short_run_dir(name), ProxyPorts(free_port(), free_port(), free_port())),
         **RAY_ENVIRONMENT,
         "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }

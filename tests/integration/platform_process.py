@@ -173,6 +173,18 @@ class PlatformProcess:
                     found.append(process)
         return found
 
+    def listening(self) -> set[int]:
+        """The TCP ports on which its processes listen."""
+        ports = set()
+        for process in self.processes():
+            with suppress(psutil.Error):
+                ports |= {
+                    connection.laddr.port
+                    for connection in process.net_connections("tcp")
+                    if connection.status == psutil.CONN_LISTEN
+                }
+        return ports
+
     def left(self, within_s: float, besides: Collection[str] = ()) -> list[str]:
         """What still lives when it has ended for so long, by name and command; [] as soon as nothing does.
 

@@ -70,6 +70,8 @@ def test_two_platforms_and_a_restart(platform: PlatformProcess, own_dir: Path) -
         assert (status["http_url"], status["hosts"]) == (url, psutil.cpu_count())
         assert status["ray_address"] != platform.state.ray_address
         assert "check database" in run_sensorium("status", "--data-dir", first.data_dir).stdout
+        assert first.http_port in first.listening()
+        assert first.listening() & platform.listening() == set(), "ports that answer for both"
 
         again = run_sensorium("up", "--data-dir", first.data_dir, "--http-port", str(free_port()))
         assert again.returncode == 1

@@ -23,6 +23,7 @@ listen stats
   bind *:8404
   stats enable
 """
+PORTS = ProxyPorts(21_001, 21_002, 21_003)
 
 
 def test_only_the_figures_move_to_loopback() -> None:
@@ -41,26 +42,26 @@ def tmp() -> Iterator[Path]:
 
 def test_two_platforms_share_nothing(tmp: Path) -> None:
     assert short_run_dir("a") != short_run_dir("b")
-    first = serve_environment(tmp / "a", ProxyPorts(21_001, 21_002))
-    second = serve_environment(tmp / "b", ProxyPorts(21_003, 21_004))
+    first = serve_environment(tmp / "a", PORTS)
+    second = serve_environment(tmp / "b", ProxyPorts(21_004, 21_005, 21_006))
     for name in first:
-        own = any(word in name for word in ("PATH", "LOC", "STATE", "METRICS_PORT", "STATS_PORT"))
+        own = any(word in name for word in ("PATH", "LOC", "STATE", "METRICS_PORT", "STATS_PORT", "FALLBACK"))
         assert (first[name] != second[name]) == own, name
 
 
 def test_a_path_too_long_for_sockets_is_refused() -> None:
     with pytest.raises(ValueError, match="too long a path"):
-        serve_environment(Path("/" + "x" * 60), ProxyPorts(21_001, 21_002))
+        serve_environment(Path("/" + "x" * 60), PORTS)
 
 
 def test_a_directory_that_others_may_write_to_is_refused(tmp: Path) -> None:
     tmp.chmod(0o777)
     with pytest.raises(ValueError, match="others may write"):
-        serve_environment(tmp, ProxyPorts(21_001, 21_002))
+        serve_environment(tmp, PORTS)
 
 
 def test_the_launcher_runs_haproxy(tmp: Path) -> None:
-    launcher = serve_environment(tmp, ProxyPorts(21_001, 21_002))["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    launcher = serve_environment(tmp, PORTS)["RAY_SERVE_HAPROXY_BINARY_PATH"]
     version = subprocess.run([launcher, "-v"], capture_output=True, text=True, check=True, timeout=20)
     assert "HAProxy version" in version.stdout
 
