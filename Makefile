@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` to see it run, `make test` to see it hold.
-# A fresh machine needs Python 3.11 or newer and make; all else comes from requirements.lock.
+# A fresh machine needs Python 3.11 or newer, make and a C compiler; all else comes from requirements.lock.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -34,7 +34,7 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml setup.py $(wildcard */*.c */*.h)
 	@test -n "$(PYTHON)" || { \
 		echo "Sensorium needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || echo none)." \
 			"Install one, or name it: make install PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -79,6 +79,6 @@ lock:
 		pyproject.toml -o requirements.lock --custom-compile-command "make lock" $(UV_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) build dist */_*.so *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache .sensorium/demo .sensorium/up
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

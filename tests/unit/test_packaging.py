@@ -1,7 +1,9 @@
 """What is shipped: one top-level name, all rooms behind their links, and the public names."""
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -58,6 +60,17 @@ def test_the_wheel_holds_every_module_and_what_goes_with_it(wheel: zipfile.ZipFi
     assert migrations <= names
     assert "sensorium/py.typed" in names
     assert not [name for name in names if "test_" in name or name.endswith(".pyc")]
+
+
+def test_the_wheel_holds_the_compiled_modules(wheel: zipfile.ZipFile) -> None:
+    if shutil.which("cc") is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
+        pytest.skip("no compiler")
+    names = set(wheel.namelist())
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    sources = list(ROOT.glob("*/_*.c"))
+    assert sources
+    for source in sources:
+        assert f"sensorium/{source.parent.name}/{source.stem}{suffix}" in names
 
 
 def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:

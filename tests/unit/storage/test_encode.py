@@ -14,7 +14,8 @@ from sensorium.actors.messages import Value
 from sensorium.actors.metrics import BOOL, NUMBER, TEXT, MetricSet, metric_set
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.records import Commit, ReadingRow
-from sensorium.storage.encode import decode_values, encode_events, encode_readings
+from sensorium.storage import _rows_py
+from sensorium.storage.encode import _reading, decode_values, encode_events, encode_readings
 from sensorium.storage.log import PgLog
 
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -126,3 +127,45 @@ def test_the_fast_path_and_the_general_one_agree() -> None:
     general.only_numbers = False
     row = reading("d", 7, NOON_MS, 5, a=1.5, b=-2.0)._replace(metric_set=general)
     assert encode_readings([row]) == fast
+
+
+# What may stand in a row: mostly what a device gives, now and then what it must not.
+loose = st.floats() | st.none() | st.booleans() | st.integers() | texts
+integers = int64 | st.integers()
+
+
+@st.composite
+def loose_rows(draw: st.DrawFn) -> list[ReadingRow]:
+    row_lists = draw(rows())
+    broken = draw(st.sampled_from([*ReadingRow._fields, None, None, None]))
+    if broken is not None and broken != "metric_set":
+        value = draw(st.lists(loose, max_size=4) if broken == "values" else integers)
+        row_lists[-1] = row_lists[-1]._replace(**{broken: value})
+    return row_lists
+
+
+@given(loose_rows())
+@settings(max_examples=300, deadline=None)
+def test_the_c_module_packs_what_its_twin_packs(given_rows: list[ReadingRow]) -> None:
+    native = pytest.importorskip("sensorium.storage._rows", exc_type=ImportError)
+
+    def outcome(pack: Any) -> object:
+        try:
+            return pack(given_rows, _reading)
+        except InvalidMessage as error:
+            return str(error)
+
+    assert outcome(native.pack_readings) == outcome(_rows_py.pack_readings)
+
+
+def test_the_c_module_passes_on_what_goes_wrong() -> None:
+    native = pytest.importorskip("sensorium.storage._rows", exc_type=ImportError)
+    row = reading("d", 1, mode="x")
+    with pytest.raises(ZeroDivisionError):
+        native.pack_readings([row], lambda row: 1 // 0)
+    with pytest.raises(TypeError):
+        native.pack_readings([row], lambda row: "no bytes")
+    with pytest.raises(TypeError):
+        native.pack_readings(None, _reading)
+    with pytest.raises(AttributeError):
+        native.pack_readings([row._replace(metric_set=None)], _reading)

@@ -1,0 +1,1 @@
+from sensorium.storage._rows_py import pack_readings as pack_readings
