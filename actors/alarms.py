@@ -7,10 +7,10 @@ import msgspec
 from sensorium.actors.conditions import describe
 from sensorium.actors.messages import Value
 from sensorium.actors.records import Alarm, Registration
-from sensorium.actors.rules import Rule
+from sensorium.actors.rules import Rule, Severity
 
 
-def raised(rule: Rule, device: Registration, value: Value, time_ms: int) -> Alarm:
+def raised(rule: Rule, device: Registration, value: Value, time_ms: int, severity: Severity) -> Alarm:
     """The alarm that `value` raised. Its id is the same for the same device, rule and start."""
     identity = f"{device.device_id}\0{rule.rule_id}\0{time_ms}".encode()
     return Alarm(
@@ -20,13 +20,18 @@ def raised(rule: Rule, device: Registration, value: Value, time_ms: int) -> Alar
         rule_id=rule.rule_id,
         rule_name=rule.spec.name,
         rule_version=rule.version,
-        severity=rule.spec.severity.value,
+        severity=severity.value,
         state="ACTIVE",
         metric=rule.spec.condition.metric,
         value=value,
         detail=describe(rule.spec),
         start_ms=time_ms,
     )
+
+
+def changed(alarm: Alarm, severity: Severity, value: Value) -> Alarm:
+    """The alarm with another severity, and the value that gave it."""
+    return msgspec.structs.replace(alarm, severity=severity.value, value=value)
 
 
 def cleared(alarm: Alarm, value: Value | None, time_ms: int, reason: str) -> Alarm:

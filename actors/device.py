@@ -4,12 +4,13 @@ A turn is `handle(message, …, effects) -> outcome`. It either changes the stat
 returns, or refuses and changes nothing. The host makes the effects durable and only then tells anyone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from sensorium.actors.conditions import same_length
 from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -38,7 +39,7 @@ from sensorium.actors.messages import (
 )
 from sensorium.actors.metrics import EMPTY, NUMBER, MetricSet, arrange
 from sensorium.actors.placement import device_key
-from sensorium.actors.profile import Profiles
+from sensorium.actors.profile import Profiles, WindowSpec
 from sensorium.actors.records import (
     Alarm,
     Commit,
@@ -85,6 +86,7 @@ class Device:
 
     __slots__ = (
         "_arranged",
+        "_profile_windows",
         "dirty_since_s",
         "id",
         "key",
@@ -123,6 +125,7 @@ class Device:
         self.last_turn_s = 0.0
         self._arranged: tuple[str, ...] | None = None
         """The names of the last reading when they are exactly the metric set's."""
+        self._profile_windows: tuple[WindowSpec, ...] = ()
         self.lateness_ms = 0
         self.max_metrics = 0
 
@@ -130,6 +133,11 @@ class Device:
     def alarms(self) -> dict[str, Alarm]:
         """The active alarms, by rule id."""
         return self.watch.alarms
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """As registered; empty before."""
+        return self.registration.metadata if self.registration is not None else {}
 
     # --- turns ------------------------------------------------------------------------------------------
 
@@ -437,14 +445,29 @@ class Device:
         """Fit windows and bounds to the profile of the registered type, keeping the windows that stay."""
         assert self.registration is not None
         profile = around.profiles.of(self.registration.device_type)
-        kept = {window.spec: window for window in self.windows}
-        self.windows = tuple(kept.get(spec) or Window(spec) for spec in profile.windows)
-        if self.newest_ms != NEVER_MS:
-            for window in self.windows:
-                window.advance(self.newest_ms)
+        self._profile_windows = profile.windows
+        self.fit_windows(around.rules)
         self.lateness_ms = round(profile.lateness_s * 1000)
         self.max_metrics = profile.max_metrics
         self.watch.book = None
+
+    def fit_windows(self, book: RuleBook) -> None:
+        """Have the windows of the profile and those that rules need besides; a new one begins empty.
+
+        Their order is the same for all devices that share rules and profile, as compiled conditions expect.
+        """
+        assert self.registration is not None
+        wanted = list(self._profile_windows)
+        for spec in book.windows(self.id, self.registration.device_type):
+            if not any(same_length(spec.length_s, other.length_s) for other in wanted):
+                wanted.append(spec)
+        if [window.spec for window in self.windows] == wanted:
+            return
+        kept = {window.spec: window for window in self.windows}
+        self.windows = tuple(kept.get(spec) or Window(spec) for spec in wanted)
+        if self.newest_ms != NEVER_MS:
+            for window in self.windows:
+                window.advance(self.newest_ms)
 
     def _refresh(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
         if self.registration is not None and self.registration.status == ACTIVE:

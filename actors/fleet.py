@@ -33,6 +33,7 @@ from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, join_ray
 from sensorium.actors.turns import Names
 from sensorium.actors.view import DeviceView
+from sensorium.actors.written_rules import rule_spec
 
 T = TypeVar("T")
 
@@ -289,7 +290,7 @@ def _get(refs: Any) -> Any:
 
 
 def _spec(spec: RuleSpec | Mapping[str, Any]) -> RuleSpec:
-    return msgspec.convert(spec, RuleSpec) if isinstance(spec, Mapping) else spec
+    return rule_spec(spec) if isinstance(spec, Mapping) else spec
 
 
 def _id_of(view: DeviceView) -> str:

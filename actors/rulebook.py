@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sensorium.actors.conditions import Test, compile_condition
+from sensorium.actors.conditions import Test, compile_condition, needed_windows
 from sensorium.actors.metrics import MetricSet
-from sensorium.actors.rules import NoData, Rule
+from sensorium.actors.profile import WindowSpec
+from sensorium.actors.rules import NoData, Rule, Severity
 from sensorium.actors.windows import Window
 
 COMPILED_SETS: Final = 4096
@@ -15,18 +16,28 @@ COMPILED_SETS: Final = 4096
 class Check:
     """A rule bound to a position of a metric set: what a device calls.
 
-    `clears` is the test of the rule's own clear condition, if it has one.
+    `clears` is the test of the rule's own clear condition, if it has one; `levels` are those of its other
+    severities, worst first.
     """
 
-    __slots__ = ("clears", "for_ms", "position", "rule", "rule_id", "test")
+    __slots__ = ("clears", "for_ms", "levels", "position", "rule", "rule_id", "test", "times")
 
-    def __init__(self, rule: Rule, position: int, test: Test, clears: Test | None) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        position: int,
+        test: Test,
+        clears: Test | None,
+        levels: tuple[tuple[Severity, Test], ...] = (),
+    ) -> None:
         self.rule = rule
         self.rule_id = rule.rule_id
         self.position = position
         self.test = test
         self.clears = clears
+        self.levels = levels
         self.for_ms = round(rule.spec.for_s * 1000)
+        self.times = rule.spec.times
 
 
 class RuleBook:
@@ -41,6 +52,7 @@ class RuleBook:
             if rule.spec.enabled and device_id is not None:
                 self._own.setdefault(device_id, []).append(rule)
         self._compiled: dict[tuple[str, MetricSet], tuple[Check, ...]] = {}
+        self._needed = {rule.rule_id: specs for rule in rules if (specs := _needed(rule))}
         self._has_silences = any(isinstance(rule.spec.condition, NoData) for rule in rules)
 
     def covering(self, device_id: str, device_type: str) -> list[Rule]:
@@ -53,6 +65,15 @@ class RuleBook:
         if not self._has_silences:
             return ()
         return tuple(r for r in self.covering(device_id, device_type) if isinstance(r.spec.condition, NoData))
+
+    def windows(self, device_id: str, device_type: str) -> list[WindowSpec]:
+        """The windows, besides its profile's, that the rules which watch the device look at."""
+        if not self._needed:
+            return []
+        wanted: dict[WindowSpec, None] = {}
+        for rule in self.covering(device_id, device_type):
+            wanted.update(dict.fromkeys(self._needed.get(rule.rule_id, ())))
+        return list(wanted)
 
     def checks(
         self, device_id: str, device_type: str, metrics: MetricSet, windows: Sequence[Window]
@@ -72,6 +93,14 @@ class RuleBook:
         return known
 
 
+def _needed(rule: Rule) -> list[WindowSpec]:
+    spec = rule.spec
+    conditions = [spec.condition, *(level.condition for level in spec.levels)]
+    if spec.clear is not None:
+        conditions.append(spec.clear)
+    return [window for condition in conditions for window in needed_windows(condition)]
+
+
 def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window]) -> tuple[Check, ...]:
     checks = []
     for rule in rules:
@@ -82,5 +111,12 @@ def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window
         test = compile_condition(spec.condition, metrics, windows)
         clears = None if spec.clear is None else compile_condition(spec.clear, metrics, windows)
         if test is not None and (spec.clear is None or clears is not None):
-            checks.append(Check(rule, position, test, clears))
+            checks.append(Check(rule, position, test, clears, _levels(rule, metrics, windows)))
     return tuple(checks)
+
+
+def _levels(rule: Rule, metrics: MetricSet, windows: Sequence[Window]) -> tuple[tuple[Severity, Test], ...]:
+    order = list(Severity)
+    levels = sorted(rule.spec.levels, key=lambda level: order.index(level.severity))
+    compiled = [(level.severity, compile_condition(level.condition, metrics, windows)) for level in levels]
+    return tuple((severity, test) for severity, test in compiled if test is not None)

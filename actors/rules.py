@@ -1,7 +1,4 @@
-"""Alerting rules: what they say. How a device evaluates them is in `conditions`.
-
-A new condition is a new `Struct` in the `Condition` union with a compiler registered in `conditions`.
-"""
+"""Alerting rules: what they say. How a device tests their conditions is in `conditions`."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -9,19 +6,25 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Metric = Annotated[str, Meta(min_length=1, max_length=128)]
+from sensorium.actors.conditions.kinds import All as All
+from sensorium.actors.conditions.kinds import AnyCondition
+from sensorium.actors.conditions.kinds import Changed as Changed
+from sensorium.actors.conditions.kinds import Circle as Circle
+from sensorium.actors.conditions.kinds import Either as Either
+from sensorium.actors.conditions.kinds import Geofence as Geofence
+from sensorium.actors.conditions.kinds import NoData as NoData
+from sensorium.actors.conditions.kinds import Not as Not
+from sensorium.actors.conditions.kinds import Operator as Operator
+from sensorium.actors.conditions.kinds import Range as Range
+from sensorium.actors.conditions.kinds import RateOfChange as RateOfChange
+from sensorium.actors.conditions.kinds import Reference as Reference
+from sensorium.actors.conditions.kinds import Schedule as Schedule
+from sensorium.actors.conditions.kinds import Threshold as Threshold
+from sensorium.actors.conditions.kinds import WindowAggregate as WindowAggregate
+from sensorium.actors.conditions.kinds import ZScore as ZScore
+
+Condition = AnyCondition
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
-
-
-class Operator(StrEnum):
-    """How a value is compared with a threshold."""
-
-    GT = ">"
-    GE = ">="
-    LT = "<"
-    LE = "<="
-    EQ = "=="
-    NE = "!="
 
 
 class Severity(StrEnum):
@@ -34,97 +37,18 @@ class Severity(StrEnum):
     INFO = "info"
 
 
-class Threshold(msgspec.Struct, frozen=True, tag="threshold", forbid_unknown_fields=True):
-    """Holds while `metric operator value`. Booleans and strings know == and != only."""
+class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many readings within so many seconds of event time, one after the other or not."""
 
-    metric: Metric
-    operator: Operator
-    value: float | bool | str
-
-
-class Range(msgspec.Struct, frozen=True, tag="range", forbid_unknown_fields=True):
-    """Holds while the metric is outside of [`low`, `high`], or inside with `inside`."""
-
-    metric: Metric
-    low: float
-    high: float
-    inside: bool = False
+    count: Annotated[int, Meta(ge=2, le=20)]
+    within_s: Annotated[float, Meta(ge=1, le=2_678_400)]
 
 
-class RateOfChange(msgspec.Struct, frozen=True, tag="rate_of_change", forbid_unknown_fields=True):
-    """Holds while the change since the reading before, in units a second, compares so with `value`.
+class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The severity that an alarm of the rule has while this condition holds too."""
 
-    `direction` is "up", "down" (falls count as positive) or "any" (the absolute value).
-    """
-
-    metric: Metric
-    value: float
-    operator: Operator = Operator.GT
-    direction: str = "any"
-
-
-class ZScore(msgspec.Struct, frozen=True, tag="z_score", forbid_unknown_fields=True):
-    """Holds while the value is more than `value` standard deviations off the mean of the window before it.
-
-    The window is the profile's of `window_s` seconds, or its default one. Fewer than `min_count` readings
-    in it: the condition does not hold.
-    """
-
-    metric: Metric
-    value: Annotated[float, Meta(gt=0)] = 3.0
-    window_s: float | None = None
-    min_count: Annotated[int, Meta(ge=2)] = 30
-
-
-class NoData(msgspec.Struct, frozen=True, tag="no_data", forbid_unknown_fields=True):
-    """Holds once nothing was received from the device for `after_s` seconds; ends with the next reading."""
-
-    after_s: Annotated[float, Meta(ge=1, le=31_536_000)]
-
-    @property
-    def metric(self) -> str:
-        """It looks at no metric: \"\"."""
-        return ""
-
-
-class All(msgspec.Struct, frozen=True, tag="all", forbid_unknown_fields=True):
-    """Holds while every one of `conditions` does. A metric that a reading lacks counts with its latest value.
-
-    The rule's alarm goes by the metric of the first condition, and waits until the device has sent it.
-    """
-
-    conditions: "Parts"
-
-    @property
-    def metric(self) -> str:
-        """The first condition's."""
-        return self.conditions[0].metric
-
-
-class Either(msgspec.Struct, frozen=True, tag="any", forbid_unknown_fields=True):
-    """Holds while at least one of `conditions` does; otherwise like `all`."""
-
-    conditions: "Parts"
-
-    @property
-    def metric(self) -> str:
-        """The first condition's."""
-        return self.conditions[0].metric
-
-
-class Not(msgspec.Struct, frozen=True, tag="not", forbid_unknown_fields=True):
-    """Holds while `condition` does not."""
-
-    condition: "Condition"
-
-    @property
-    def metric(self) -> str:
-        """The condition's."""
-        return self.condition.metric
-
-
-Condition = Threshold | Range | RateOfChange | ZScore | NoData | All | Either | Not
-Parts = Annotated[list[Condition], Meta(min_length=1, max_length=16)]
+    severity: Severity
+    condition: Condition
 
 
 class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,8 +68,12 @@ class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         for_s: how long the condition must hold before the alarm is raised. Told by the readings' times, and
             after so long without a reading to the contrary by the clock.
+        times: or how often it must have held.
         clear: what must hold for the alarm to end, on the same metric; None: that `condition` does not hold.
             With a gap between the two, a value that wavers around the threshold does not flap the alarm.
+        levels: other severities of the alarm, each while a condition of its own holds besides; the worst of
+            them counts. The alarm changes its severity with each reading that tells.
+        expression: what `condition` was written as, if as an expression; for people only.
     """
 
     name: Name
@@ -154,7 +82,10 @@ class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scope: Scope = Scope()
     description: str = ""
     for_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0
+    times: Times | None = None
     clear: Condition | None = None
+    levels: Annotated[tuple[Level, ...], Meta(max_length=4)] = ()
+    expression: str = ""
     enabled: bool = True
 
 

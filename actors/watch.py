@@ -7,13 +7,16 @@ from sensorium.actors import alarms
 from sensorium.actors.messages import Value
 from sensorium.actors.records import Alarm, Commit, Timer, TimerRow
 from sensorium.actors.rulebook import Check, RuleBook
-from sensorium.actors.rules import NoData, Rule
+from sensorium.actors.rules import NoData, Rule, Severity
 
 if TYPE_CHECKING:
     from sensorium.actors.device import Device
 
 HELD: Final = "held/"
 """Timers of rules whose condition must hold for a while: `since_ms` is when it began, in event time."""
+
+TIMES: Final = "times/"
+"""Timers of rules whose condition must hold several times, one a time: `since_ms` is the reading's time."""
 
 SILENT: Final = "silent/"
 """Timers of no-data rules."""
@@ -42,6 +45,7 @@ class Watch:
         r = device.registration
         if r is None:
             return
+        device.fit_windows(book)
         self._checks = book.checks(device.id, r.device_type, device.metrics, device.windows)
         self._silences = book.silences(device.id, r.device_type)
         silences = {rule.rule_id for rule in self._silences}
@@ -53,9 +57,11 @@ class Watch:
                     self.clear(device, rule_id, None, now_ms, "rule_removed", effects)
         if self.timers:
             held = {check.rule_id for check in self._checks if check.for_ms}
+            counted = {check.rule_id for check in self._checks if check.times is not None}
             kept = {HELD + rule_id for rule_id in held} | {SILENT + rule_id for rule_id in silences}
-            for name in [name for name in self.timers if name not in kept]:
-                self._cancel(device, name, effects)
+            for name in list(self.timers):
+                if name not in kept and not (name.startswith(TIMES) and name.split("/")[1] in counted):
+                    self._cancel(device, name, effects)
         for rule in self._silences:
             if rule.rule_id not in self.alarms:
                 heard_ms = max(device.last_seen_ms, r.updated_ms)
@@ -73,10 +79,18 @@ class Watch:
         for check in self._checks:
             holds = check.test(values, time_ms, device)
             if holds:
-                if check.rule_id not in active and (
-                    not check.for_ms or self._has_held(device, check, time_ms, now_ms, effects)
-                ):
-                    self._raise(device, check.rule, _value(check, values, device), time_ms, effects)
+                if check.rule_id not in active:
+                    if (not check.for_ms or self._has_held(device, check, time_ms, now_ms, effects)) and (
+                        check.times is None or self._often_enough(device, check, time_ms, now_ms, effects)
+                    ):
+                        severity = _severity(check, values, time_ms, device)
+                        value = _value(check, values, device)
+                        self._raise(device, check.rule, value, time_ms, effects, severity)
+                elif check.levels:
+                    severity = _severity(check, values, time_ms, device)
+                    if severity != active[check.rule_id].severity:
+                        value = _value(check, values, device)
+                        self._change(device, check.rule_id, severity, value, time_ms, effects)
             elif holds is not None:
                 if check.for_ms and HELD + check.rule_id in self.timers:
                     self._cancel(device, HELD + check.rule_id, effects)
@@ -113,10 +127,13 @@ class Watch:
         if kind + "/" == SILENT:
             self._silence(device, rule_id, now_ms, effects)
             return
+        if kind + "/" == TIMES:
+            return  # one time less; cancelling it was all
         check = next((check for check in self._checks if check.rule_id == rule_id), None)
         value = None if check is None else device.latest[check.position]
         if check is not None and value is not None:
-            self._raise(device, check.rule, value, timer.since_ms + check.for_ms, effects)
+            severity = _severity(check, device.latest, device.newest_ms, device)
+            self._raise(device, check.rule, value, timer.since_ms + check.for_ms, effects, severity)
 
     def clear(
         self,
@@ -150,7 +167,8 @@ class Watch:
             # It was heard of since the timer was set; setting it at each reading would be a write each.
             self._set(device, SILENT + rule_id, due_ms, heard_ms, effects)
         else:
-            self._raise(device, rule, (now_ms - heard_ms) / 1000.0, due_ms, effects)
+            silent_s = (now_ms - heard_ms) / 1000.0
+            self._raise(device, rule, silent_s, due_ms, effects, rule.spec.severity)
 
     def _has_held(self, device: "Device", check: Check, time_ms: int, now_ms: int, effects: Commit) -> bool:
         name = HELD + check.rule_id
@@ -163,9 +181,45 @@ class Watch:
         self._cancel(device, name, effects)
         return True
 
-    def _raise(self, device: "Device", rule: Rule, value: Value, time_ms: int, effects: Commit) -> None:
+    def _often_enough(
+        self, device: "Device", check: Check, time_ms: int, now_ms: int, effects: Commit
+    ) -> bool:
+        assert check.times is not None
+        prefix = f"{TIMES}{check.rule_id}/"
+        within_ms = round(check.times.within_s * 1000)
+        names = [name for name in self.timers if name.startswith(prefix)]
+        recent = [name for name in names if time_ms - self.timers[name].since_ms <= within_ms]
+        if len(recent) + 1 >= check.times.count:
+            for name in names:
+                self._cancel(device, name, effects)
+            return True
+        self._set(device, f"{prefix}{device.shard.head}", now_ms + within_ms, time_ms, effects)
+        return False
+
+    def _change(
+        self,
+        device: "Device",
+        rule_id: str,
+        severity: Severity,
+        value: Value,
+        time_ms: int,
+        effects: Commit,
+    ) -> None:
+        alarm = self.alarms[rule_id] = alarms.changed(self.alarms[rule_id], severity, value)
+        effects.alarms.append(alarm)
+        device.event("alarm_changed", time_ms, alarm, effects)
+
+    def _raise(
+        self,
+        device: "Device",
+        rule: Rule,
+        value: Value,
+        time_ms: int,
+        effects: Commit,
+        severity: Severity,
+    ) -> None:
         assert device.registration is not None
-        alarm = alarms.raised(rule, device.registration, value, time_ms)
+        alarm = alarms.raised(rule, device.registration, value, time_ms, severity)
         self.alarms[rule.rule_id] = alarm
         effects.alarms.append(alarm)
         device.event("alarm_raised", time_ms, alarm, effects)
@@ -185,6 +239,14 @@ def _after_ms(rule: Rule) -> int:
     condition = rule.spec.condition
     assert isinstance(condition, NoData)
     return round(condition.after_s * 1000)
+
+
+def _severity(check: Check, values: Sequence[Any], time_ms: int, device: "Device") -> Severity:
+    """The worst level whose condition holds, or the rule's own severity."""
+    for severity, test in check.levels:
+        if test(values, time_ms, device):
+            return severity
+    return check.rule.spec.severity
 
 
 def _value(check: Check, values: Sequence[Any], device: "Device") -> Value:

@@ -53,7 +53,7 @@ def _decode(payload: bytes, value_type: Any) -> Any:
         return msgspec.json.decode(payload, type=value_type)
     except msgspec.ValidationError as error:
         detail, _, path = str(error).partition(" - at `$")
-        raise invalid_body(detail, _pointer_of(path.rstrip("`"))) from None
+        raise invalid_body(detail, pointer_of_path(path.rstrip("`"))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Problem(
@@ -61,6 +61,6 @@ def _decode(payload: bytes, value_type: Any) -> Any:
         ) from None
 
 
-def _pointer_of(path: str) -> str:
+def pointer_of_path(path: str) -> str:
     """`.condition.values[2]` as a JSON pointer."""
     return pointer_to([step for step in path.replace("[", ".").replace("]", "").split(".") if step])

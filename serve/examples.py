@@ -2,6 +2,9 @@
 
 from typing import Any, Final
 
+from sensorium.serve.rule_examples import RULE_SPECS as RULE_SPECS
+from sensorium.serve.rule_examples import WRITTEN_RULES as WRITTEN_RULES
+
 _TIME_MS: Final = 1_704_110_400_000
 
 REGISTER: Final[dict[str, Any]] = {
@@ -90,81 +93,19 @@ TYPE_AGGREGATE: Final[dict[str, Any]] = {
     "source": "mixed",
     "approximate": False,
 }
-RULE_SPECS: Final[dict[str, Any]] = {
-    "threshold": {
-        "name": "Too hot",
-        "condition": {"type": "threshold", "metric": "temperature", "operator": ">", "value": 80},
-        "severity": "critical",
-        "scope": {"device_type": "temperature"},
-    },
-    "range": {
-        "name": "Out of range",
-        "condition": {"type": "range", "metric": "humidity", "low": 20, "high": 70},
-    },
-    "rate of change": {
-        "name": "Draining",
-        "condition": {"type": "rate_of_change", "metric": "level_pct", "value": 0.5, "direction": "down"},
-        "severity": "major",
-    },
-    "z-score": {
-        "name": "Unusual vibration",
-        "condition": {"type": "z_score", "metric": "rms_velocity", "value": 4, "min_count": 60},
-        "severity": "minor",
-        "scope": {"device_id": "pump-7"},
-    },
-    "held for a while, with hysteresis": {
-        "name": "Hot for two minutes",
-        "condition": {"type": "threshold", "metric": "temperature", "operator": ">", "value": 80},
-        "for_s": 120,
-        "clear": {"type": "threshold", "metric": "temperature", "operator": "<", "value": 75},
-        "severity": "major",
-    },
-    "compound": {
-        "name": "Hot behind a closed door",
-        "condition": {
-            "type": "all",
-            "conditions": [
-                {"type": "threshold", "metric": "temperature", "operator": ">", "value": 80},
-                {
-                    "type": "not",
-                    "condition": {
-                        "type": "threshold",
-                        "metric": "door_open",
-                        "operator": "==",
-                        "value": True,
-                    },
-                },
-            ],
-        },
-    },
-    "any of several": {
-        "name": "Electrical trouble",
-        "condition": {
-            "type": "any",
-            "conditions": [
-                {"type": "range", "metric": "voltage", "low": 207, "high": 253},
-                {"type": "threshold", "metric": "current", "operator": ">", "value": 60},
-            ],
-        },
-    },
-    "not": {
-        "name": "Pump not running",
-        "condition": {
-            "type": "not",
-            "condition": {"type": "threshold", "metric": "running", "operator": "==", "value": True},
-        },
-    },
-    "no data": {
-        "name": "Silent",
-        "condition": {"type": "no_data", "after_s": 900},
-        "severity": "major",
-        "scope": {"device_type": "tank-level"},
-    },
-}
 RULE: Final[dict[str, Any]] = {
     "rule_id": "0198a6f2c1d47a3e",
     "version": 1,
-    "spec": {**RULE_SPECS["threshold"], "description": "", "for_s": 0.0, "clear": None, "enabled": True},
+    "spec": {
+        **RULE_SPECS["threshold"],
+        "description": "",
+        "for_s": 0.0,
+        "times": None,
+        "clear": None,
+        "levels": [],
+        "expression": "",
+        "enabled": True,
+    },
     "created_ms": _TIME_MS,
     "updated_ms": _TIME_MS,
 }

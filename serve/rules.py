@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -12,9 +12,10 @@ from sensorium.actors.conditions import validate
 from sensorium.actors.errors import InvalidMessage, Refused, Unavailable
 from sensorium.actors.messages import RefreshRules
 from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.actors.written_rules import WrittenRule, checked
 from sensorium.serve import examples
-from sensorium.serve.body import json_bytes, parse_value
-from sensorium.serve.describe import answer, body
+from sensorium.serve.body import json_bytes, parse_value, pointer_of_path
+from sensorium.serve.describe import answer, body, reference
 from sensorium.serve.pages import RuleList, json_response
 from sensorium.serve.problems import invalid_body, not_found, pointer_to
 from sensorium.serve.query import RulePath
@@ -25,6 +26,8 @@ REFRESHES_AT_ONCE: Final = 64
 REFRESH_ROUNDS_S: Final = (0.2, 1.0, 5.0)
 """How long each round of telling waits for the hosts to have the changed rules."""
 MAX_DESCRIPTION_CHARS: Final = 2000
+
+_EITHER: Final = {"anyOf": [reference(RuleSpec), reference(WrittenRule)]}
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
         response_model=None,
         summary="Create a rule",
         responses=answer(Rule, "Created.", examples.RULE, status=201, problems=(413, 415)),
-        openapi_extra=body(RuleSpec, examples.RULE_SPECS),
+        openapi_extra=body(_EITHER, {**examples.RULE_SPECS, **examples.WRITTEN_RULES}),
     )
     async def create(request: Request) -> Response:
         """It watches from each device's next reading on."""
@@ -72,7 +75,7 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
         response_model=None,
         summary="Replace a rule",
         responses=answer(Rule, "Its next version.", examples.RULE, problems=(404, 413, 415)),
-        openapi_extra=body(RuleSpec, examples.RULE_SPECS),
+        openapi_extra=body(_EITHER, {**examples.RULE_SPECS, **examples.WRITTEN_RULES}),
     )
     async def replace(rule_id: RulePath, request: Request) -> Response:
         """Alarms of devices that it no longer watches are cleared soon after."""
@@ -157,13 +160,25 @@ class Refreshing:
             self._at_once.release()
 
 
+class _Written(msgspec.Struct):
+    """Which of the two ways a rule is written in."""
+
+    condition: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    expression: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 def _spec(payload: bytes) -> RuleSpec:
-    spec = parse_value(payload, RuleSpec)
+    written = parse_value(payload, _Written)
+    by_expression = written.condition is msgspec.UNSET and written.expression is not msgspec.UNSET
     try:
+        if by_expression:
+            spec = parse_value(payload, WrittenRule).spec()
+        else:
+            spec = checked(parse_value(payload, RuleSpec))
         validate(spec)
     except InvalidMessage as error:
         place, _, detail = str(error).partition(": ")
-        raise invalid_body(detail, pointer_to(place.split("."))) from None
+        raise invalid_body(detail, pointer_of_path(place)) from None
     if len(spec.description) > MAX_DESCRIPTION_CHARS:
         raise invalid_body(f"more than {MAX_DESCRIPTION_CHARS} characters", "#/description")
     for place, text in _texts(spec):
@@ -173,13 +188,18 @@ def _spec(payload: bytes) -> RuleSpec:
 
 
 def _texts(spec: RuleSpec) -> Iterator[tuple[str, str]]:
-    yield "#/name", spec.name
-    yield "#/description", spec.description
-    yield "#/scope/device_id", spec.scope.device_id or ""
-    yield "#/scope/device_type", spec.scope.device_type or ""
-    for name, value in msgspec.structs.asdict(spec.condition).items():
-        if isinstance(value, str):
-            yield f"#/condition/{name}", value
+    yield from _texts_in(msgspec.to_builtins(spec), ())
+
+
+def _texts_in(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield pointer_to(path), value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _texts_in(part, (*path, name))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _texts_in(part, (*path, str(number)))
 
 
 def _found(rule: Rule | None, rule_id: str) -> Rule:

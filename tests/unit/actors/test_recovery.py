@@ -28,13 +28,15 @@ PROFILE = Profile(
     max_metrics=4,
     offline_after_s=30.0,
 )
+# The rules' windows are all in the profiles: one that a rule brings begins when the device hears of the rule.
+TANK = Profile(windows=(WindowSpec(), WindowSpec(60.0, 10.0)), max_metrics=3)
 RULES = (
     make_rule(Threshold("a", Operator.GT, 5.0), "above"),
     make_rule(RateOfChange("b", 1.0), "rate"),
     make_rule(ZScore("a", 1.5, 60.0, 3), "score"),
     make_rule(Threshold("on", Operator.EQ, True), "on"),
 )
-AROUND = replace(around_of(*RULES, auto=TYPE), profiles=Profiles(PROFILE, {"tank": Profile(max_metrics=3)}))
+AROUND = replace(around_of(*RULES, auto=TYPE), profiles=Profiles(PROFILE, {"tank": TANK}))
 
 KINDS = {
     "a": st.floats(-10, 10),

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sensorium.actors.rules import Condition, RuleSpec
+from sensorium.actors.rules import Condition, RuleSpec, Schedule
 from sensorium.serve import examples
 from sensorium.serve import rules as rules_module
 from tests.unit.serve.problem import assert_problem
@@ -65,7 +65,31 @@ async def test_every_condition_has_an_example_that_is_taken(platform: World) -> 
         assert created.status_code == 201, created.text
         assert msgspec.convert(created.json()["spec"], RuleSpec) == msgspec.convert(example, RuleSpec)
         shown.add(type(msgspec.convert(example, RuleSpec).condition))
-    assert shown == set(Condition.__args__)
+    # Hours are a part of another condition.
+    assert shown == set(Condition.__args__) - {Schedule}
+
+
+async def test_a_rule_may_be_written_as_an_expression(platform: World) -> None:
+    for example in examples.WRITTEN_RULES.values():
+        created = await platform.http.post(RULES, json=example)
+        assert created.status_code == 201, created.text
+        spec = created.json()["spec"]
+        assert (spec["name"], spec["expression"]) == (example["name"], example["expression"])
+        again = await platform.http.put(created.headers["Location"], json=spec)
+        assert (again.status_code, again.json()["spec"]) == (200, spec), "what was read can be written"
+        changed = {**spec, "for_s": 7}
+        problem = assert_problem(
+            await platform.http.put(created.headers["Location"], json=changed), 422, "invalid"
+        )
+        assert [error["pointer"] for error in problem["errors"]] == ["#/expression"]
+
+
+async def test_a_wrong_expression_points_at_the_column(platform: World) -> None:
+    body = {"name": "x", "expression": "temperature >> 30"}
+    problem = assert_problem(await platform.http.post(RULES, json=body), 422, "invalid")
+    (error,) = problem["errors"]
+    assert error["pointer"] == "#/expression"
+    assert error["detail"].startswith("column 14: ")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +110,15 @@ async def test_every_condition_has_an_example_that_is_taken(platform: World) -> 
             "#/condition/direction",
         ),
         ({"condition": {"type": "z_score", "metric": "t", "value": -1}}, "#/condition/value"),
+        (
+            {"condition": {"type": "threshold", "metric": "t", "operator": "<", "value": {}}},
+            "#/condition/value",
+        ),
+        ({"levels": [{"severity": "critical", "condition": HOT["condition"]}]}, "#/levels/0/severity"),
+        (
+            {"levels": [{"severity": "minor", "condition": {**HOT["condition"], "metric": "a\0"}}]},
+            "#/levels/0/condition/metric",
+        ),
     ],
 )
 async def test_a_bad_rule_says_where(platform: World, change: dict[str, Any], pointer: str) -> None:

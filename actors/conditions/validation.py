@@ -1,0 +1,99 @@
+"""What the types of a rule's conditions cannot say: which can never work."""
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from sensorium.actors.conditions.hours import date_problem, zone_problem
+from sensorium.actors.conditions.kinds import AnyCondition, NoData, Schedule, parts_of
+from sensorium.actors.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from sensorium.actors.rules import RuleSpec
+
+MAX_DEPTH: Final = 4
+"""How deep conditions may stand within each other."""
+
+
+def validate(spec: "RuleSpec") -> None:
+    """Check what the types of a rule cannot say.
+
+    Raises:
+        InvalidMessage: the rule can never work; the text says which field and why.
+    """
+    _check_types(spec)
+    metric = spec.condition.metric
+    _validate("condition", spec.condition)
+    if not metric and not isinstance(spec.condition, NoData):
+        raise InvalidMessage(
+            "condition: hours are a part of another condition, and not its first: an alarm goes by a metric"
+        )
+    if isinstance(spec.condition, NoData):
+        for name in ("for_s", "times", "clear", "levels"):
+            if getattr(spec, name):
+                raise InvalidMessage(
+                    f"{name}: a no_data condition has its own time, after_s, and nothing else"
+                )
+    if spec.times is not None and spec.for_s:
+        raise InvalidMessage("times: a condition holds for a while (for_s) or several times, not both")
+    if spec.clear is not None:
+        _validate("clear", spec.clear)
+        if isinstance(spec.clear, NoData) or spec.clear.metric != metric:
+            raise InvalidMessage(f"clear.metric: must be {metric}, as in condition")
+    seen = {spec.severity}
+    for number, level in enumerate(spec.levels):
+        _validate(f"levels[{number}].condition", level.condition)
+        if isinstance(level.condition, NoData) or not level.condition.metric:
+            raise InvalidMessage(f"levels[{number}].condition: a level goes by a reading's metrics")
+        if level.severity in seen:
+            raise InvalidMessage(
+                f"levels[{number}].severity: {level.severity.value} stands twice in the rule"
+            )
+        seen.add(level.severity)
+
+
+def _check_types(spec: "RuleSpec") -> None:
+    """What was made in Python has not been through a decoder, which checks types and bounds."""
+    try:
+        msgspec.convert(msgspec.to_builtins(spec), type(spec))
+    except msgspec.ValidationError as error:
+        detail, _, path = str(error).partition(" - at `$")
+        place = path.strip("`.").replace("[...]", "")
+        raise InvalidMessage(f"{place or 'rule'}: {detail}") from None
+
+
+def describe(spec: "RuleSpec") -> str:
+    """The condition in words, for an alarm's detail."""
+    words = spec.condition.words()
+    if spec.for_s:
+        return f"{words} for {spec.for_s:g} s"
+    if spec.times is not None:
+        return f"{words}, {spec.times.count} times within {spec.times.within_s:g} s"
+    return words
+
+
+def _validate(field: str, condition: AnyCondition, depth: int = 1) -> None:
+    problem = condition.problem()
+    if problem is not None:
+        raise InvalidMessage(f"{field}.{problem[0]}: {problem[1]}")
+    if isinstance(condition, Schedule):
+        _validate_schedule(field, condition)
+    for name, part in parts_of(condition):
+        place = f"{field}.{name}"
+        if isinstance(part, NoData):
+            raise InvalidMessage(
+                f"{place}: no_data is a rule of its own, it cannot be part of another condition"
+            )
+        if depth >= MAX_DEPTH:
+            raise InvalidMessage(f"{place}: conditions may be nested {MAX_DEPTH} deep at most")
+        _validate(place, part, depth + 1)
+
+
+def _validate_schedule(field: str, schedule: Schedule) -> None:
+    problem = zone_problem(schedule.timezone)
+    if problem is not None:
+        raise InvalidMessage(f"{field}.timezone: {problem}")
+    for number, date in enumerate(schedule.holidays):
+        problem = date_problem(date)
+        if problem is not None:
+            raise InvalidMessage(f"{field}.holidays[{number}]: {problem}")
