@@ -190,7 +190,7 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, RuleList, Rule, WrittenRule, DeadLetterPage,
-    ReadingPage, AggregatePage, TypeAggregate, ProjectionList, ProjectionItem, IngestResult, Health, Readiness,
-    NodeItem, NodeList,
+    ReadingPage, AggregatePage, TypeAggregate, ProjectionList, ProjectionItem, IngestResult, Health,
+    Readiness, NodeItem, NodeList,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""
