@@ -4,7 +4,8 @@ SensoriumError
 ├── Refused              the caller's fault: say it to the caller, change the request
 │   ├── InvalidMessage
 │   ├── DeviceNotFound
-│   └── DeviceConflict
+│   ├── DeviceConflict
+│   └── ForkExists
 └── Unavailable          our fault or the surroundings': the same request may work later
     ├── LogUnavailable   the database did not commit, or nobody knows whether it did
     ├── Fenced           this incarnation lost its shards; another host commits for them
@@ -36,6 +37,12 @@ class DeviceNotFound(Refused):
 
 class DeviceConflict(Refused):
     """The device exists already, or its state forbids the request."""
+
+    code = "conflict"
+
+
+class ForkExists(Refused):
+    """A fork of this name is open."""
 
     code = "conflict"
 

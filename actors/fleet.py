@@ -6,7 +6,7 @@ Every `.remote(…)` returns an ObjectRef; everything else here blocks until it 
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import ray
@@ -34,6 +34,9 @@ from sensorium.actors.runtime import NAMESPACE, find_coordinator, join_ray
 from sensorium.actors.turns import Names
 from sensorium.actors.view import DeviceView
 from sensorium.actors.written_rules import rule_spec
+
+if TYPE_CHECKING:
+    from sensorium.actors.fork import Fork
 
 T = TypeVar("T")
 
@@ -65,6 +68,7 @@ class Fleet:
     """All devices of a running platform."""
 
     def __init__(self, namespace: str = NAMESPACE) -> None:
+        self.namespace = namespace
         self._coordinator = find_coordinator(namespace)
         self._table: Table | None = None
         self._table_at_s = 0.0
@@ -117,6 +121,22 @@ class Fleet:
         host = table.addresses[table.hosts[shard_of(message.device_id)]]
         ref: ray.ObjectRef[Any] = host.call.remote("answer", message, names)
         return ref
+
+    def now_ms(self) -> int:
+        """The clock that readings without a time of their own go by, milliseconds since 1970 UTC."""
+        return time.time_ns() // 1_000_000
+
+    def fork(self, select: "Selection", name: str) -> "Fork":
+        """A sandbox with copies of the chosen devices; see `fork.Fork`. Close it, or use it in a `with`.
+
+        Raises:
+            ForkExists: there is one of the name.
+            InvalidMessage: more than `fork.MAX_DEVICES` are chosen, or the name is no name.
+            LookupError: none is chosen.
+        """
+        from sensorium.actors.fork import open_fork
+
+        return open_fork(self, select.which, name)
 
     def hosts(self) -> list[Any]:
         """The actor handles of the hosts."""
@@ -174,7 +194,7 @@ class DeviceRef:
 
     def _send(self, metrics: Mapping[str, Value], time_ms: int | None = None) -> "ray.ObjectRef[Any]":
         """`send.remote({metric: value}, time_ms=None)`: a reading, as if the device had sent it."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._fleet.now_ms()
         values: list[Value] = [float(v) if type(v) is int else v for v in metrics.values()]
         at_ms = now_ms if time_ms is None else time_ms
         key = zlib.crc32(msgspec.json.encode(dict(metrics))) if time_ms is not None else time.time_ns()
@@ -202,7 +222,7 @@ class Selection:
 
     def __init__(self, fleet: Fleet, which: Filter) -> None:
         self._fleet = fleet
-        self._which = which
+        self.which = which
 
     def map(self, function: Callable[[DeviceView], T]) -> dict[str, T]:
         """Run a function beside each device's state, in its host, and gather what it returns by device id.
@@ -212,7 +232,7 @@ class Selection:
         """
         results: dict[str, T] = {}
         errors: list[Exception] = []
-        for part in self._on_hosts("map", self._which, function):
+        for part in self._on_hosts("map", self.which, function):
             for device_id, value in part.items():
                 if isinstance(value, Exception):
                     value.add_note(f"device {device_id}")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from sensorium.actors.activations import Activations, ActivationSettings
+from sensorium.actors.cloning import CLONE_CHUNK, Clones, clone
 from sensorium.actors.conditions import validate
 from sensorium.actors.device import Surroundings
 from sensorium.actors.errors import (
@@ -43,7 +44,7 @@ from sensorium.actors.messages import (
 )
 from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
-from sensorium.actors.records import Snapshot
+from sensorium.actors.records import Snapshot, StoredDevice
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import NoData, Rule, RuleSpec
 from sensorium.actors.ticker import Ticker
@@ -228,6 +229,22 @@ class DeviceHost:
                     except Exception as error:  # the caller's code: its errors are the caller's to see
                         results[device_id] = error
         return results
+
+    async def clone(self, which: Filter, limit: int) -> Clones:
+        """Copies of the devices of this host that match.
+
+        Raises:
+            InvalidMessage: there are more than `limit`.
+        """
+        ids = await self._ports.registry.select(which, self._shards)
+        if len(ids) > limit:
+            raise InvalidMessage(f"{self.name} alone has {len(ids)} such devices, above the limit of {limit}")
+        devices: list[StoredDevice] = []
+        for start in range(0, len(ids), CLONE_CHUNK):
+            async with self._ahead:
+                active, log = self._activations.devices, self._ports.log
+                devices += await clone(ids[start : start + CLONE_CHUNK], active, log)
+        return Clones(devices, self._around.profiles, list(self._around.rules.rules.values()))
 
     async def rules_of(self, device_id: str) -> list[dict[str, Any]]:
         """The rules that watch a device, each with the alarm it holds there or None."""

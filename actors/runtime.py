@@ -40,7 +40,7 @@ HOSTS_LABEL: Final = "sensorium.io/hosts"
 """On a deployed cluster every node says by it how many hosts it is meant for."""
 
 
-def _remote_class(make: Callable[..., Any]) -> Any:
+def remote_class(make: Callable[..., Any]) -> Any:
     """The actor class of a plain class whose methods are coroutines (and some plain ones)."""
 
     class Hosted:
@@ -101,7 +101,7 @@ class RayLauncher:
         node = self._choose_node(name.partition(".")[0])
         if node is not None:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
-        return RayProcess(_remote_class(make).options(**options).remote(*args))
+        return RayProcess(remote_class(make).options(**options).remote(*args))
 
     def _choose_node(self, name: str) -> str | None:
         """The node with the fewest of the name's kind (`host-3` is a host); None where there is no choice.
@@ -210,7 +210,7 @@ def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHa
     """
     # It owns no device: made anew, it finds in the database what it needs once `start` is called again.
     options = {**_OPTIONS, "max_restarts": -1, "name": COORDINATOR, "namespace": namespace}
-    actor = _remote_class(Coordinator).options(**options)
+    actor = remote_class(Coordinator).options(**options)
     handle: ActorHandle[Any] = actor.remote(spec, RayLauncher(namespace))
     return handle
 

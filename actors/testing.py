@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import count
-from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -27,6 +26,7 @@ from sensorium.actors.records import (
     TimerRow,
 )
 from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.actors.selection import matches
 
 
 class MemoryStore:
@@ -156,11 +156,7 @@ class MemoryStore:
         return sorted(
             device_id
             for device_id, r in self.registrations.items()
-            if (wanted is None or shard_of(device_id) in wanted)
-            and which.device_type in (None, r.device_type)
-            and which.status in (None, r.status)
-            and (which.device_ids is None or device_id in which.device_ids)
-            and _contains(r.metadata, which.metadata)
+            if (wanted is None or shard_of(device_id) in wanted) and matches(which, r)
         )
 
     async def _turn(self) -> None:
@@ -305,19 +301,3 @@ def _storable(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _contains(whole: Any, part: Any) -> bool:
-    """PostgreSQL's jsonb containment: objects by key, arrays as sets, the rest by equality."""
-    if isinstance(part, Mapping):
-        return isinstance(whole, Mapping) and all(
-            key in whole and _contains(whole[key], value) for key, value in part.items()
-        )
-    if isinstance(part, (list, tuple)):
-        return isinstance(whole, (list, tuple)) and all(any(_contains(w, p) for w in whole) for p in part)
-    return bool(msgspec.json.encode(whole) == msgspec.json.encode(part) or _same_number(whole, part))
-
-
-def _same_number(a: Any, b: Any) -> bool:
-    numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
-    return numbers and not isinstance(a, bool) and not isinstance(b, bool) and a == b

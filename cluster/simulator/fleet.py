@@ -101,6 +101,17 @@ def schedule(
             yield cycle * interval_s + device.phase_s, device
 
 
+def rows(
+    devices: Sequence[SimulatedDevice], interval_s: float, start_s: float, duration_s: float
+) -> Iterator[tuple[str, int, dict[str, float]]]:
+    """What the devices would send in that time, for `Fork.replay`: device id, event time in ms, values."""
+    for due_s, device in schedule(devices, interval_s):
+        if due_s >= duration_s:
+            return
+        time_s = start_s + due_s
+        yield device.device_id, int(time_s * 1000), device.sample(time_s)
+
+
 class FleetSimulator:
     """Publishes a fleet's readings. A broker that is slow delays it; nothing is skipped.
 

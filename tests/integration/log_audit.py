@@ -46,6 +46,11 @@ class LogAudit(NamedTuple):
             )
         )
 
+    async def counts(self) -> dict[str, int]:
+        """How many rows each table has that a turn or a caller can write to."""
+        tables = ("readings", "events", "devices", "alarms", "timers", "rules", "dead_letters", "metric_sets")
+        return {table: await self.connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables}
+
     async def faulty_shards(self) -> list[tuple[Any, ...]]:
         """Shards whose offsets have a gap or a double: (shard, entries, distinct offsets, first, last)."""
         return [tuple(row) for row in await self.connection.fetch(_FAULTY_SHARDS)]

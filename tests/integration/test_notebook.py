@@ -1,5 +1,6 @@
-"""The example notebook, executed as a reader would against the running platform."""
+"""The example notebooks, executed as a reader would against the running platform."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from platform_process import PlatformProcess
 
 pytestmark = pytest.mark.ray
 
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "fleet.ipynb"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NOTEBOOK = EXAMPLES / "fleet.ipynb"
+FORK = EXAMPLES / "fork.ipynb"
 
 
-def test_it_is_committed_without_outputs() -> None:
-    cells = nbformat.read(NOTEBOOK, 4).cells
+@pytest.mark.parametrize("path", [NOTEBOOK, FORK], ids=lambda path: path.stem)
+def test_it_is_committed_without_outputs(path: Path) -> None:
+    cells = nbformat.read(path, 4).cells
     assert [
         cell for cell in cells if cell.cell_type == "code" and (cell.outputs or cell.execution_count)
     ] == []
@@ -36,6 +40,23 @@ async def test_it_runs(platform: PlatformProcess, monkeypatch: pytest.MonkeyPatc
         assert len([line for line in text.splitlines() if line.startswith("greenhouse-")]) == 10, run
         assert "image/png" in text, run
     assert {child.pid for child in psutil.Process().children()} <= before
+
+
+async def test_a_storm_in_a_fork(platform: PlatformProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", platform.state.ray_address)
+    monkeypatch.setenv("SENSORIUM_URL", platform.state.http_url)
+    notebook = nbformat.read(FORK, 4)
+    await NotebookClient(notebook, timeout=60, kernel_name="python3").async_execute()
+    text = "\n".join(outputs(cell) for cell in notebook.cells if cell.cell_type == "code")
+    assert "Ingested(accepted=3000, late=0, duplicates=0, refused={})" in text
+    in_fork = re.search(r"(\d+) alarms at (\d+) stations in the fork", text)
+    assert in_fork is not None, text
+    assert int(in_fork[1]) >= int(in_fork[2]) > 20
+    assert "0 alarms in the real fleet" in text
+    assert f"in both {in_fork[1]}, only in the fork 0, only real 0" in text
+    fewer = re.search(r"(\d+) alarms instead of (\d+)", text)
+    assert fewer is not None, text
+    assert 0 < int(fewer[1]) < int(fewer[2])
 
 
 def outputs(cell: Any) -> str:
