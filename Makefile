@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-detection bench-history lock clean
+.PHONY: help install demo up test test-fast check bench bench-detection bench-history chaos lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -29,6 +29,7 @@ help:
 	@echo "make test       all tests; make test-fast: those that need no Ray"
 	@echo "make check      lint, format, types, import contracts: what CI runs"
 	@echo "make bench      how fast it is here; make bench-detection: how well anomalies are found (needs NAB's series)"
+	@echo "make chaos      kills and hangs its parts under load, RUNS=$(RUNS) times each, and counts what was lost"
 	@echo "make install    the virtual environment alone; make lock: pin the dependencies anew; make clean"
 	@echo "Ports: HTTP_PORT=$(HTTP_PORT) MQTT_PORT=$(MQTT_PORT) COAP_PORT=$(COAP_PORT)"
 
@@ -72,6 +73,11 @@ bench-detection: $(STAMP)
 
 bench-history: $(STAMP)
 	$(BIN)/sensorium bench history $(ARGS)
+
+# RUNS times each fault under load, and what became of every message that was acknowledged.
+RUNS ?= 5
+chaos: $(STAMP)
+	$(BIN)/python tests/integration/chaos.py --runs $(RUNS) $(ARGS)
 
 # Needs uv on the PATH. UV_ARGS=--upgrade brings newer versions in.
 lock:

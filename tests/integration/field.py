@@ -42,6 +42,7 @@ class Load:
     Attributes:
         sent: the next sequence number by device.
         acked: the sequence numbers that the broker acknowledged, by device.
+        started_ms: the time of sequence 0; each one is a millisecond later.
     """
 
     def __init__(self, client: MqttClient, device_ids: list[str], messages_per_s: float) -> None:
@@ -49,7 +50,7 @@ class Load:
         self.acked: defaultdict[str, set[int]] = defaultdict(set)
         self._client = client
         self._rate = messages_per_s
-        self._started_ms = time.time_ns() // 1_000_000
+        self.started_ms = time.time_ns() // 1_000_000
         self._pace: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self._window = asyncio.Semaphore(2000)
@@ -95,7 +96,7 @@ class Load:
                     await asyncio.sleep(ahead_s)
 
     async def _publish(self, device_id: str, sequence: int) -> None:
-        body = {"timestamp": self._started_ms + sequence, "sequence": sequence, "half": sequence / 2}
+        body = {"timestamp": self.started_ms + sequence, "sequence": sequence, "half": sequence / 2}
         try:
             while True:
                 try:

@@ -12,15 +12,15 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import ray
 from conftest import Eventually
+from faults import pids, postmaster, suspended
 from field import Load, mqtt_client
 from log_audit import LogAudit, audit
 from platform_process import PlatformProcess
 from real_mosquitto import RealMosquitto
 
 from sensorium.actors.fleet import Fleet
-from sensorium.actors.runtime import COORDINATOR, NAMESPACE
+from sensorium.actors.runtime import COORDINATOR
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient
 
@@ -49,19 +49,6 @@ async def registered(api: httpx.AsyncClient, name: str) -> list[str]:
 
     await asyncio.gather(*(register(device_id) for device_id in ids))
     return ids
-
-
-def pids(name: str) -> dict[str, int]:
-    """The processes of the living actors whose name starts so, by the actors' names."""
-    found = {}
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(name):
-            try:
-                handle = ray.get_actor(actor["name"], NAMESPACE)
-                found[actor["name"]] = ray.get(handle.pid.remote(), timeout=10)
-            except (ray.exceptions.RayError, ValueError):
-                continue  # it is gone already, or not there yet
-    return found
 
 
 async def replaced(fleet: Fleet, name: str, count: int, eventually: Eventually) -> None:
@@ -157,12 +144,6 @@ async def test_the_database_killed(
         await check(load, again, eventually)
 
 
-def postmaster(platform: PlatformProcess) -> psutil.Process:
-    """The database server itself."""
-    (found,) = [p for p in platform.named("postgres") if p.ppid() == platform.pid]
-    return found
-
-
 async def test_the_database_hangs(
     api: httpx.AsyncClient,
     load_client: MqttClient,
@@ -176,10 +157,7 @@ async def test_the_database_hangs(
     async with Load(load_client, sending, MESSAGES_PER_S) as load:
         await load.more(300)
         server = postmaster(platform)
-        stopped = [server, *server.children()]
-        try:
-            for process in stopped:
-                process.suspend()
+        with suspended(server, *server.children()):
             await ready(api, eventually, 503)
             health = await api.get("/healthz")
             assert health.status_code == 200
@@ -188,10 +166,6 @@ async def test_the_database_hangs(
                 assert response.status_code == 503, response.text
                 assert int(response.headers["retry-after"]) >= 1
                 assert response.headers["content-type"] == "application/problem+json"
-        finally:
-            for process in stopped:
-                if process.is_running():
-                    process.resume()
         await ready(api, eventually)
         await load.more(300)
     async with audit(platform.state.database) as again:

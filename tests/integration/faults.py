@@ -1,0 +1,118 @@
+"""What can happen to a running platform, and which of its processes to do it to."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+import psutil
+import ray
+from platform_process import PlatformProcess
+from real_mosquitto import RealMosquitto
+
+from sensorium.actors.runtime import COORDINATOR, NAMESPACE
+
+
+def pids(name: str) -> dict[str, int]:
+    """The processes of the living actors whose name starts so, by the actors' names."""
+    found = {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(name):
+            try:
+                handle = ray.get_actor(actor["name"], NAMESPACE)
+                found[actor["name"]] = ray.get(handle.pid.remote(), timeout=10)
+            except (ray.exceptions.RayError, ValueError):
+                continue  # it is gone already, or not there yet
+    return found
+
+
+def postmaster(platform: PlatformProcess) -> psutil.Process:
+    """The database server itself."""
+    (found,) = [p for p in platform.named("postgres") if p.ppid() == platform.pid]
+    return found
+
+
+@contextlib.contextmanager
+def suspended(*processes: psutil.Process) -> Iterator[None]:
+    """Stopped by SIGSTOP inside, going on afterwards if they still live."""
+    try:
+        for process in processes:
+            process.suspend()
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+class Target(NamedTuple):
+    """What faults are done to. `mosquitto` is None where the platform has its embedded broker."""
+
+    platform: PlatformProcess
+    mosquitto: RealMosquitto | None
+
+
+Fault = Callable[[Target], Awaitable[None]]
+"""Does it to the target, with Ray connected; returns when what it does itself is over."""
+
+HANG_S: Final = 30.0
+DATABASE_HANG_S: Final = 5.0
+
+
+async def kill_host(target: Target) -> None:
+    """SIGKILL to one host."""
+    await _kill("host-")
+
+
+async def hang_host(target: Target) -> None:
+    """SIGSTOP to one host for longer than any lease, then SIGCONT: it must not write any more."""
+    found = await asyncio.to_thread(pids, "host-")
+    with suspended(psutil.Process(min(found.values()))):
+        await asyncio.sleep(HANG_S)
+
+
+async def kill_ingestor(target: Target) -> None:
+    """SIGKILL to the MQTT ingestor."""
+    await _kill("mqtt-")
+
+
+async def kill_coordinator(target: Target) -> None:
+    """SIGKILL to the coordinator."""
+    await _kill(COORDINATOR)
+
+
+async def kill_database(target: Target) -> None:
+    """SIGKILL to the database server."""
+    postmaster(target.platform).kill()
+
+
+async def hang_database(target: Target) -> None:
+    """SIGSTOP to the database server and all of its processes for some seconds."""
+    server = postmaster(target.platform)
+    with suspended(server, *server.children()):
+        await asyncio.sleep(DATABASE_HANG_S)
+
+
+async def restart_broker(target: Target) -> None:
+    """The broker stopped and started."""
+    assert target.mosquitto is not None
+    await asyncio.to_thread(target.mosquitto.stop)
+    await asyncio.to_thread(target.mosquitto.start)
+
+
+async def _kill(name: str) -> None:
+    found = await asyncio.to_thread(pids, name)
+    os.kill(min(found.values()), signal.SIGKILL)
+
+
+FAULTS: Final[Mapping[str, Fault]] = {
+    "host killed": kill_host,
+    "host hangs 30 s": hang_host,
+    "ingestor killed": kill_ingestor,
+    "coordinator killed": kill_coordinator,
+    "database killed": kill_database,
+    "database hangs 5 s": hang_database,
+    "broker restarted": restart_broker,
+}
