@@ -162,6 +162,13 @@ def join_ray(address: str | None, namespace: str = NAMESPACE) -> None:
     ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.WARNING)
 
 
+def cluster_id() -> str:
+    """What tells the Ray cluster that was joined from every other, also from a later one at its address."""
+    worker: Any = ray._private.worker.global_worker
+    identity: str = worker.gcs_client.cluster_id.hex()
+    return identity
+
+
 class _Claim:
     """Holds a name for as long as the process that made it lives."""
 

@@ -5,6 +5,7 @@ ClusterError              1: it could not be done
 ├── AlreadyRunning        another platform keeps its data in this directory
 ├── NotRunning            there is no platform in this directory
 ├── StartFailed           a part of the platform could not be started
+├── PlatformFailed        a running platform cannot go on
 ├── DeployFailed          a deployment could not be run, or did not get ready
 ├── PlatformUnreachable   the HTTP API does not answer, or not as it should
 ├── DeliveryFailed        the broker refused a message or did not acknowledge it in time
@@ -37,6 +38,10 @@ class NotRunning(ClusterError):
 
 class StartFailed(ClusterError):
     """A part of the platform could not be started; the message says which and why."""
+
+
+class PlatformFailed(ClusterError):
+    """A platform that had been serving cannot go on, and has ended; the message says why."""
 
 
 class DeployFailed(ClusterError):

@@ -21,8 +21,16 @@ from ray.exceptions import RayActorError
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
+from sensorium.actors.errors import SensoriumError
 from sensorium.actors.host import HostSettings
-from sensorium.actors.runtime import NAMESPACE, claim_cluster, end_left_behind, join_ray, start_coordinator
+from sensorium.actors.runtime import (
+    NAMESPACE,
+    claim_cluster,
+    cluster_id,
+    end_left_behind,
+    join_ray,
+    start_coordinator,
+)
 from sensorium.cluster import urls
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
@@ -43,7 +51,15 @@ from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttOptions
 from sensorium.serve.deployment import deploy, shutdown
 from sensorium.serve.environment import ProxyPorts, serve_environment, short_run_dir
-from sensorium.storage import EmbeddedPostgres, PgHostPorts, PgMembershipFactory, migrate
+from sensorium.storage import (
+    Claim,
+    DatabaseClaimed,
+    EmbeddedPostgres,
+    PgHostPorts,
+    PgMembershipFactory,
+    migrate,
+)
+from sensorium.storage.claim import Role, await_no_other_runtime
 from sensorium.storage.retention import RetentionKeeper
 
 _log = logging.getLogger(__name__)
@@ -53,6 +69,9 @@ OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
 
 PROXY_GONE_S: Final = 20.0
 """In which the HTTP port of a platform that was killed is free again."""
+
+RUNTIME_GONE_S: Final = 20.0
+"""In which the hosts of a platform that was killed with its Ray end."""
 
 LOOK_EVERY_S: Final = 0.5
 """How often embedded servers and the coordinator are looked after."""
@@ -75,7 +94,9 @@ class Platform:
         self._config = config
         self._stack = AsyncExitStack()
         self._coordinator: Any = None
-        self._claim: Any = None
+        self._cluster_claim: Any = None
+        self._database_claim: Claim | None = None
+        self._failure: asyncio.Future[SensoriumError] = asyncio.get_running_loop().create_future()
         self._run_dir = short_run_dir(f"{os.getpid()}")
         self.http_url = ""
         self.mqtt_url = ""
@@ -89,9 +110,16 @@ class Platform:
         async with AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, self._run_dir, ignore_errors=True)
             stack.callback(ray.shutdown)
+            url = self._config.storage.url
+            # Whoever cannot have the database has not started anything, nor ended what another has left.
+            if not joining and url is not None:
+                await self._claim_database(stack, url)
             with _sigterm_kept():
                 self._join_ray()
             if joining:
+                await self._claim_cluster()
+                if url is not None:
+                    await self._claim_database(stack, url)
                 await self._take_over()
             await self._wait_for_nodes()
             dsn = await self._database(stack)
@@ -103,6 +131,10 @@ class Platform:
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
+
+    async def failed(self) -> SensoriumError:
+        """Why the platform cannot go on, once it cannot: another has taken its database."""
+        return await asyncio.shield(self._failure)
 
     async def statistics(self) -> dict[str, Any]:
         """What hosts and services say of themselves; see `Coordinator.statistics`."""
@@ -138,14 +170,17 @@ class Platform:
             )
         self.ray_address = ray.get_runtime_context().gcs_address
 
-    async def _take_over(self) -> None:
-        """Be the only platform of the cluster that was joined, and end what a killed one has left there."""
+    async def _claim_cluster(self) -> None:
+        """Be the only platform of the cluster that was joined."""
         try:
-            self._claim = await asyncio.to_thread(claim_cluster)
+            self._cluster_claim = await asyncio.to_thread(claim_cluster)
         except ValueError:
             raise AlreadyRunning(
                 f"a platform runs on the Ray cluster {self.ray_address} already; end it first"
             ) from None
+
+    async def _take_over(self) -> None:
+        """End what a killed platform has left on the cluster that was joined."""
         deadline_s = time.monotonic()
         if await asyncio.to_thread(end_left_behind):
             _log.warning("a platform that was killed left its hosts and API on the cluster; ending them")
@@ -179,9 +214,27 @@ class Platform:
             await asyncio.to_thread(server.start)
             url = server.dsn
             self._keep(stack, "the embedded PostgreSQL", lambda: server.running, server.start)
+            await self._claim_database(stack, url)
+        assert self._database_claim is not None
+        await await_no_other_runtime(self._database_claim, cluster_id(), RUNTIME_GONE_S)
         await migrate(url)
         self.database_dsn_redacted = urls.redacted(url)
         return url
+
+    async def _claim_database(self, stack: AsyncExitStack, url: str) -> None:
+        """Be the only platform on the database, from now to the end."""
+        claim = self._database_claim = Claim(url, Role.PLATFORM)
+        stack.push_async_callback(claim.close)
+        await claim.hold()
+
+        async def keep() -> None:
+            try:
+                await claim.keep()
+            except DatabaseClaimed as error:
+                self._failure.set_result(error)
+
+        task = asyncio.create_task(keep(), name="keep the claim on the database")
+        stack.push_async_callback(_cancelled, task)
 
     async def _broker(self, stack: AsyncExitStack) -> BrokerAddress:
         mqtt = self._config.mqtt
@@ -219,7 +272,7 @@ class Platform:
         spec = RuntimeSpec(
             config.cluster.hosts,
             PgHostPorts(dsn),
-            PgMembershipFactory(dsn),
+            PgMembershipFactory(dsn, cluster_id(), self.ray_address),
             settings,
             [
                 ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),

@@ -18,7 +18,7 @@ from rich.console import Console
 from sensorium.actors.errors import SensoriumError
 from sensorium.cluster.api_client import PlatformApi
 from sensorium.cluster.config import Config
-from sensorium.cluster.errors import StartFailed, ungrouped
+from sensorium.cluster.errors import PlatformFailed, StartFailed, ungrouped
 from sensorium.cluster.live import LiveSource, show
 from sensorium.cluster.publisher import publishers
 from sensorium.cluster.run_directory import RunDirectory, RunState
@@ -52,6 +52,10 @@ class RunningPlatform(Protocol):
         """What `sensorium.connect` takes."""
         ...
 
+    async def failed(self) -> SensoriumError:
+        """Why it cannot go on, once it cannot."""
+        ...
+
 
 Start = Callable[[Config], AbstractAsyncContextManager[RunningPlatform]]
 """Starts a platform; entering returns when all is serving, leaving when all is flushed and ended."""
@@ -80,6 +84,7 @@ async def up(config: Config, options: UpOptions, start: Start, console: Console)
     Raises:
         AlreadyRunning: another platform runs on the data directory.
         StartFailed: a part of the platform could not be started; those before it were ended.
+        PlatformFailed: it could not go on, and has ended.
         ClusterError: the simulation could not go on; the platform has ended all the same.
     """
     data_dir = config.storage.data_dir
@@ -108,7 +113,7 @@ async def up(config: Config, options: UpOptions, start: Start, console: Console)
                 print(f"ready {platform.http_url}", flush=True)
                 try:
                     with ungrouped():
-                        await _serve(config, options, state, ending, console)
+                        await _serve(config, options, state, platform, ending, console)
                 finally:
                     directory.write(msgspec.structs.replace(state, phase="stopping"))
         except asyncio.CancelledError:
@@ -131,10 +136,15 @@ async def _started(
 
 
 async def _serve(
-    config: Config, options: UpOptions, state: RunState, ending: "_Ending", console: Console
+    config: Config,
+    options: UpOptions,
+    state: RunState,
+    platform: RunningPlatform,
+    ending: "_Ending",
+    console: Console,
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
-        beside = []
+        beside = [tasks.create_task(_fail_with(platform))]
         if options.simulation is not None:
             beside.append(tasks.create_task(_simulate(options.simulation, config, state.http_url)))
         if options.live:
@@ -145,6 +155,11 @@ async def _serve(
         _log.info("stopping")
         for task in beside:
             task.cancel()
+
+
+async def _fail_with(platform: RunningPlatform) -> None:
+    error = await platform.failed()
+    raise PlatformFailed(f"the platform cannot go on: {error}") from error
 
 
 async def _simulate(simulation: Simulation, config: Config, http_url: str) -> None:

@@ -1,6 +1,7 @@
 """The ports' implementations: the log in PostgreSQL, the registry, read models and the embedded server."""
 
 from sensorium.storage.alarms import Alarms
+from sensorium.storage.claim import Claim, DatabaseClaimed
 from sensorium.storage.database import check_dsn, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters, StoredDeadLetter
 from sensorium.storage.embedded import EmbeddedFailed, EmbeddedPostgres
@@ -17,6 +18,8 @@ from sensorium.storage.rules import PgRules
 __all__ = [
     "Alarms",
     "Bucket",
+    "Claim",
+    "DatabaseClaimed",
     "DeadLetters",
     "EmbeddedFailed",
     "EmbeddedPostgres",

@@ -1,6 +1,6 @@
 """The rows of `hosts`: implements `sensorium.actors.ports.Membership`."""
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import asyncpg
 
@@ -18,14 +18,29 @@ class HostRow(NamedTuple):
     joined_ms: int
 
 
-class PgMembership:
-    """`Membership` over a pool, which `close` closes."""
+class Guard(Protocol):
+    """What must be held while members are let in; see `claim.Claim`."""
 
-    def __init__(self, pool: Pool) -> None:
+    async def hold(self) -> None:
+        """Raise unless it is held."""
+        ...
+
+    async def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+class PgMembership:
+    """`Membership` over a pool and, if given, under a guard; `close` closes both."""
+
+    def __init__(self, pool: Pool, guard: Guard | None = None) -> None:
         self._pool = pool
+        self._guard = guard
 
     async def join(self, host: str) -> int:
-        """As the port says."""
+        """As the port says. Raises `DatabaseClaimed` when the guard has been lost to another platform."""
+        if self._guard is not None:
+            await self._guard.hold()
         async with acquired(self._pool) as connection, connection.transaction():
             # Two that join by one name at once go one after the other.
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('join ' || $1, 0))", host)
@@ -33,7 +48,7 @@ class PgMembership:
                 "SELECT incarnation FROM hosts WHERE host = $1 AND state = 'alive' ORDER BY incarnation", host
             )
             for row in earlier:
-                await _fence(connection, row["incarnation"])
+                await fence_by(connection, row["incarnation"])
             incarnation: int = await connection.fetchval(
                 "INSERT INTO hosts (host) VALUES ($1) RETURNING incarnation", host
             )
@@ -41,8 +56,10 @@ class PgMembership:
 
     async def fence(self, incarnation: int) -> None:
         """As the port says. Commits in flight end first, or are cut off after `PATIENCE`."""
+        if self._guard is not None:
+            await self._guard.hold()
         async with acquired(self._pool) as connection, connection.transaction():
-            await _fence(connection, incarnation)
+            await fence_by(connection, incarnation)
 
     async def alive(self) -> list[HostRow]:
         """Those that may commit, oldest first."""
@@ -55,9 +72,12 @@ class PgMembership:
     async def close(self) -> None:
         """As the port says."""
         await close_pool(self._pool)
+        if self._guard is not None:
+            await self._guard.close()
 
 
-async def _fence(connection: Connection, incarnation: int) -> None:
+async def fence_by(connection: Connection, incarnation: int) -> None:
+    """Fence within the connection's transaction, as `PgMembership.fence` does."""
     try:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")

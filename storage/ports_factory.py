@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sensorium.actors.ports import HostPorts
+from sensorium.storage.claim import Claim, KeptClaim, Role
 from sensorium.storage.database import close_pool, open_pool
 from sensorium.storage.hosts import PgMembership
 from sensorium.storage.log import PgLog
@@ -30,10 +31,25 @@ class PgHostPorts:
 
 @dataclass(frozen=True, slots=True)
 class PgMembershipFactory:
-    """A `MembershipFactory` over the database at `dsn`, which is migrated."""
+    """A `MembershipFactory` over the database at `dsn`, which is migrated.
+
+    With `cluster_id` the database is claimed for the runtime of this Ray cluster, until the membership is
+    closed or its process ends.
+    """
 
     dsn: str
+    cluster_id: str = ""
+    ray_address: str = ""
 
     async def __call__(self) -> PgMembership:
-        """Opens nothing yet; the first use connects."""
-        return PgMembership(await open_pool(self.dsn, 2, "sensorium-membership"))
+        """Claims the database, if at all; else it opens nothing yet.
+
+        Raises:
+            DatabaseClaimed: the runtime of another cluster uses the database.
+            LogUnavailable: it cannot be reached.
+        """
+        guard = None
+        if self.cluster_id:
+            guard = KeptClaim(Claim(self.dsn, Role.RUNTIME, self.cluster_id, self.ray_address))
+            await guard.hold()
+        return PgMembership(await open_pool(self.dsn, 2, "sensorium-membership"), guard)

@@ -126,6 +126,8 @@ class Machines:
             "HOME": str(self.folder),
             "RAY_HEAD_IP": "127.0.0.1",
             _MARK: self.mark,
+            # The tree under test, where it is not the one that the environment has installed.
+            **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         }
 
     def _living(self) -> list[psutil.Process]:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.errors import LogUnavailable, SensoriumError
 from sensorium.cluster import up as module
 from sensorium.cluster.config import Config, load
-from sensorium.cluster.errors import AlreadyRunning, DeliveryFailed, StartFailed
+from sensorium.cluster.errors import AlreadyRunning, DeliveryFailed, PlatformFailed, StartFailed
 from sensorium.cluster.run_directory import RunDirectory, is_running, read_state
 from sensorium.cluster.simulator.fleet import Simulation
 from sensorium.cluster.up import UpOptions, up
@@ -31,6 +31,7 @@ class Pretended:
         self.gate.set()
         self.entered = asyncio.Event()
         self.error: Exception | None = None
+        self.failure: asyncio.Future[SensoriumError] = asyncio.get_running_loop().create_future()
 
     @asynccontextmanager
     async def __call__(self, config: Config) -> AsyncIterator[Any]:
@@ -49,9 +50,13 @@ class Pretended:
                 mqtt_url="mqtt://127.0.0.1:1883",
                 database_dsn_redacted="postgresql://u:***@h/d",
                 ray_address="127.0.0.1:6379",
+                failed=self._failed,
             )
         finally:
             self.happened.append("stopped")
+
+    async def _failed(self) -> SensoriumError:
+        return await self.failure
 
 
 @pytest.fixture
@@ -106,6 +111,17 @@ async def test_a_start_that_fails_is_one_line(config: Config, tmp_path: Path) ->
     platform.error = LogUnavailable("the database at h does not answer")
     with pytest.raises(StartFailed, match="could not start: the database at h does not answer"):
         await run(config, platform)
+    assert not is_running(tmp_path)
+
+
+async def test_a_platform_that_cannot_go_on_ends_with_one_line(config: Config, tmp_path: Path) -> None:
+    platform = Pretended()
+    running = run(config, platform)
+    await until_ready(tmp_path)
+    platform.failure.set_result(LogUnavailable("the database is in use by another"))
+    with pytest.raises(PlatformFailed, match="cannot go on: the database is in use by another"):
+        await running
+    assert platform.happened == ["starting", "stopped"]
     assert not is_running(tmp_path)
 
 

@@ -11,6 +11,8 @@ def test_public_names() -> None:
         *(
             "Alarms",
             "Bucket",
+            "Claim",
+            "DatabaseClaimed",
             "DeadLetters",
             "EmbeddedFailed",
             "EmbeddedPostgres",
