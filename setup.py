@@ -11,11 +11,11 @@ setup(
             f"sensorium.{room}.{name}",
             [f"{room}/{name}.c"],
             include_dirs=["actors"],
-            depends=["actors/native.h"],
+            depends=["actors/native.h", "actors/panes.h"],
             # Python rounds a product before it adds; C may not contract the two into one rounding.
             extra_compile_args=["-std=c11", "-ffp-contract=off"],
             optional=True,
         )
-        for room, name in (("storage", "_rows"),)
+        for room, name in (("actors", "_panes"), ("storage", "_rows"))
     ]
 )

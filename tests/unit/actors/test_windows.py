@@ -1,6 +1,11 @@
 """Rolling windows against a brute-force window that keeps every reading."""
 
+import copy
+import importlib.util
 import math
+import pickle
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -8,10 +13,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sensorium.actors import windows
+from sensorium.actors._panes_py import CELLS
+from sensorium.actors._panes_py import Panes as PythonPanes
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Value
 from sensorium.actors.profile import WindowSpec
 from sensorium.actors.windows import Aggregate, Window
+
+PANES_IN_C = "sensorium.actors._panes"
+
+
+@pytest.fixture(scope="module", params=["c", "python"], autouse=True)
+def twin(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All of this file runs over windows of both kinds of panes: `Window` is the one at hand."""
+    global Window
+    if request.param == "c":
+        pytest.importorskip(PANES_IN_C, exc_type=ImportError)
+        yield
+        return
+    spec = importlib.util.spec_from_file_location("windows_in_python", windows.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, PANES_IN_C, None)
+        spec.loader.exec_module(module)
+    assert issubclass(module.Window, PythonPanes)
+    before, Window = Window, module.Window
+    yield
+    Window = before
+
 
 SPECS = st.builds(
     lambda panes, slide_s: WindowSpec(panes * slide_s, slide_s),
@@ -121,7 +153,7 @@ def histories(draw: st.DrawFn) -> tuple[WindowSpec, int, list[tuple[int, list[Va
 
 
 @given(histories(), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equals_brute_force(history, random):
     spec, metrics, readings = history
     window, brute = Window(spec), BruteForce(spec)
@@ -240,3 +272,80 @@ def test_knows_nothing_before_the_first_reading():
 def test_spec_refuses_what_is_not_whole_panes(length_s, slide_s):
     with pytest.raises(InvalidMessage, match="whole slides"):
         WindowSpec(length_s, slide_s)
+
+
+@given(histories(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_both_kinds_of_panes_have_the_same_bits(history, random):
+    native = pytest.importorskip(PANES_IN_C, exc_type=ImportError)
+    spec, metrics, readings = history
+    pair = [kind(spec.panes, spec.slide_ms) for kind in (native.Panes, PythonPanes)]
+    for number, (time_ms, values) in enumerate(readings):
+        ask = random.random() < 0.3
+        for panes in pair:
+            panes.observe(values if number % 2 else tuple(values), time_ms)
+            if ask:
+                panes.advance(time_ms + spec.slide_ms)
+        found = [[panes.figures(position) for position in range(metrics + 1)] for panes in pair]
+        for one, other in zip(*found, strict=True):
+            # A newer Python's sum() rounds less.
+            assert one == other if one is None else one == pytest.approx(other, rel=1e-12, abs=1e-140)
+        assert pair[0].newest == pair[1].newest
+        cells = [[panes.cells(position) for position in range(metrics)] for panes in pair]
+        for one, other in zip(*cells, strict=True):
+            assert (one and list(one)) == (other and list(other))
+    for panes, other in (pair, pair[::-1]):
+        again = type(other)(spec.panes, spec.slide_ms)
+        again.load(panes.newest, panes.dump())
+        assert again.dump() == panes.dump()
+
+
+def test_a_copy_and_a_pickle_go_their_own_ways():
+    window = windows.Window(  # pickles name the class by its module
+        WindowSpec(60.0, 10.0)
+    )
+    window.observe([1.0, None, 3.0], 5_000)
+    for again in (copy.deepcopy(window), pickle.loads(pickle.dumps(window))):
+        assert (again.spec, again.newest, again.dump()) == (window.spec, window.newest, window.dump())
+        again.observe([2.0], 6_000)
+        assert again.dump() != window.dump()
+
+
+def test_refuses_a_dump_of_other_panes():
+    window = Window(WindowSpec(60.0, 10.0))
+    window.observe([1.0], 0)
+    with pytest.raises(ValueError, match="other panes"):
+        Window.restore(WindowSpec(60.0, 20.0), 0, window.dump())
+    with pytest.raises((ValueError, TypeError)):
+        Window.restore(WindowSpec(60.0, 20.0), 0, ["no bytes"])
+
+
+def test_says_nothing_of_positions_that_were_never_filled():
+    window = Window(WindowSpec(60.0, 10.0))
+    window.observe([1.0, "text"], 0)
+    for position in (-1, 1, 2, 10**6):
+        assert window.moments(position) is None
+        assert window.cells(position) is None
+    assert len(window.cells(0)) == 6 * CELLS
+
+
+def test_takes_times_as_far_as_64_bits_reach():
+    for spec in (WindowSpec(0.005, 0.001), WindowSpec()):
+        window = Window(spec)
+        for time_ms in (-(2**63), 2**63 - 1, -(2**63), 0):
+            window.observe([1.0], time_ms)
+            window.advance(time_ms)
+        figures = window.moments(0)
+        assert figures is not None
+        assert figures.count == 1
+
+
+def test_panes_refuse_nonsense():
+    for panes, slide_ms in ((0, 1), (1, 0), (-1, 5)):
+        for kind in {PythonPanes, windows.Panes}:
+            with pytest.raises(ValueError, match="one pane"):
+                kind(panes, slide_ms)
+    with pytest.raises(TypeError):
+        Window(WindowSpec()).observe(None, 0)
+    with pytest.raises(TypeError):
+        Window(WindowSpec()).observe([1.0], "now")

@@ -1,0 +1,1 @@
+from sensorium.actors._panes_py import Panes as Panes
