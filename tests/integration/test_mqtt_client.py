@@ -206,7 +206,7 @@ async def test_it_survives_a_restart_of_the_broker(mosquitto: Mosquitto) -> None
         async with asyncio.timeout(10):
             await waiting
         await until(lambda: set(inbox.payloads) >= {b"1", b"2"})
-        assert reader.statistics()["connects"] == 2
+        await until(lambda: reader.statistics()["connects"] == 2)
 
 
 @needs_mosquitto

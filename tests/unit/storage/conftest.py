@@ -1,5 +1,7 @@
 """The stores that the contract tests run over: memory always, PostgreSQL where it is asked for."""
 
+import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,12 +15,24 @@ from sensorium.storage.database import Pool, close_pool, open_pool
 from sensorium.storage.embedded import EmbeddedPostgres
 from sensorium.storage.migrate import migrate
 
+SHARED_MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 2 << 30
+"""What must be free in memory for the servers of the tests to stand there."""
+
+
+def _quick_place() -> Path | None:
+    """Memory, where a database is copied thirty times as fast; None takes the usual temporary directory."""
+    if not os.access(SHARED_MEMORY, os.W_OK) or shutil.disk_usage(SHARED_MEMORY).free < MEMORY_BYTES:
+        return None
+    return SHARED_MEMORY
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
+    settings = {"shared_buffers": "64MB", "fsync": "off", "max_wal_size": "256MB", "min_wal_size": "32MB"}
     with (
-        tempfile.TemporaryDirectory(prefix="sensorium-test-") as directory,
-        EmbeddedPostgres(f"{directory}/pg", {"shared_buffers": "64MB", "fsync": "off"}) as running,
+        tempfile.TemporaryDirectory(prefix="sensorium-test-", dir=_quick_place()) as directory,
+        EmbeddedPostgres(f"{directory}/pg", settings) as running,
     ):
         yield running
 
@@ -26,7 +40,7 @@ def server() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
     """An empty directory. Not pytest's own, which each run of it closes to the server's user again."""
-    with tempfile.TemporaryDirectory(prefix="sensorium-test-") as name:
+    with tempfile.TemporaryDirectory(prefix="sensorium-test-", dir=_quick_place()) as name:
         yield Path(name)
 
 
@@ -43,7 +57,7 @@ async def template(server: EmbeddedPostgres) -> str:
 @asynccontextmanager
 async def copied(server: EmbeddedPostgres, template: str, name: str) -> AsyncIterator[str]:
     admin = await asyncpg.connect(server.dsn)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     try:
         yield of_database(server.dsn, name)
     finally:
