@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -58,6 +59,19 @@ class PlatformApi:
         """The machines of the cluster, as `serve.pages.NodeItem` says it in JSON."""
         items: list[dict[str, Any]] = (await self._request("GET", "/api/nodes")).json()["items"]
         return items
+
+    async def projections(self) -> list[dict[str, Any]]:
+        """The projections, as `serve.pages.ProjectionItem` says it in JSON."""
+        items: list[dict[str, Any]] = (await self._request("GET", "/api/projections")).json()["items"]
+        return items
+
+    async def steer_projection(self, name: str, what: str, to_ms: int | None = None) -> dict[str, Any]:
+        """Ask for it to "pause", "resume" or "rewind"; how it stands now, before that is done."""
+        parameters = {} if to_ms is None else {"to_ms": to_ms}
+        path = f"/api/projections/{quote(name, safe='')}/{what}"
+        response = await self._request("POST", path, params=parameters, fine=(202,))
+        item: dict[str, Any] = response.json()
+        return item
 
     async def metrics(self) -> str:
         """The Prometheus page."""

@@ -25,6 +25,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+projections = typer.Typer(
+    help="What is fed from the log: how far each is, and steering it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(projections, name="projections")
+
+ProjectionName = Annotated[str, typer.Argument(help="Such as kafka; see: sensorium projections list.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Where the platform keeps everything.")]
 HttpUrl = Annotated[str, typer.Option("--url", help="The platform's HTTP API.")]
 MqttUrl = Annotated[str, typer.Option("--mqtt-url", help="mqtt[s]://[user:password@]host[:port]")]
@@ -229,6 +237,52 @@ def deploy(
     if planned.url is not None:
         asyncio.run(command.wait_until_ready(planned.url))
         print(f"ready {planned.url}")
+
+
+@projections.command("list")
+def list_projections(
+    url: HttpUrl = _LOCAL_HTTP,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """What is fed from the log, and how far each is."""
+    from sensorium.cluster import projections as page
+
+    items = asyncio.run(page.listed(url))
+    if as_json:
+        print(msgspec.json.encode(items).decode())
+    else:
+        Console().print(page.table(items))
+
+
+@projections.command()
+def pause(name: ProjectionName, url: HttpUrl = _LOCAL_HTTP) -> None:
+    """Let it write what it has and stand still. The log keeps what comes."""
+    from sensorium.cluster import projections as page
+
+    asyncio.run(page.steered(url, name, "pause"))
+    print(f"{name}: paused")
+
+
+@projections.command()
+def resume(name: ProjectionName, url: HttpUrl = _LOCAL_HTTP) -> None:
+    """Let it go on from where it stands."""
+    from sensorium.cluster import projections as page
+
+    asyncio.run(page.steered(url, name, "resume"))
+    print(f"{name}: running")
+
+
+@projections.command()
+def rewind(
+    name: ProjectionName,
+    to: Annotated[str, typer.Option(help="A commit time (ISO 8601, UTC), or: beginning.")],
+    url: HttpUrl = _LOCAL_HTTP,
+) -> None:
+    """Let it write again what was committed since a time. Rollups count anew, from the beginning only."""
+    from sensorium.cluster import projections as page
+
+    asyncio.run(page.steered(url, name, "rewind", page.rewind_to_ms(to)))
+    print(f"{name}: will be rewound to {to}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

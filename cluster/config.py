@@ -15,6 +15,7 @@ from sensorium.cluster import explain, sections, tracked_yaml, urls
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.lorawan_section import Lorawan
 from sensorium.cluster.sections import Section
+from sensorium.cluster.stream_sections import Streaming
 from sensorium.cluster.tracked_yaml import Path as SettingPath
 from sensorium.cluster.tracked_yaml import dotted
 from sensorium.ingest.decode import Bounds
@@ -49,7 +50,7 @@ class Config(Section):
     cluster: sections.Cluster = Field(default_factory=sections.Cluster)
     profiles: dict[TypeName, sections.DeviceType] = Field(default_factory=dict)
     timeseries: sections.Timeseries = sections.Timeseries()
-    streaming: sections.Streaming = sections.Streaming()
+    streaming: Streaming = Field(default_factory=Streaming)
     edge: sections.Edge = sections.Edge()
     security: sections.Security = sections.Security()
     analytics: sections.Analytics = sections.Analytics()

@@ -43,6 +43,7 @@ from sensorium.cluster.services import (
     retention_settings,
     rollup_service,
 )
+from sensorium.cluster.streams import stream_services
 from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
 from sensorium.ingest.coap_security import check_contexts
@@ -279,6 +280,7 @@ class Platform:
                 *self._coap(),
                 *self._lorawan(mqtt),
                 *self._storage(dsn),
+                *stream_services(config, dsn, NAMESPACE),
             ],
         )
         self._coordinator = start_coordinator(spec)

@@ -264,12 +264,6 @@ class Timeseries(Section):
     url: Annotated[HttpUrl | None, Later("the projection into a time-series database")] = None
 
 
-class Streaming(Section):
-    """A Kafka cluster that is fed from the log."""
-
-    brokers: Annotated[list[str] | None, Later("the projection into Kafka")] = None
-
-
 class Edge(Section):
     """Gateways near the devices."""
 

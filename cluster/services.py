@@ -7,6 +7,7 @@ import msgspec
 
 from sensorium.actors.runtime import NAMESPACE, make_router
 from sensorium.cluster.config import Config
+from sensorium.cluster.streams import projections
 from sensorium.ingest.coap import CoapServer, CoapSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
@@ -35,13 +36,13 @@ def rollup_service(dsn: str) -> ProjectionRunner:
 
 
 def retention_settings(config: Config) -> RetentionSettings:
-    """For how long what is kept. A day of the log stays until the rollups have read it."""
+    """For how long what is kept. A day of the log stays until every projection has read it."""
     keep = config.storage.retention
     days = {"1m": keep.rollup_1m_days, "1h": keep.rollup_1h_days, "1d": keep.rollup_1d_days}
     return RetentionSettings(
         keep.raw_days,
         tuple((level, n) for level, n in days.items() if n is not None),
-        (ROLLUPS,) if config.storage.rollups else (),
+        ((ROLLUPS,) if config.storage.rollups else ()) + projections(config),
     )
 
 

@@ -121,6 +121,7 @@ class Pipeline:
         *,
         redelivered: bool = False,
         decode: Decode | None = None,
+        identity: int | None = None,
     ) -> None:
         """Take a payload of a device; `done(token, outcome)` follows once all of it is committed.
 
@@ -132,6 +133,7 @@ class Pipeline:
                 readings without a time of their own; None: nothing does, each counts as new.
             redelivered: the transport says that this may be such a repetition.
             decode: of the payload's format, where that is not our JSON.
+            identity: the key that a single reading has where it comes from; None: one made of its payload.
         """
         self._payloads += 1
         try:
@@ -151,7 +153,7 @@ class Pipeline:
             self._dead_letter(address, device_id, payload, received_ms, error, done, token)
             return
         self._readings += len(decoded)
-        identity = adler32(payload) << 32 | crc32(payload)
+        identity = adler32(payload) << 32 | crc32(payload) if identity is None else identity + _SIGN
         if len(decoded) > 1:
             done = _All(len(decoded), done).done
         for index, (time_ms, names, values, own_time) in enumerate(decoded):

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from sensorium.actors.errors import Unavailable
 from sensorium.storage.database import Connection
+
+
+class SinkUnavailable(Unavailable):
+    """Where a projection writes to takes nothing now. `retry_after_s` is what it asked for, if it did."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class LogEntry(NamedTuple):

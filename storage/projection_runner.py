@@ -12,13 +12,15 @@ from sensorium.actors.messages import DeadLetter
 from sensorium.actors.placement import SHARDS
 from sensorium.storage import _write
 from sensorium.storage.database import Connection, connect, translated
-from sensorium.storage.projection import LogEntry, ProjectionSettings, Sink
+from sensorium.storage.projection import LogEntry, ProjectionSettings, Sink, SinkUnavailable
 from sensorium.storage.projection_reader import SCAN_TIMEOUT_S, LogReader, Place, beginning, since
 
 _log = logging.getLogger(__name__)
 
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 30.0
+LONGEST_ASKED_S: Final = 300.0
+"""Of what a sink's server asks us to wait: beyond it we ask whether it meant that."""
 LOCK_RETRY_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 120.0
 """How long a sink may compute in a flush between two statements."""
@@ -113,8 +115,11 @@ class ProjectionRunner:
             except (SensoriumError, OSError) as error:
                 self._state, self._trouble = "failing", str(error)
                 wait_s = FIRST_RETRY_S if self._flushes > flushes else min(wait_s * 2, LONGEST_RETRY_S)
-                _log.warning("projection %s: %s; again in %.1f s", self._settings.name, error, wait_s)
-                await self._pause(wait_s)
+                pause_s = wait_s
+                if isinstance(error, SinkUnavailable):
+                    pause_s = max(wait_s, min(error.retry_after_s, LONGEST_ASKED_S))
+                _log.warning("projection %s: %s; again in %.1f s", self._settings.name, error, pause_s)
+                await self._pause(pause_s)
 
     async def _session(self) -> None:
         """From the lock to an error or the end: everything on one connection."""
@@ -132,15 +137,18 @@ class ProjectionRunner:
                     await self._pause(LOCK_RETRY_S)
                     if self._stopping.is_set():
                         return
-                self._unflushed, self._oldest_ms, self._poison = 0, None, []
-                await self._sink.open(connection)
-                stack.push_async_callback(self._sink.close)
                 start = await beginning(connection)
                 await connection.execute(_CREATE, name, start.read_from_ms, start.cursors)
                 row = await connection.fetchrow(_LOAD, name)
                 assert row is not None
                 self._revision = row["revision"]
                 reader = LogReader(Place(row["read_from"], row["cursors"]), self._settings.page_entries)
+                if self._trouble:
+                    # Perhaps it fails for hours: how far behind it falls is to be seen all the same.
+                    await self._measure(connection, reader)
+                await self._sink.open(connection)
+                stack.push_async_callback(self._sink.close)
+                self._unflushed, self._oldest_ms, self._poison = 0, None, []
                 await self._feed(connection, reader)
 
     async def _feed(self, connection: Connection, reader: LogReader) -> None:
@@ -158,6 +166,8 @@ class ProjectionRunner:
                 entries = await reader.page(connection)
                 self._lost += reader.lost
                 reader.lost = 0
+                if entries and self._oldest_ms is None:
+                    self._oldest_ms = entries[0].committed_ms
                 full = await self._take(connection, entries)
             self._trouble = ""
             age_s = time.monotonic() - flushed_s
@@ -183,8 +193,6 @@ class ProjectionRunner:
             await self._bury(connection, poisoned)
         self._entries += len(entries)
         self._unflushed += len(entries)
-        if self._oldest_ms is None:
-            self._oldest_ms = entries[0].committed_ms
         return full
 
     async def _take_halves(self, entries: Sequence[LogEntry], poisoned: list[tuple[LogEntry, str]]) -> bool:

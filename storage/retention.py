@@ -18,7 +18,8 @@ DROP_EVERY_S: Final = 3_600.0
 """Partitions fall due once a day; looking more often makes up for a database that was away."""
 LOOK_EVERY_S: Final = 60.0
 
-_READ_FROM: Final = "SELECT min(read_from) FROM projections WHERE name = ANY($1::text[])"
+_READ_FROM: Final = "SELECT min(read_from), count(*) FROM projections WHERE name = ANY($1::text[])"
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _KEPT_FROM: Final = """
 INSERT INTO retention (kind, kept_from) VALUES ($1, $2)
 ON CONFLICT (kind) DO UPDATE SET kept_from = greatest(retention.kept_from, excluded.kept_from)
@@ -39,7 +40,8 @@ class RetentionSettings:
     Attributes:
         raw_days: readings and events, by the day of their commit.
         rollup_days: by the level's name, by event time. A partition goes when all of it is older.
-        wait_for: the projections that must have read a day of the log before it goes.
+        wait_for: the projections that must have read a day of the log before it goes. One that has yet to
+            run for the first time has read nothing.
     """
 
     raw_days: int | None = None
@@ -57,8 +59,12 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
     dropped = []
     if settings.raw_days is not None:
         before = now - timedelta(days=settings.raw_days)
-        read_from_ms = await connection.fetchval(_READ_FROM, list(settings.wait_for))
-        if read_from_ms is not None:
+        row = await connection.fetchrow(_READ_FROM, list(settings.wait_for))
+        assert row is not None
+        read_from_ms, begun = row
+        if begun < len(settings.wait_for):
+            before = _NEVER
+        elif read_from_ms is not None:
             before = min(before, datetime.fromtimestamp(read_from_ms / 1000, UTC))
         day = before.astimezone(UTC).date()
         async with connection.transaction():

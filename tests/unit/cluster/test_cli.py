@@ -24,7 +24,7 @@ def test_version() -> None:
 
 def test_every_command_explains_itself() -> None:
     done = sensorium("--help")
-    for command in ("up", "down", "status", "simulate", "replay", "deploy", "bench"):
+    for command in ("up", "down", "status", "simulate", "replay", "deploy", "projections", "bench"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -61,7 +61,7 @@ def test_a_bad_configuration_stops_up_before_anything_starts(tmp_path: Path) -> 
     assert done.returncode == 2
     assert done.stderr == f"sensorium: {file}:2: mqtt.prot: unknown key; did you mean mqtt.port?\n"
     assert not (tmp_path / "data").exists()
-    done = sensorium("up", "--data-dir", str(tmp_path / "data"), KAFKA_BROKERS="k:9092")
+    done = sensorium("up", "--data-dir", str(tmp_path / "data"), KAFKA_BROKERS="k:nine")
     assert done.returncode == 2
     assert done.stderr.startswith("sensorium: KAFKA_BROKERS: ")
 

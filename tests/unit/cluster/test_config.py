@@ -64,6 +64,9 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
         ("1: 2", ":1: the file: keys must be text"),
         ("x: &a [*a]", ":1: nested deeper than 16 levels"),
         ("timeseries: {url: 'http://tsdb'}", ":1: timeseries.url: the projection into a time-"),
+        ("streaming: {ca_file: /dev/null/x}", ":1: streaming.ca_file: no such file"),
+        ("streaming: {password: hunter2}", ":1: streaming: username and password go together"),
+        ("streaming: {alerts_topic: sensor-readings}", ":1: streaming: each topic has one purpose"),
         ("edge: {enabled: true}", ":1: edge.enabled: the edge gateway does not exist in this version"),
         ("http: {port: 1883}", "mqtt.port and http.port are both 1883"),
         ("mqtt: {ca_file: /nowhere/ca.pem, url: 'mqtts://h'}", ":1: mqtt.ca_file: no such file"),
@@ -90,7 +93,7 @@ def test_several_mistakes_are_counted(written) -> None:
     ("variable", "value", "said"),
     [
         ("MQTT_BROKER_URL", "http://h", "MQTT_BROKER_URL: mqtt.url: must start with mqtt:// or mqtts://"),
-        ("KAFKA_BROKERS", "a:9092,b:9092", "KAFKA_BROKERS: streaming.brokers: the projection into Kafka"),
+        ("KAFKA_BROKERS", "a:9092,b", "KAFKA_BROKERS: streaming.brokers[1]: is HOST:PORT"),
         ("TIMESERIES_DB_URL", "http://influx:8086", "TIMESERIES_DB_URL: timeseries.url: "),
         ("DEVICE_CA_CERT_PATH", "/nowhere.pem", "PATH: security.device_ca_cert_path: no such file"),
         ("ENCRYPTION_KEY", "k", "ENCRYPTION_KEY: security.encryption_key: encryption at rest does not exist"),
@@ -166,3 +169,21 @@ def test_retention_comes_to_partitions_and_waits_for_the_rollups(tmp_path: Path)
     file.write_text("storage:\n  rollups: false\n  retention: {raw_days: 1}\n")
     with pytest.raises(ConfigError, match=r"c.yaml:3: storage.retention.raw_days: "):
         load(file)
+
+
+def test_kafka_is_what_its_section_says_and_keeps_the_log(tmp_path: Path) -> None:
+    assert not load().streaming.feeds_kafka
+    assert load().streaming.ingest(load().bounds) is None
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "streaming: {readings_in_topic: null, alerts_topic: alarms, idempotent: false, tls: true,"
+        " username: us, password: hunter2}\nstorage: {retention: {raw_days: 3}}\n"
+    )
+    config = load(file, {"KAFKA_BROKERS": "a:9092, b:9093"})
+    sink = config.streaming.sink()
+    assert sink.client.brokers == ("a:9092", "b:9093")
+    assert (sink.topics, sink.idempotent) == (["sensor-readings", "alarms"], False)
+    assert (sink.client.tls, sink.client.password) == (True, "hunter2")
+    assert config.streaming.ingest(config.bounds) is None
+    assert config.describe()["streaming.password"] == "***"
+    assert retention_settings(config).wait_for == ("rollups", "kafka")

@@ -136,3 +136,9 @@ def test_bounds_are_passed_on(router: RecordingRouter, outcomes: Outcomes) -> No
     pipeline = Pipeline(router, Bounds(max_payload_bytes=5))
     pipeline.telemetry("t", "d", UNTIMED, NOW_MS, None, outcomes.done, 0)
     assert pipeline.statistics()["dead_letters"] == {"too_large": 1}
+
+
+def test_an_identity_from_elsewhere_is_the_key(router: RecordingRouter, outcomes: Outcomes) -> None:
+    for key in (-(2**63), -1, 0, 2**63 - 1):
+        Pipeline(router).telemetry("t", "d", TIMED, NOW_MS, 1, outcomes.done, 0, identity=key)
+        assert router.readings[-1].key == key

@@ -1,6 +1,7 @@
 """Retention: whole partitions go, nothing that a projection has yet to read, and rollups outlive readings."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -32,6 +33,11 @@ async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> No
     await runner.stop()
     async with acquired(pool) as connection:
         await ensure_partitions(connection, now)
+        waiting = replace(settings, wait_for=("rollups", "never-run"))
+        await connection.execute("UPDATE projections SET read_from = $1", int(later.timestamp() * 1000))
+        # A projection that has yet to run has read nothing.
+        assert f"readings_{now:%Y%m%d}" not in await apply(connection, waiting, later)
+        await connection.execute("UPDATE projections SET read_from = $1", int(now.timestamp() * 1000))
         dropped = await apply(connection, settings, later)
         # The projection stands at today's readings: only days that it has read may go.
         assert f"readings_{now:%Y%m%d}" not in dropped

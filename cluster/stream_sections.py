@@ -1,0 +1,108 @@
+"""The sections of the configuration for what is fed from the log, and what it is fed from: Kafka."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from sensorium.cluster.sections import File, Id, Section
+from sensorium.ingest.decode import Bounds
+from sensorium.ingest.kafka_settings import KafkaIngestSettings
+from sensorium.storage.kafka_settings import KafkaSettings, KafkaSinkSettings
+
+
+def _broker(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal() and 1 <= int(port) <= 65_535) or "/" in address:
+        raise ValueError("is HOST:PORT, such as kafka-1.internal:9092")
+    return address
+
+
+Broker = Annotated[str, AfterValidator(_broker)]
+Topic = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Streaming(Section):
+    """Kafka, which is fed from the log and feeds it."""
+
+    brokers: Annotated[list[Broker], Field(min_length=1, max_length=100)] | None = None
+    """HOST:PORT each. Without any, there is no Kafka."""
+    readings_topic: Topic | None = "sensor-readings"
+    """Every reading, once it is committed; `null` leaves it out."""
+    alerts_topic: Topic | None = "iot-alerts"
+    """Every alarm, when it is raised and when it is cleared; `null` leaves it out."""
+    readings_in_topic: Topic | None = "sensor-readings-in"
+    """Telemetry that others write for us: key device id, value as over MQTT. `null`: none is read."""
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 6
+    """Of a topic that we have to create."""
+    source: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")] = "/sensorium"
+    """The CloudEvents' `source`, a URI reference. Two platforms on one topic need two."""
+    client_id: Id = "sensorium"
+    group: Id = "sensorium"
+    """The consumer group that reads. Two platforms need two, unless they shall share the work."""
+    idempotent: bool = True
+    """Whether brokers recognise what is sent again after a lost answer; false for those that cannot."""
+    tls: bool = False
+    ca_file: File | None = None
+    cert_file: File | None = None
+    key_file: File | None = None
+    username: Annotated[str, Field(min_length=1)] | None = None
+    password: SecretStr | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        files = {"ca_file": self.ca_file, "cert_file": self.cert_file, "key_file": self.key_file}
+        given = [name for name, value in files.items() if value is not None]
+        if given and not self.tls:
+            raise ValueError(f"{given[0]} needs tls: true")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password go together")
+        topics = [
+            t for t in (self.readings_topic, self.alerts_topic, self.readings_in_topic) if t is not None
+        ]
+        if len(set(topics)) < len(topics):
+            raise ValueError("each topic has one purpose: two of them have the same name")
+        return self
+
+    @property
+    def feeds_kafka(self) -> bool:
+        """Whether there is anything to write."""
+        return self.brokers is not None and (self.readings_topic or self.alerts_topic) is not None
+
+    def _client(self) -> KafkaSettings:
+        ca_file, cert_file, key_file = (
+            None if file is None else str(file.absolute())
+            for file in (self.ca_file, self.cert_file, self.key_file)
+        )
+        return KafkaSettings(
+            brokers=tuple(self.brokers or ()),
+            client_id=self.client_id,
+            tls=self.tls,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            username=self.username,
+            password=None if self.password is None else self.password.get_secret_value(),
+            sasl_mechanism=self.sasl_mechanism,
+        )
+
+    def sink(self) -> KafkaSinkSettings:
+        """As the projection takes it."""
+        return KafkaSinkSettings(
+            client=self._client(),
+            readings_topic=self.readings_topic,
+            alerts_topic=self.alerts_topic,
+            source=self.source,
+            partitions=self.partitions,
+            idempotent=self.idempotent,
+        )
+
+    def ingest(self, bounds: Bounds) -> KafkaIngestSettings | None:
+        """As the way in takes it; None when nothing is read."""
+        if self.brokers is None or self.readings_in_topic is None:
+            return None
+        return KafkaIngestSettings(
+            client=self._client(), topic=self.readings_in_topic, group=self.group, bounds=bounds
+        )

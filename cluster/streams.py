@@ -1,0 +1,74 @@
+"""What feeds other systems from the log and takes readings from them, as services of the coordinator.
+
+The clients of those systems are imported where they are configured, and in the process that uses them.
+"""
+
+import os
+from typing import Any
+
+from sensorium.actors.coordinator import ServiceSpec
+from sensorium.actors.runtime import make_router
+from sensorium.cluster.config import Config
+from sensorium.ingest.kafka_settings import KafkaIngestSettings
+from sensorium.storage import kafka_settings
+from sensorium.storage.kafka_settings import KafkaSinkSettings
+from sensorium.storage.projection_runner import ProjectionRunner
+
+
+def stream_services(config: Config, dsn: str, namespace: str) -> list[ServiceSpec]:
+    """Those that are configured."""
+    services = []
+    streaming = config.streaming
+    if streaming.feeds_kafka:
+        services.append(ServiceSpec("projection-kafka", kafka_projection, (dsn, streaming.sink())))
+    if (settings := streaming.ingest(config.bounds)) is not None:
+        services.append(ServiceSpec("kafka-0", KafkaService, ("kafka-0", settings, namespace)))
+    return services
+
+
+def projections(config: Config) -> tuple[str, ...]:
+    """The names of the projections among them: the log keeps what they have yet to read."""
+    return (kafka_settings.NAME,) if config.streaming.feeds_kafka else ()
+
+
+def kafka_projection(dsn: str, settings: KafkaSinkSettings) -> ProjectionRunner:
+    """The projection into Kafka, in a process of its own."""
+    from sensorium.storage.kafka_sink import SETTINGS, KafkaSink
+
+    return ProjectionRunner(dsn, SETTINGS, KafkaSink(settings))
+
+
+class KafkaService:
+    """The way in from Kafka, in a process of its own."""
+
+    def __init__(self, name: str, settings: KafkaIngestSettings, namespace: str) -> None:
+        self._name = name
+        self._settings = settings
+        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+
+    async def start(self) -> None:
+        """Begin to connect to the brokers, and keep trying while they are away."""
+        from sensorium.ingest.kafka import KafkaIngestor
+
+        await self._router.start()
+        self._ingestor = KafkaIngestor(self._settings, self._router)
+        await self._ingestor.start()
+
+    async def ping(self) -> None:
+        """Raise what broke it, if something did."""
+        self._router.check()
+        self._ingestor.check()
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the ingestor, with the router's under "router"."""
+        return {
+            "name": self._name,
+            "protocol": "kafka",
+            **self._ingestor.statistics(),
+            "router": self._router.statistics(),
+        }
+
+    async def stop(self) -> None:
+        """Stop reading, wait for what was read, store its offsets."""
+        await self._ingestor.stop()
+        await self._router.close()
