@@ -16,6 +16,11 @@ setup(
             extra_compile_args=["-std=c11", "-ffp-contract=off"],
             optional=True,
         )
-        for room, name in (("actors", "_panes"), ("storage", "_rows"))
+        for room, name in (
+            ("actors", "_panes"),
+            ("ingest", "_flat"),
+            ("ingest", "_publish"),
+            ("storage", "_rows"),
+        )
     ]
 )

@@ -16,6 +16,11 @@ import msgspec
 from sensorium.actors.messages import Value
 from sensorium.ingest.errors import Reason, Undecodable
 
+try:
+    from sensorium.ingest._flat import Flat
+except ImportError:
+    from sensorium.ingest._flat_py import Flat
+
 Telemetry = tuple[int, tuple[str, ...], list[Value], bool]
 """One object of a payload: its time in milliseconds since 1970, the metrics' names and their values in the
 same order, and whether the time is the sender's own (otherwise it is when the payload was received)."""
@@ -65,6 +70,7 @@ class TelemetryDecoder:
         self._max_past_ms = round(self.bounds.max_past_s * 1000)
         # Also makes equal name tuples one object, which is what travels well in batches.
         self._approved = lru_cache(_KNOWN_NAME_SETS)(self._approve)
+        self._flat = Flat(self._approved, self._max_future_ms, self._max_past_ms).read
 
     def decode(self, payload: bytes, received_ms: int) -> list[Telemetry]:
         """The readings of a payload in its order, at least one.
@@ -75,6 +81,9 @@ class TelemetryDecoder:
             raise Undecodable(
                 Reason.TOO_LARGE, f"{len(payload)} bytes; at most {self._max_payload_bytes} are taken"
             )
+        flat = self._flat(payload, received_ms)
+        if flat is not None:
+            return [flat]
         if payload.startswith(b"["):
             return self._array(payload, received_ms)
         try:

@@ -12,6 +12,13 @@ from typing import Any, Final
 
 from gmqtt.mqtt.property import Property
 
+from sensorium.ingest._publish_py import PUBACK_WORD, PUBLISH
+
+try:
+    from sensorium.ingest._publish import cut_plain
+except ImportError:
+    from sensorium.ingest._publish_py import cut_plain
+
 Properties = dict[str, list[Any]]
 """A packet's properties by gmqtt's names, such as `response_topic`; each may stand several times."""
 
@@ -24,8 +31,6 @@ A plain tuple, because tens of thousands are made in a second.
 
 DUP: Final = 0x08
 RETAIN: Final = 0x01
-_PUBLISH: Final = 0x30
-_PUBACK_WORD: Final = 0x4002_0000
 _PUBREC_WORD: Final = 0x5002_0000
 _MAX_VARINT_SHIFT: Final = 21
 
@@ -70,6 +75,11 @@ class InboundParser:
         position, end = 0, len(data)
         try:
             while end - position >= 2:
+                plain, words, position = cut_plain(data, position, self._max_packet_bytes)
+                packets += plain
+                self._acks.expect_all(words)
+                if end - position < 2:
+                    break
                 head = data[position]
                 length = data[position + 1]
                 start = position + 2
@@ -83,7 +93,7 @@ class InboundParser:
                 if stop > end:
                     break
                 position = stop
-                if head & 0xF0 != _PUBLISH:
+                if head & 0xF0 != PUBLISH:
                     self._on_control(head, data[start:stop])
                     continue
                 body = start + 2 + (data[start] << 8 | data[start + 1])
@@ -93,7 +103,7 @@ class InboundParser:
                     ack = data[body] << 8 | data[body + 1]
                     body += 2
                     if qos == 2:
-                        ack |= _PUBACK_WORD
+                        ack |= PUBACK_WORD
                     elif qos == 6:
                         raise MalformedPacket("a PUBLISH of QoS 3")
                     elif ack in self._released:
@@ -180,6 +190,7 @@ class AckOrder:
         self._owed: deque[int] = deque()
         self._ready: dict[int, int] = {}
         self.expect = self._owed.append
+        self.expect_all = self._owed.extend
 
     def __len__(self) -> int:
         return len(self._owed)

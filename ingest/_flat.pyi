@@ -1,0 +1,1 @@
+from sensorium.ingest._flat_py import Flat as Flat
