@@ -15,7 +15,7 @@ from sensorium.cluster import explain, sections, tracked_yaml, urls
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.lorawan_section import Lorawan
 from sensorium.cluster.sections import Section
-from sensorium.cluster.stream_sections import Streaming
+from sensorium.cluster.stream_sections import Streaming, Timeseries
 from sensorium.cluster.tracked_yaml import Path as SettingPath
 from sensorium.cluster.tracked_yaml import dotted
 from sensorium.ingest.decode import Bounds
@@ -25,6 +25,7 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "DEVICE_DB_URL": ("storage", "url"),
     "MQTT_BROKER_URL": ("mqtt", "url"),
     "TIMESERIES_DB_URL": ("timeseries", "url"),
+    "INFLUXDB_TOKEN": ("timeseries", "token"),
     "KAFKA_BROKERS": ("streaming", "brokers"),
     "DEVICE_CA_CERT_PATH": ("security", "device_ca_cert_path"),
     "DEVICE_CA_KEY_PATH": ("security", "device_ca_key_path"),
@@ -49,7 +50,7 @@ class Config(Section):
     ingest: sections.Ingest = sections.Ingest()
     cluster: sections.Cluster = Field(default_factory=sections.Cluster)
     profiles: dict[TypeName, sections.DeviceType] = Field(default_factory=dict)
-    timeseries: sections.Timeseries = sections.Timeseries()
+    timeseries: Timeseries = Field(default_factory=Timeseries)
     streaming: Streaming = Field(default_factory=Streaming)
     edge: sections.Edge = sections.Edge()
     security: sections.Security = sections.Security()

@@ -258,12 +258,6 @@ def profiles(types: dict[str, DeviceType]) -> Profiles:
     return Profiles(default, {name: section.over(default) for name, section in rest.items()})
 
 
-class Timeseries(Section):
-    """A time-series database that is fed from the log."""
-
-    url: Annotated[HttpUrl | None, Later("the projection into a time-series database")] = None
-
-
 class Edge(Section):
     """Gateways near the devices."""
 

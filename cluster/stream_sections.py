@@ -1,12 +1,13 @@
-"""The sections of the configuration for what is fed from the log, and what it is fed from: Kafka."""
+"""The sections of the configuration for what is fed from the log, and what feeds it: InfluxDB, Kafka."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from sensorium.cluster.sections import File, Id, Section
+from sensorium.cluster.sections import File, HttpUrl, Id, Seconds, Section
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
+from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.kafka_settings import KafkaSettings, KafkaSinkSettings
 
 
@@ -19,6 +20,47 @@ def _broker(address: str) -> str:
 
 Broker = Annotated[str, AfterValidator(_broker)]
 Topic = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Timeseries(Section):
+    """An InfluxDB v2 that is fed from the log."""
+
+    url: HttpUrl | None = None
+    org: Annotated[str, Field(min_length=1, max_length=128)] = "sensorium"
+    bucket: Annotated[str, Field(min_length=1, max_length=128)] = "sensorium"
+    token: SecretStr | None = None
+    """What we may do there: read, write, create the bucket where it is missing. Or INFLUXDB_TOKEN."""
+    token_file: File | None = None
+    """The token, instead: read at each connection."""
+    create_bucket: bool = True
+    """Whether to create the bucket where it is missing; false for what speaks only line protocol."""
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    """Of a bucket that we create; without, it keeps everything."""
+    gzip: bool = True
+    timeout_s: Seconds = 10.0
+    """Of one request."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file say the same; give one")
+        return self
+
+    def settings(self) -> InfluxSettings | None:
+        """As the projection takes it; None when there is none."""
+        if self.url is None:
+            return None
+        return InfluxSettings(
+            url=self.url,
+            org=self.org,
+            bucket=self.bucket,
+            token=None if self.token is None else self.token.get_secret_value(),
+            token_file=None if self.token_file is None else str(self.token_file.absolute()),
+            retention_days=self.retention_days,
+            create_bucket=self.create_bucket,
+            gzip=self.gzip,
+            timeout_s=self.timeout_s,
+        )
 
 
 class Streaming(Section):

@@ -10,7 +10,8 @@ from sensorium.actors.coordinator import ServiceSpec
 from sensorium.actors.runtime import make_router
 from sensorium.cluster.config import Config
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
-from sensorium.storage import kafka_settings
+from sensorium.storage import influx_settings, kafka_settings
+from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.kafka_settings import KafkaSinkSettings
 from sensorium.storage.projection_runner import ProjectionRunner
 
@@ -18,6 +19,8 @@ from sensorium.storage.projection_runner import ProjectionRunner
 def stream_services(config: Config, dsn: str, namespace: str) -> list[ServiceSpec]:
     """Those that are configured."""
     services = []
+    if (influx := config.timeseries.settings()) is not None:
+        services.append(ServiceSpec("projection-influxdb", influx_projection, (dsn, influx)))
     streaming = config.streaming
     if streaming.feeds_kafka:
         services.append(ServiceSpec("projection-kafka", kafka_projection, (dsn, streaming.sink())))
@@ -28,7 +31,16 @@ def stream_services(config: Config, dsn: str, namespace: str) -> list[ServiceSpe
 
 def projections(config: Config) -> tuple[str, ...]:
     """The names of the projections among them: the log keeps what they have yet to read."""
-    return (kafka_settings.NAME,) if config.streaming.feeds_kafka else ()
+    influxdb = (influx_settings.NAME,) if config.timeseries.url is not None else ()
+    kafka = (kafka_settings.NAME,) if config.streaming.feeds_kafka else ()
+    return influxdb + kafka
+
+
+def influx_projection(dsn: str, settings: InfluxSettings) -> ProjectionRunner:
+    """The projection into InfluxDB, in a process of its own."""
+    from sensorium.storage.influx_sink import SETTINGS, InfluxSink
+
+    return ProjectionRunner(dsn, SETTINGS, InfluxSink(settings))
 
 
 def kafka_projection(dsn: str, settings: KafkaSinkSettings) -> ProjectionRunner:

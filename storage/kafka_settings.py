@@ -28,6 +28,9 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     sasl_mechanism: str = "PLAIN"
 
+    def __repr__(self) -> str:
+        return f"KafkaSettings({', '.join(self.brokers)})"
+
 
 class KafkaSinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What goes where.

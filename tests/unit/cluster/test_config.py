@@ -63,7 +63,8 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
         ("- 1", ":1: must be a mapping of sections"),
         ("1: 2", ":1: the file: keys must be text"),
         ("x: &a [*a]", ":1: nested deeper than 16 levels"),
-        ("timeseries: {url: 'http://tsdb'}", ":1: timeseries.url: the projection into a time-"),
+        ("timeseries: {url: 'tsdb:8086'}", ":1: timeseries.url: must start with http:// or https://"),
+        ("timeseries: {token: t, token_file: /dev/null}", ":1: timeseries.token_file: no such file"),
         ("streaming: {ca_file: /dev/null/x}", ":1: streaming.ca_file: no such file"),
         ("streaming: {password: hunter2}", ":1: streaming: username and password go together"),
         ("streaming: {alerts_topic: sensor-readings}", ":1: streaming: each topic has one purpose"),
@@ -94,7 +95,7 @@ def test_several_mistakes_are_counted(written) -> None:
     [
         ("MQTT_BROKER_URL", "http://h", "MQTT_BROKER_URL: mqtt.url: must start with mqtt:// or mqtts://"),
         ("KAFKA_BROKERS", "a:9092,b", "KAFKA_BROKERS: streaming.brokers[1]: is HOST:PORT"),
-        ("TIMESERIES_DB_URL", "http://influx:8086", "TIMESERIES_DB_URL: timeseries.url: "),
+        ("TIMESERIES_DB_URL", "influx:8086", "TIMESERIES_DB_URL: timeseries.url: "),
         ("DEVICE_CA_CERT_PATH", "/nowhere.pem", "PATH: security.device_ca_cert_path: no such file"),
         ("ENCRYPTION_KEY", "k", "ENCRYPTION_KEY: security.encryption_key: encryption at rest does not exist"),
         ("ML_MODEL_REGISTRY_URL", "http://m", "ML_MODEL_REGISTRY_URL: analytics.model_registry_url: "),
@@ -187,3 +188,22 @@ def test_kafka_is_what_its_section_says_and_keeps_the_log(tmp_path: Path) -> Non
     assert config.streaming.ingest(config.bounds) is None
     assert config.describe()["streaming.password"] == "***"
     assert retention_settings(config).wait_for == ("rollups", "kafka")
+
+
+def test_the_influxdb_token_is_from_the_environment_or_a_file_and_hidden(tmp_path: Path) -> None:
+    assert load().timeseries.settings() is None
+    config = load(environment={"TIMESERIES_DB_URL": "http://influx:8086", "INFLUXDB_TOKEN": "hunter2"})
+    settings = config.timeseries.settings()
+    assert settings is not None
+    assert settings.secret() == "hunter2"
+    assert "hunter2" not in str(config.describe()) + repr(config) + repr(settings)
+    assert retention_settings(config).wait_for == ("rollups", "influxdb")
+    token = tmp_path / "token"
+    token.write_text("from-file\n")
+    file = tmp_path / "c.yaml"
+    file.write_text(f"timeseries: {{url: 'http://influx:8086', token_file: '{token}'}}")
+    from_file = load(file).timeseries.settings()
+    assert from_file is not None
+    assert from_file.secret() == "from-file"
+    with pytest.raises(ConfigError, match="token and token_file say the same"):
+        load(file, {"INFLUXDB_TOKEN": "hunter2"})
