@@ -42,6 +42,7 @@ from sensorium.actors.messages import (
     TimerFired,
     batch_decoder,
 )
+from sensorium.actors.passivation import Passivation
 from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Snapshot, StoredDevice
@@ -65,9 +66,6 @@ Outcomes = dict[int, Outcome]
 
 SAVE_PAUSE_S = 0.05
 """Between two batches of snapshots, so that many that come due together do not crowd out the commits."""
-
-SWEEP_EVERY_S = 1.0
-"""How often idle devices are looked for."""
 
 ARM_CHUNK = 500
 """Devices of a new no-data rule that share one commit."""
@@ -139,11 +137,13 @@ class DeviceHost:
         self._ticker = Ticker(self._ports.log, self._shards, self._clock_ms, self._fire)
         self._activations = Activations(self._ports.log, self._shards, self._settings.activation)
         await self._activations.open()
+        self._passivation = Passivation(self._activations, self._ahead, self._save_now)
         rules = await self._ports.rules.load()
         self._around = replace(self._around, rules=RuleBook(rules))
         self._tasks = [
             asyncio.create_task(self._work(), name=f"{self.name} turns"),
             asyncio.create_task(self._save(), name=f"{self.name} snapshots"),
+            asyncio.create_task(self._passivation.run(), name=f"{self.name} passivation"),
             asyncio.create_task(self._watch_rules(), name=f"{self.name} rules"),
             asyncio.create_task(self._ticker.run(), name=f"{self.name} timers"),
         ]
@@ -220,8 +220,9 @@ class DeviceHost:
         results: dict[str, Any] = {}
         for start in range(0, len(ids), MAP_CHUNK):
             chunk = ids[start : start + MAP_CHUNK]
+            await self._passivation.room()
             async with self._ahead:
-                await self._activations.ensure(chunk, self._around)
+                await self._activations.ensure(chunk, self._around, scan=True)
                 for device_id in chunk:
                     view = DeviceView(self._activations.devices[device_id], self._around, self._clock_ms())
                     try:
@@ -286,7 +287,7 @@ class DeviceHost:
             "devices_active": len(self._activations.devices),
             "devices_unsaved": self._activations.dirty,
             "activations": self._activations.activated,
-            "passivations": self._counts["passivations"],
+            **self._passivation.statistics(),
             "snapshots": self._counts["snapshots"],
             "shards_owned": len(self._shards),
             "batches_waiting": len(self._waiting),
@@ -327,6 +328,7 @@ class DeviceHost:
             while self._waiting and size + len(self._waiting[0].work.messages) <= GROUP_MESSAGES:
                 group.append(self._waiting.popleft())
                 size += len(group[-1].work.messages)
+            await self._passivation.room()
             async with self._ahead:
                 await self._settle_group(group)
 
@@ -416,30 +418,33 @@ class DeviceHost:
     # --- snapshots and rules ----------------------------------------------------------------------------
 
     async def _save(self) -> None:
-        swept_s = time.monotonic()
         while not self._fenced:
             async with self._ahead:
                 snapshots = self._activations.take_due()
-                if time.monotonic() - swept_s >= SWEEP_EVERY_S:
-                    self._counts["passivations"] += self._activations.passivate()
-                    swept_s = time.monotonic()
             if snapshots:
                 await self._store(snapshots)
                 await asyncio.sleep(SAVE_PAUSE_S)
             else:
                 await asyncio.sleep(_IDLE_S if not self._activations.dirty else _IDLE_S / 10)
 
-    async def _store(self, snapshots: Sequence[Snapshot]) -> None:
+    async def _save_now(self, snapshots: Sequence[Snapshot]) -> None:
         try:
             await self._ports.log.save(snapshots, self._activations.heads(snapshots))
-            self._counts["snapshots"] += len(snapshots)
+        except Fenced:
+            self._fenced = True
+            raise
+        self._counts["snapshots"] += len(snapshots)
+
+    async def _store(self, snapshots: Sequence[Snapshot]) -> None:
+        try:
+            await self._save_now(snapshots)
         except LogUnavailable:
             self._activations.unsaved(snapshots)
             if self._stopping:
                 raise
             await asyncio.sleep(_IDLE_S)
         except Fenced:
-            self._fenced = True
+            return
 
     async def _watch_rules(self) -> None:
         # What changed shortly before this host took over may not have reached the devices yet.

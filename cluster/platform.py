@@ -257,6 +257,8 @@ class Platform:
                 snapshot_every_turns=config.cluster.snapshot_every_turns,
                 snapshot_every_s=config.cluster.snapshot_every_s,
                 max_active=config.cluster.max_active_devices,
+                max_active_bytes=config.cluster.max_active_mb << 20,
+                idle_after_s=config.cluster.idle_after_s,
             ),
         )
         mqtt = MqttSettings(

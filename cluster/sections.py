@@ -210,7 +210,11 @@ class Cluster(Section):
     snapshot_every_s: Seconds = _ACTIVATION.snapshot_every_s
     """… or so many seconds, whichever is first: the bounds on what a recovery replays."""
     max_active_devices: Annotated[int, Field(ge=100, le=10_000_000)] = _ACTIVATION.max_active
-    """In the memory of one host; the ones idle for longest are passivated beyond it."""
+    """In the memory of one host; the ones used least lately are passivated beyond it."""
+    max_active_mb: Annotated[int, Field(ge=16, le=1 << 20)] = _ACTIVATION.max_active_bytes >> 20
+    """MiB that the devices in the memory of one host may take; beyond it likewise."""
+    idle_after_s: Seconds = _ACTIVATION.idle_after_s
+    """A device that was not used for so long is passivated."""
 
 
 class Window(Section):

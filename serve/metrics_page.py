@@ -25,16 +25,20 @@ _HOST_COUNTERS: Final = {
     "passivations": ("sensorium_passivations", "Devices dropped from memory."),
     "commits": ("sensorium_commits", "Transactions."),
     "commit_failures": ("sensorium_commit_failures", "Transactions that failed; their messages came again."),
+    "passivations_saved": ("sensorium_passivations_saved", "Devices saved before they were dropped."),
+    "room_waits": ("sensorium_room_waits", "Turns that waited until devices were dropped."),
     "snapshots": ("sensorium_snapshots", "Device states saved."),
 }
 _HOST_GAUGES: Final = {
     "devices_active": ("sensorium_devices_active", "Devices in memory."),
+    "active_bytes": ("sensorium_active_bytes", "Memory that the devices in it take, as estimated."),
     "devices_unsaved": ("sensorium_devices_unsaved", "Devices that changed since their snapshot."),
     "shards_owned": ("sensorium_shards_owned", "Shards owned."),
 }
 _HOST_LABELLED: Final = {
     "dead_letters": ("sensorium_dead_letters", "Messages that could not be used.", "reason"),
     "alarms_raised": ("sensorium_alarms", "Alarms raised.", "severity"),
+    "evictions": ("sensorium_evictions", "Devices dropped from memory, by why.", "reason"),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from sensorium.actors import coordinator as coordinator_module
 from sensorium.actors import host as host_module
+from sensorium.actors import passivation as passivation_module
 from sensorium.actors import router as router_module
 from sensorium.actors import ticker as ticker_module
 from sensorium.actors.activations import ActivationSettings
@@ -34,7 +35,7 @@ def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PING_EVERY_S", "RETRY_S"):
         monkeypatch.setattr(coordinator_module, name, 0.005)
     monkeypatch.setattr(coordinator_module, "NEWER_TABLE_WAIT_S", 0.02)
-    monkeypatch.setattr(host_module, "SWEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(passivation_module, "SWEEP_EVERY_S", 0.005)
     monkeypatch.setattr(host_module, "SAVE_PAUSE_S", 0.0)
     monkeypatch.setattr(host_module, "_IDLE_S", 0.005)
 
