@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from sensorium.actors.commands import TIMER as COMMANDS_TIMER
+from sensorium.actors.commands import Commands
 from sensorium.actors.conditions import same_length
 from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
@@ -17,6 +19,10 @@ from sensorium.actors.messages import (
     DEAD_LETTER_PAYLOAD_BYTES,
     DUPLICATE,
     Answer,
+    CancelCommand,
+    ClaimCommand,
+    CommandReply,
+    CommandUndelivered,
     DeadLetter,
     Decommission,
     DeviceInfo,
@@ -28,11 +34,14 @@ from sensorium.actors.messages import (
     Message,
     Outcome,
     Patch,
+    PresenceSaid,
     Reading,
     ReadingFlag,
     RefreshRules,
     Refusal,
     Register,
+    SendCommand,
+    TakeCommands,
     TimerFired,
     Value,
     WindowInfo,
@@ -87,6 +96,7 @@ class Device:
     __slots__ = (
         "_arranged",
         "_profile_windows",
+        "commands",
         "dirty_since_s",
         "id",
         "key",
@@ -119,6 +129,7 @@ class Device:
         self.windows: tuple[Window, ...] = ()
         self.seen = Seen()
         self.watch = Watch()
+        self.commands = Commands()
         self.turns = 0
         """Turns since the last snapshot."""
         self.dirty_since_s: float | None = None
@@ -173,6 +184,9 @@ class Device:
             case RefreshRules():
                 self._refresh(around, now_ms, effects)
                 return ACCEPTED
+            case TimerFired(name=name) if name == COMMANDS_TIMER:
+                self.commands.fire(self, now_ms, effects)
+                return ACCEPTED
             case TimerFired(name=name, due_ms=due_ms):
                 if self.watch.book is not around.rules:
                     self._refresh(around, now_ms, effects)
@@ -183,6 +197,8 @@ class Device:
                 return ACCEPTED
             case Reading():
                 raise TypeError("readings have a turn of their own: Device.read")
+            case _:
+                return self._command(message, now_ms, effects)
 
     def read(
         self,
@@ -239,6 +255,8 @@ class Device:
         self.remember(time_ms, key, reading.received_ms)
         if watch.listens:
             watch.heard(self, time_ms, now_ms, effects)
+        if self.commands.listening:
+            self.commands.heard(self, now_ms, effects)
         effects.readings.append(
             ReadingRow(shard.number, offset, self.key, time_ms, key, flags, self.metrics, values)
         )
@@ -256,6 +274,8 @@ class Device:
         connectivity = "never_seen"
         if seen is not None:
             connectivity = "online" if now_ms - seen <= silent_after_ms else "offline"
+        if self.commands.online is not None:
+            connectivity = "online" if self.commands.online else "offline"
         return DeviceInfo(
             r.device_id,
             r.device_type,
@@ -436,6 +456,7 @@ class Device:
         if old.status == DECOMMISSIONED:
             return ACCEPTED
         self.watch.end(self, now_ms, "device_decommissioned", effects)
+        self.commands.end_all(self, "device_decommissioned", now_ms, effects)
         self.registration = msgspec.structs.replace(old, status=DECOMMISSIONED, updated_ms=now_ms)
         effects.registrations.append(self.registration)
         self.event("decommissioned", now_ms, self.registration, effects)
@@ -449,6 +470,7 @@ class Device:
         self.fit_windows(around.rules)
         self.lateness_ms = round(profile.lateness_s * 1000)
         self.max_metrics = profile.max_metrics
+        self.commands.pushed = profile.downlink == "mqtt"
         self.watch.book = None
 
     def fit_windows(self, book: RuleBook) -> None:
@@ -472,6 +494,33 @@ class Device:
     def _refresh(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
         if self.registration is not None and self.registration.status == ACTIVE:
             self.watch.bind(self, around.rules, now_ms, effects)
+
+    # --- commands ---------------------------------------------------------------------------------------
+
+    def _command(self, message: Message, now_ms: int, effects: Commit) -> Outcome:
+        commands = self.commands
+        if self.registration is None:
+            return self._not_found()
+        match message:
+            case SendCommand():
+                if self.registration.status != ACTIVE:
+                    return Refusal("conflict", f"device {self.id} is decommissioned; register it again first")
+                return commands.send(self, message, now_ms, effects)
+            case ClaimCommand():
+                return commands.claim(self, message, now_ms, effects)
+            case CommandReply():
+                return commands.reply(self, message, now_ms, effects)
+            case CommandUndelivered():
+                return commands.undelivered(self, message, now_ms, effects)
+            case CancelCommand():
+                return commands.cancel(self, message, now_ms, effects)
+            case TakeCommands():
+                return commands.take(self, now_ms, effects)
+            case PresenceSaid(online=online):
+                commands.presence(self, online, now_ms, effects)
+                return ACCEPTED
+            case _:
+                raise TypeError(f"no turn for {type(message).__name__}")
 
     # --- small leaves -----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 Every `.remote(…)` returns an ObjectRef; everything else here blocks until it has its answer.
 """
 
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from sensorium.actors.messages import (
     Patch,
     Reading,
     Register,
+    SendCommand,
     Value,
 )
 from sensorium.actors.placement import shard_of
@@ -169,6 +171,7 @@ class DeviceRef:
         self.window = RemoteMethod(self._window)
         self.rules = RemoteMethod(self._rules)
         self.send = RemoteMethod(self._send)
+        self.command = RemoteMethod(self._command)
         self.patch = RemoteMethod(self._patch)
         self.decommission = RemoteMethod(self._decommission)
 
@@ -199,6 +202,31 @@ class DeviceRef:
         at_ms = now_ms if time_ms is None else time_ms
         key = zlib.crc32(msgspec.json.encode(dict(metrics))) if time_ms is not None else time.time_ns()
         return self._fleet.ask(Reading(self.id, at_ms, now_ms, key, 0, values), tuple(metrics))
+
+    def _command(
+        self,
+        command: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float = 30.0,
+        expires_s: float = 86_400.0,
+        retries: int = 0,
+        wait_s: float = 0.0,
+    ) -> "ray.ObjectRef[Any]":
+        """`command.remote(name, parameters, wait_s=…)`: a `Command`, ended if that took less than `wait_s`.
+
+        The times are seconds: in which the device must answer once it was told; after which it is not told
+        any more.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        message = SendCommand(
+            *(self.id, f"{now_ms:012x}{secrets.token_hex(10)}", command, dict(parameters or {})),
+            *(round(timeout_s * 1000), now_ms + round(expires_s * 1000), retries),
+        )
+        table = self._fleet.table()
+        host = table.addresses[table.hosts[shard_of(self.id)]]
+        ref: ray.ObjectRef[Any] = host.call.remote("command", message, wait_s)
+        return ref
 
     def _patch(
         self,

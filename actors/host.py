@@ -16,6 +16,7 @@ import msgspec
 
 from sensorium.actors.activations import Activations, ActivationSettings
 from sensorium.actors.cloning import CLONE_CHUNK, Clones, clone
+from sensorium.actors.command_waiters import CommandWaiters
 from sensorium.actors.conditions import validate
 from sensorium.actors.device import Surroundings
 from sensorium.actors.errors import (
@@ -39,13 +40,14 @@ from sensorium.actors.messages import (
     Reading,
     RefreshRules,
     Refusal,
+    SendCommand,
     TimerFired,
     batch_decoder,
 )
 from sensorium.actors.passivation import Passivation
 from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
-from sensorium.actors.records import Snapshot, StoredDevice
+from sensorium.actors.records import Command, Snapshot, StoredDevice
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import NoData, Rule, RuleSpec
 from sensorium.actors.ticker import Ticker
@@ -125,6 +127,7 @@ class DeviceHost:
         self._latency = Histogram()
         self._commits = Histogram()
         self._log_down_since_s: float | None = None
+        self._waiters = CommandWaiters()
         self._stopping = False
         self._fenced = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -209,6 +212,21 @@ class DeviceHost:
         if isinstance(outcome, Refusal):
             raise refused(outcome.code, outcome.detail)
         return outcome.value if isinstance(outcome, Answer) else None
+
+    async def command(self, message: SendCommand, wait_s: float) -> Command | None:
+        """Have a device do something: the command as it ended within `wait_s`, or as it stands.
+
+        None: it has ended before. Raises like `answer`.
+        """
+        with self._waiters.expecting(message.command_id) as ended:
+            command: Command | None = await self.answer(message)
+            if command is not None and wait_s > 0:
+                try:
+                    async with asyncio.timeout(wait_s):
+                        return await ended
+                except TimeoutError:
+                    pass
+            return command
 
     async def map(self, which: Filter, function: Callable[[DeviceView], Any]) -> dict[str, Any]:
         """Run a function beside the state of each device of this host that matches.
@@ -399,6 +417,7 @@ class DeviceHost:
             raise
         activations.changed(turns.touched)
         self._ticker.add(turns.commit.timers)
+        self._waiters.tell(turns.commit.commands)
         self._count(works, turns)
         return turns.outcomes
 

@@ -123,6 +123,76 @@ class TimerFired(_Message, frozen=True, array_like=True, tag=9):
     due_ms: int
 
 
+class SendCommand(_Message, frozen=True, array_like=True, tag=20):
+    """Have the device do something: answered with the `Command`, or `Duplicate` once it has ended.
+
+    The same `command_id` is the same command, however often it is said. Refused with `conflict` when what is
+    asked differs, and with `overloaded` when too many commands of the device are open.
+
+    Attributes:
+        timeout_ms: in which an answer must come, from when the device is told.
+        expires_ms: from then on the device is not told any more.
+        retries: how often the device may be told again when it does not answer.
+        job_id: the bulk job that this command belongs to.
+    """
+
+    command_id: str
+    command: str
+    parameters: dict[str, Any]
+    timeout_ms: int
+    expires_ms: int
+    retries: int = 0
+    job_id: str | None = None
+
+
+class ClaimCommand(_Message, frozen=True, array_like=True, tag=21):
+    """Leave to tell the device, for one attempt and one claimant: answered with the `Telling`, or None.
+
+    The command is SENT when the answer comes. Who is refused must not tell the device.
+    """
+
+    command_id: str
+    attempt: int
+
+
+class CommandUndelivered(_Message, frozen=True, array_like=True, tag=22):
+    """The device was certainly not told. `final`: it never can be, so the command has failed."""
+
+    command_id: str
+    attempt: int
+    reason: str
+    final: bool = False
+
+
+class CommandReply(_Message, frozen=True, array_like=True, tag=23):
+    """What the device says of a command: `status` is "delivered", "succeeded" or "failed".
+
+    A repetition is a `Duplicate`; a reply to no open command becomes a dead letter.
+    """
+
+    command_id: str
+    status: str
+    received_ms: int
+    result: Any = None
+    reason: str | None = None
+
+
+class CancelCommand(_Message, frozen=True, array_like=True, tag=24):
+    """End an open command; answered with the `Command`. One that was sent may be carried out all the same."""
+
+    command_id: str
+
+
+class TakeCommands(_Message, frozen=True, array_like=True, tag=25):
+    """The device asks what it shall do: answered with a list of `Telling`, which are SENT then."""
+
+
+class PresenceSaid(_Message, frozen=True, array_like=True, tag=26):
+    """The device came or went, as it says itself or its last will does."""
+
+    online: bool
+
+
 DEAD_LETTER_PAYLOAD_BYTES: Final = 4096
 
 Message = (
@@ -136,6 +206,13 @@ Message = (
     | RefreshRules
     | DeadLetter
     | TimerFired
+    | SendCommand
+    | ClaimCommand
+    | CommandUndelivered
+    | CommandReply
+    | CancelCommand
+    | TakeCommands
+    | PresenceSaid
 )
 
 
@@ -146,6 +223,16 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     metrics: list[tuple[str, ...]]
     messages: list[Message]
+
+
+class Telling(msgspec.Struct, frozen=True):
+    """What a device is told of a command, as it goes over the wire. The same id is the same command."""
+
+    command_id: str
+    command: str
+    parameters: dict[str, Any]
+    attempt: int
+    expires_ms: int
 
 
 class DeviceInfo(msgspec.Struct, frozen=True):

@@ -46,12 +46,14 @@ class Profile(msgspec.Struct, frozen=True):
         lateness_s: a reading this much older than the device's newest is still in order for windows.
         max_metrics: distinct metric names a device may ever send.
         offline_after_s: silence after which the device counts as offline.
+        downlink: how the device is told of commands: "mqtt" is published to, "coap" asks.
     """
 
     windows: tuple[WindowSpec, ...] = (WindowSpec(),)
     lateness_s: float = 300.0
     max_metrics: int = 256
     offline_after_s: float = 600.0
+    downlink: str = "mqtt"
 
 
 class Profiles(msgspec.Struct, frozen=True):

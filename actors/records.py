@@ -1,8 +1,9 @@
 """What a host hands to the log and gets back from it: plain rows, decided by devices, stored by `storage`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -84,6 +85,73 @@ class Alarm(msgspec.Struct, frozen=True):
     end_reason: str | None = None
 
 
+class CommandState(StrEnum):
+    """Where a command stands. Those after DELIVERED are ends."""
+
+    QUEUED = "QUEUED"
+    SENT = "SENT"
+    DELIVERED = "DELIVERED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    TIMED_OUT = "TIMED_OUT"
+    EXPIRED = "EXPIRED"
+    CANCELLED = "CANCELLED"
+
+
+OPEN_STATES: Final = frozenset((CommandState.QUEUED, CommandState.SENT, CommandState.DELIVERED))
+
+
+class CommandStep(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A command came into a state: when, in which attempt to tell the device, and why."""
+
+    state: CommandState
+    time_ms: int
+    attempt: int = 0
+    reason: str | None = None
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A command as it stands, with the way it has come.
+
+    Attributes:
+        number: its place among the device's commands.
+        expires_ms: from then on the device is not told any more.
+        attempt: how often the device was told, at most `retries` + 1 times.
+        ready: whether the device may be told now.
+        due_ms: of one that is SENT or DELIVERED, when its time is out; of one that is QUEUED, before when
+            telling the device need not be tried again.
+        result: what the device answered with.
+        steps: every state it was in, the first first.
+    """
+
+    command_id: str
+    device_id: str
+    command: str
+    parameters: dict[str, Any]
+    state: CommandState
+    created_ms: int
+    updated_ms: int
+    timeout_ms: int
+    expires_ms: int
+    number: int
+    retries: int = 0
+    attempt: int = 0
+    ready: bool = False
+    due_ms: int | None = None
+    reason: str | None = None
+    result: Any = None
+    job_id: str | None = None
+    steps: tuple[CommandStep, ...] = ()
+
+
+class PresenceRow(NamedTuple):
+    """Whether a device says that it is there, and since when."""
+
+    device_id: str
+    online: bool
+    since_ms: int
+
+
 class Snapshot(NamedTuple):
     """A device's state as of `offset` in its shard.
 
@@ -137,6 +205,9 @@ class StoredDevice(NamedTuple):
     alarms: list[Alarm]
     """The active ones."""
     timers: Mapping[str, Timer] = {}
+    commands: Sequence[Command] = ()
+    """The open ones and some that ended last, in the order of their numbers."""
+    presence: PresenceRow | None = None
 
 
 class Identity(NamedTuple):
@@ -151,7 +222,8 @@ class Identity(NamedTuple):
 class Commit:
     """What one transaction makes durable: all of it or nothing.
 
-    `registrations`, `alarms` and `timers` replace the rows of the same id, the later the earlier.
+    `registrations`, `alarms`, `timers`, `commands` and `presences` replace the rows of the same id, the later
+    the earlier.
     """
 
     readings: list[ReadingRow] = field(default_factory=list)
@@ -160,6 +232,8 @@ class Commit:
     alarms: list[Alarm] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     timers: list[TimerRow] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    presences: list[PresenceRow] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(
@@ -169,4 +243,6 @@ class Commit:
             or self.alarms
             or self.dead_letters
             or self.timers
+            or self.commands
+            or self.presences
         )

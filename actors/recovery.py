@@ -2,6 +2,8 @@
 
 import msgspec
 
+from sensorium.actors.commands import TIMER as COMMANDS_TIMER
+from sensorium.actors.commands import Commands
 from sensorium.actors.device import NEVER_MS, Device, Shard, Surroundings
 from sensorium.actors.messages import ReadingFlag, Value
 from sensorium.actors.metrics import metric_set
@@ -49,7 +51,8 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
     device = Device(stored.device_id, shard)
     device.registration = stored.registration
     device.watch.alarms = {alarm.rule_id: alarm for alarm in stored.alarms}
-    device.watch.timers = dict(stored.timers)
+    device.watch.timers = {name: timer for name, timer in stored.timers.items() if name != COMMANDS_TIMER}
+    device.commands = Commands.restore(stored.commands, stored.presence, stored.timers.get(COMMANDS_TIMER))
     if stored.snapshot is not None:
         _restore(device, stored.snapshot)
     if stored.registration is not None:
@@ -61,13 +64,18 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
 
 def as_stored(device: Device) -> StoredDevice:
     """The device as the log would hand it out once it is saved; what `activate` is given. Changes nothing."""
+    timers = dict(device.watch.timers)
+    if device.commands.timer is not None:
+        timers[COMMANDS_TIMER] = device.commands.timer
     return StoredDevice(
         device.id,
         device.registration,
         take_snapshot(device),
         [],
         list(device.watch.alarms.values()),
-        dict(device.watch.timers),
+        timers,
+        list(device.commands.open.values()),
+        device.commands.said,
     )
 
 

@@ -14,9 +14,11 @@ from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.ports import Filter, HostPorts
 from sensorium.actors.records import (
     Alarm,
+    Command,
     Commit,
     EventRow,
     Identity,
+    PresenceRow,
     ReadingRow,
     Registration,
     Snapshot,
@@ -56,6 +58,8 @@ class MemoryStore:
         self.alarms: dict[str, Alarm] = {}
         self.dead_letters: list[DeadLetter] = []
         self.timers: dict[tuple[str, str], TimerRow] = {}
+        self.commands: dict[str, Command] = {}
+        self.presences: dict[str, PresenceRow] = {}
         self.snapshots: dict[int, Snapshot] = {}
         self.heads: dict[int, int] = {}
         self.hosts: dict[int, tuple[str, bool]] = {}
@@ -180,6 +184,8 @@ class MemoryStore:
         self.registrations |= {r.device_id: r for r in commit.registrations}
         self.alarms |= {a.alarm_id: a for a in commit.alarms}
         self.dead_letters += commit.dead_letters
+        self.commands |= {c.command_id: c for c in commit.commands}
+        self.presences |= {p.device_id: p for p in commit.presences}
         for timer in commit.timers:
             if timer.due_ms is None:
                 self.timers.pop((timer.device_id, timer.name), None)
@@ -258,6 +264,8 @@ class MemoryLog:
                 for (owner, name), row in store.timers.items()
                 if owner == device_id and row.due_ms is not None
             },
+            sorted((c for c in store.commands.values() if c.device_id == device_id), key=lambda c: c.number),
+            store.presences.get(device_id),
         )
 
     async def seen(self, identities: Sequence[Identity]) -> set[Identity]:

@@ -38,6 +38,7 @@ from sensorium.cluster.errors import AlreadyRunning
 from sensorium.cluster.ports import PortTaken, check_free
 from sensorium.cluster.services import (
     CoapService,
+    CommandService,
     MqttService,
     api_settings,
     retention_settings,
@@ -47,6 +48,7 @@ from sensorium.cluster.streams import stream_services
 from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
 from sensorium.ingest.coap_security import check_contexts
+from sensorium.ingest.downlink import DownlinkSettings
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttOptions
@@ -281,6 +283,7 @@ class Platform:
                 ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
                 *self._coap(),
                 *self._lorawan(mqtt),
+                self._commands(mqtt, dsn),
                 *self._storage(dsn),
                 *stream_services(config, dsn, NAMESPACE),
             ],
@@ -315,6 +318,12 @@ class Platform:
             mqtt, client_id=f"{config.mqtt.client_id}-lorawan-0", lorawan=config.lorawan.settings()
         )
         return [ServiceSpec("lorawan-0", MqttService, ("lorawan-0", events, NAMESPACE))]
+
+    def _commands(self, mqtt: MqttSettings, dsn: str) -> ServiceSpec:
+        settings = DownlinkSettings(
+            address=mqtt.address, client_id=f"{self._config.mqtt.client_id}-commands-0"
+        )
+        return ServiceSpec("commands-0", CommandService, ("commands-0", settings, dsn, NAMESPACE))
 
     def _storage(self, dsn: str) -> list[ServiceSpec]:
         keeper = ServiceSpec("retention", RetentionKeeper, (dsn, retention_settings(self._config)))

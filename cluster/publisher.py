@@ -24,7 +24,7 @@ CONNECT_TIMEOUT_S = 10.0
 class Publisher(Protocol):
     """An MQTT connection, such as `ingest.mqtt_client.MqttClient`."""
 
-    async def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
+    async def publish(self, topic: str, payload: bytes, qos: int = 1) -> object:
         """Returns once the broker acknowledged; QoS 0: once it is written.
 
         Raises `ConnectionError` when it may not have arrived, `BrokerRefused` when it is not wanted.
@@ -128,6 +128,7 @@ class Outlet:
     async def _publish(self, topic: str, payload: bytes) -> None:
         while True:  # ends with the delivery timeout
             try:
-                return await self._publisher.publish(topic, payload, self._qos)
+                await self._publisher.publish(topic, payload, self._qos)
+                return
             except ConnectionError:
                 await asyncio.sleep(RETRY_S)

@@ -243,6 +243,8 @@ class DeviceType(Section):
     lateness_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     max_metrics: Annotated[int, Field(ge=1, le=10_000)] | None = None
     offline_after_s: Seconds | None = None
+    downlink: Literal["mqtt", "coap"] | None = None
+    """How the device is told of commands: by publishing to it, or when it asks over CoAP."""
 
     def over(self, base: Profile) -> Profile:
         """`base` with what this section says."""
@@ -252,6 +254,7 @@ class DeviceType(Section):
             lateness_s=base.lateness_s if self.lateness_s is None else self.lateness_s,
             max_metrics=base.max_metrics if self.max_metrics is None else self.max_metrics,
             offline_after_s=base.offline_after_s if self.offline_after_s is None else self.offline_after_s,
+            downlink=base.downlink if self.downlink is None else self.downlink,
         )
 
 

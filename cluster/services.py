@@ -9,8 +9,10 @@ from sensorium.actors.runtime import NAMESPACE, make_router
 from sensorium.cluster.config import Config
 from sensorium.cluster.streams import projections
 from sensorium.ingest.coap import CoapServer, CoapSettings
+from sensorium.ingest.downlink import Downlink, DownlinkSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
+from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import RetentionSettings
 from sensorium.storage.rollup_sink import NAME as ROLLUPS
@@ -77,6 +79,40 @@ class MqttService:
     async def stop(self) -> None:
         """Stop reading, wait for what was read, acknowledge it."""
         await self._ingestor.stop()
+        await self._router.close()
+
+
+class CommandService:
+    """Commands to devices over MQTT, in a process of its own."""
+
+    def __init__(self, name: str, settings: DownlinkSettings, dsn: str, namespace: str) -> None:
+        self._name = name
+        self._settings = settings
+        self._dsn = dsn
+        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+
+    async def start(self) -> None:
+        """Begin to connect to the broker, and keep trying while it is away."""
+        await self._router.start()
+        self._downlink = Downlink(self._settings, self._router, [PgReadyCommands(self._dsn)])
+        await self._downlink.start()
+
+    async def ping(self) -> None:
+        """Raise what broke it, if something did."""
+        self._router.check()
+        self._downlink.check()
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the downlink, with the router's under "router"."""
+        return {
+            "name": self._name,
+            **msgspec.to_builtins(self._downlink.statistics()),
+            "router": self._router.statistics(),
+        }
+
+    async def stop(self) -> None:
+        """Claim nothing more, finish what is under way."""
+        await self._downlink.stop()
         await self._router.close()
 
 

@@ -23,6 +23,7 @@ from sensorium.cluster.live import LiveSource, show
 from sensorium.cluster.publisher import publishers
 from sensorium.cluster.run_directory import RunDirectory, RunState
 from sensorium.cluster.simulator.fleet import FleetSimulator, Simulation, prepare
+from sensorium.cluster.simulator.responder import Responder
 from sensorium.storage.embedded import EmbeddedFailed
 
 LOG_FILE: Final = "sensorium.log"
@@ -167,7 +168,10 @@ async def _simulate(simulation: Simulation, config: Config, http_url: str) -> No
     async with PlatformApi(http_url) as api:
         new = await prepare(api, devices)
     _log.info("simulating %d devices, %d of them new", len(devices), new)
-    async with publishers(config.broker, "sensorium-simulator", simulation.connections) as clients:
+    async with (
+        publishers(config.broker, "sensorium-simulator", simulation.connections) as clients,
+        Responder(config.broker, [device.device_id for device in devices]),
+    ):
         await FleetSimulator(simulation, devices, clients).run()
 
 

@@ -10,10 +10,10 @@ from zlib import crc32
 
 import msgspec
 
-from sensorium.actors.messages import Outcome
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.lorawan.chirpstack import TOPIC as CHIRPSTACK
+from sensorium.ingest.mqtt_acks import Acks
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient, MqttOptions
 from sensorium.ingest.mqtt_connection import Connection
@@ -82,7 +82,7 @@ class MqttIngestor:
         )
         # Packet ids are the session's, which is known by the client id.
         self._origin = crc32(settings.client_id.encode()) << 16
-        self._acks: _Acks | None = None
+        self._acks: Acks | None = None
         self._full = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -189,10 +189,10 @@ class MqttIngestor:
             )
         self._pause_when_full()
 
-    def _begin(self, connection: Connection, packets: list[Packet]) -> "_Acks":
+    def _begin(self, connection: Connection, packets: list[Packet]) -> Acks:
         acks = self._acks
         if acks is None or acks.connection is not connection:
-            acks = self._acks = _Acks(connection, self._count)
+            acks = self._acks = Acks(connection, self._count)
         self._received += len(packets)
         self._idle.clear()
         return acks
@@ -208,29 +208,6 @@ class MqttIngestor:
         self._acked += acked
         if self._finished == self._received:
             self._idle.set()
-
-
-class _Acks:
-    """Collects what is done of one connection's packets and acknowledges it once a turn of the loop."""
-
-    __slots__ = ("_count", "_loop", "_words", "connection")
-
-    def __init__(self, connection: Connection, count: Callable[[int, int], None]) -> None:
-        self.connection = connection
-        self._count = count
-        self._loop = asyncio.get_running_loop()
-        self._words: list[int] = []
-
-    def done(self, ack: int, outcome: Outcome) -> None:
-        words = self._words
-        words.append(ack)
-        if len(words) == 1:
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        words, self._words = self._words, []
-        acked = self.connection.acknowledge([word for word in words if word])
-        self._count(len(words), acked)
 
 
 @lru_cache(_KNOWN_TOPICS)

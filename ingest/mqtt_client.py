@@ -20,6 +20,9 @@ from sensorium.ingest.mqtt_wire import Packet
 
 _log = logging.getLogger(__name__)
 
+NO_SUBSCRIBERS = 0x10
+"""The reason code of a PUBACK for what nobody has subscribed to (OASIS MQTT 5.0, section 3.4.2.1)."""
+
 _MAX_EXPONENT = 20
 _MAX_CLIENT_ID_BYTES = 128
 
@@ -75,6 +78,7 @@ class MqttClient:
         subscriptions: filters with their maximum QoS, subscribed at every connect.
         on_packets: called with the connection and each batch of packets; it must not block. Every packet
             with an ack word must be given back to that connection's `acknowledge`, when its work is durable.
+        repeat: whether what was published and not answered when a connection breaks is published again.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class MqttClient:
         on_packets: OnPackets | None = None,
         options: MqttOptions | None = None,
         will: Will | None = None,
+        repeat: bool = True,
     ) -> None:
         if not (
             client_id.isascii() and client_id.isprintable() and 0 < len(client_id) <= _MAX_CLIENT_ID_BYTES
@@ -100,7 +105,7 @@ class MqttClient:
         self._options = options or MqttOptions()
         self._will = will
         self._codec = Codec()
-        self._outbox = Outbox(self._codec)
+        self._outbox = Outbox(self._codec, repeat)
         self._released: set[int] = set()
         self._connection: Connection | None = None
         self._order = asyncio.Lock()
@@ -161,16 +166,20 @@ class MqttClient:
 
     async def publish(
         self, topic: str, payload: bytes, qos: int = 1, retain: bool = False, **properties: Any
-    ) -> None:
+    ) -> int:
         """Publish; returns when the broker has the message (QoS 1 and 2) or it was handed to the socket.
 
         QoS 1 and 2 wait for a connection and for the broker's window, and are sent again after a reconnect;
         bound the wait with `asyncio.timeout`. `properties` go by gmqtt's names: `message_expiry_interval`,
         `response_topic`, `correlation_data`, `user_property`, …
 
+        Returns:
+            The broker's reason code: 0, or `NO_SUBSCRIBERS` from brokers that say so.
+
         Raises:
             BrokerRefused: the broker answered with a failure, such as 0x87, not authorised.
-            Disconnected: QoS 0 without a connection; QoS 2 when the broker lost the session; or closed.
+            Disconnected: QoS 0 without a connection; QoS 2 when the broker lost the session; what must not be
+                repeated when the connection broke; or closed.
         """
         if not topic or any(c in topic for c in "+#\0"):
             raise ValueError(f"not a topic to publish to: {topic!r}")
@@ -179,11 +188,11 @@ class MqttClient:
             if self._connection is not None:
                 await self._connection.drain()
         if qos:
-            await self._outbox.send(message)
-            return
+            return await self._outbox.send(message)
         if self._connection is None or not self.is_connected:
             raise Disconnected(f"not connected to {self.address}: {self._last_error or 'connecting'}")
         self._connection.write(build_publish(self._codec, message)[1])
+        return 0
 
     def statistics(self) -> dict[str, Any]:
         """The state, counts of connections, failures and refusals, the last error, messages in flight out."""

@@ -39,7 +39,7 @@ def build_publish(codec: Codec, message: Message) -> tuple[int | None, bytearray
 class _Outgoing:
     packet: bytearray
     qos: int
-    answered: asyncio.Future[None]
+    answered: asyncio.Future[int]
     released: bool = False
 
 
@@ -48,10 +48,14 @@ class Outbox:
 
     At most as many are in flight as the broker's Receive Maximum allows; further senders wait. After a
     reconnect the unanswered ones are sent again; QoS 2 ones fail if the broker has lost the session.
+
+    Args:
+        repeat: False: what is unanswered when the connection breaks fails at once and is never sent again.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, repeat: bool = True) -> None:
         self._codec = codec
+        self._repeat = repeat
         self._open: dict[int, _Outgoing] = {}
         self._unsent: deque[int] = deque()
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -63,8 +67,8 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def send(self, message: Message) -> None:
-        """Returns when the broker has taken responsibility for the message (PUBACK, PUBCOMP).
+    async def send(self, message: Message) -> int:
+        """Returns the reason code of PUBACK or PUBCOMP: the broker has taken responsibility for the message.
 
         Waits for a connection and for room in the window; bound it with `asyncio.timeout`. A message whose
         sender gave up waiting for the answer may still be delivered.
@@ -81,7 +85,7 @@ class Outbox:
         self._open[mid] = outgoing
         if self._write is not None:  # else it was lost since the turn came, and `connected` sends it
             self._write(packet)
-        await outgoing.answered
+        return await outgoing.answered
 
     def connected(
         self, write: Callable[[bytes | bytearray], None], receive_maximum: int, session_present: bool
@@ -103,8 +107,11 @@ class Outbox:
         self._admit()
 
     def disconnected(self) -> None:
-        """No connection: what is open waits for the next one."""
+        """No connection: what is open waits for the next one, or fails if it must not be repeated."""
         self._write = None
+        if not self._repeat:
+            for mid in list(self._open):
+                self._end(mid, Disconnected("the connection broke: the message may have arrived"))
 
     def close(self) -> None:
         """Fail all senders."""
@@ -119,7 +126,7 @@ class Outbox:
     def puback(self, mid: int, reason_code: int) -> None:
         """PUBACK, PUBCOMP or a refusing PUBREC: the exchange is over."""
         refused = BrokerRefused(reason_code, "a publication") if reason_code >= _REFUSED else None
-        self._end(mid, refused)
+        self._end(mid, refused, reason_code)
         if self._unsent:
             self._send_next()
         else:
@@ -166,7 +173,7 @@ class Outbox:
                 waiter.set_result(None)
                 self._admitted += 1
 
-    def _end(self, mid: int, error: Exception | None) -> None:
+    def _end(self, mid: int, error: Exception | None, reason_code: int = 0) -> None:
         outgoing = self._open.pop(mid, None)
         if outgoing is None:
             return
@@ -174,7 +181,7 @@ class Outbox:
         if outgoing.answered.done():
             return
         if error is None:
-            outgoing.answered.set_result(None)
+            outgoing.answered.set_result(reason_code)
         else:
             outgoing.answered.set_exception(error)
 

@@ -6,7 +6,19 @@ from typing import Final
 
 from fastapi import Depends, FastAPI
 
-from sensorium.serve import alarms, devices, health, history, lorawan, nodes, projections, rules, telemetry
+from sensorium.serve import (
+    alarms,
+    commands,
+    devices,
+    health,
+    history,
+    lorawan,
+    nodes,
+    projections,
+    rules,
+    telemetry,
+)
+from sensorium.serve.command_models import CommandBody
 from sensorium.serve.describe import install_openapi
 from sensorium.serve.limits import BodyLimit, InFlightLimit
 from sensorium.serve.models import DeviceBody, DevicePatch
@@ -20,6 +32,7 @@ VERSION: Final = "0.1.0"
 _TAGS: Final = [
     {"name": "devices", "description": "Who is there."},
     {"name": "data", "description": "What they measure."},
+    {"name": "commands", "description": "What they shall do."},
     {"name": "analytics", "description": "Over many devices."},
     {"name": "rules", "description": "When to raise an alarm."},
     {"name": "alarms", "description": "What was raised."},
@@ -56,6 +69,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(devices.routes(services))
     app.include_router(telemetry.routes(services))
     app.include_router(history.routes(services))
+    app.include_router(commands.routes(services))
     app.include_router(lorawan.routes(services))
     app.include_router(rules.routes(services, refreshing))
     app.include_router(alarms.routes(services))
@@ -63,7 +77,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(nodes.routes(services))
     app.include_router(projections.routes(services))
     install_handlers(app)
-    install_openapi(app, VALUES, (DeviceBody, DevicePatch), telemetry.SCHEMA)
+    install_openapi(app, VALUES, (DeviceBody, DevicePatch, CommandBody), telemetry.SCHEMA)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
     app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS)
     return app

@@ -25,9 +25,12 @@ from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.rate_limit import RateLimit, limiter
 from sensorium.serve.app import build_app
+from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.pages import NodeItem
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import Alarms
+from sensorium.storage.command_notices import PgEndedCommands
+from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.history import History
@@ -145,6 +148,10 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(_drain, router)
         overview = Overview(find_coordinator(settings.namespace))
         rules = PgRules(pool)
+        commands = PgCommands(pool)
+        waits = CommandWaits([PgEndedCommands(settings.dsn)], commands)
+        await waits.start()
+        stack.push_async_callback(waits.close)
         uplinks = Pipeline(router, settings.bounds, source="lorawan")
         lorawan = LorawanAdapter(uplinks, settings.lorawan, settings.bounds)
         stack.push_async_callback(lorawan.close)
@@ -154,6 +161,8 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             registry=PgRegistry(pool),
             history=History(pool),
             projections=Projections(pool),
+            commands=commands,
+            waits=waits,
             rules=rules,
             alarms=Alarms(pool),
             dead_letters=DeadLetters(pool),
@@ -203,6 +212,7 @@ class Api:
         What lies behind the router is `readyz`'s: a restart would not mend it.
         """
         self._services.router.check()
+        self._services.waits.check()
 
     async def __del__(self) -> None:
         # Ray Serve awaits it when a replica stops; a constructor that failed leaves nothing to close.

@@ -145,3 +145,60 @@ DEAD_LETTERS: Final[dict[str, Any]] = {
     ],
     "next": None,
 }
+
+COMMANDS: Final[dict[str, Any]] = {
+    "wait for the answer": {
+        "command": "set_interval",
+        "parameters": {"seconds": 10},
+        "timeout_s": 30,
+        "retries": 2,
+        "wait_s": 5,
+    },
+    "once, whatever happens": {"command": "open", "idempotency_key": "order-4711"},
+    "least": {"command": "reboot"},
+}
+COMMAND_QUEUED: Final[dict[str, Any]] = {
+    "command_id": "018cc251f400a1b2c3d4e5f60718293a",
+    "device_id": "sensor-001",
+    "command": "set_interval",
+    "parameters": {"seconds": 10},
+    "state": "QUEUED",
+    "created_ms": _TIME_MS,
+    "updated_ms": _TIME_MS,
+    "timeout_ms": 30_000,
+    "expires_ms": _TIME_MS + 86_400_000,
+    "number": 17,
+    "retries": 2,
+    "attempt": 0,
+    "ready": True,
+    "due_ms": None,
+    "reason": None,
+    "result": None,
+    "job_id": None,
+    "steps": [{"state": "QUEUED", "time_ms": _TIME_MS}],
+}
+COMMAND: Final[dict[str, Any]] = {
+    **COMMAND_QUEUED,
+    "state": "SUCCEEDED",
+    "updated_ms": _TIME_MS + 21,
+    "attempt": 1,
+    "ready": False,
+    "result": {"seconds": 10},
+    "steps": [
+        {"state": "QUEUED", "time_ms": _TIME_MS},
+        {"state": "SENT", "time_ms": _TIME_MS + 6, "attempt": 1},
+        {"state": "SUCCEEDED", "time_ms": _TIME_MS + 21, "attempt": 1},
+    ],
+}
+COMMAND_CANCELLED: Final[dict[str, Any]] = {
+    **COMMAND_QUEUED,
+    "state": "CANCELLED",
+    "updated_ms": _TIME_MS + 900,
+    "ready": False,
+    "reason": "cancelled",
+    "steps": [
+        {"state": "QUEUED", "time_ms": _TIME_MS},
+        {"state": "CANCELLED", "time_ms": _TIME_MS + 900, "reason": "cancelled"},
+    ],
+}
+COMMAND_PAGE: Final[dict[str, Any]] = {"items": [COMMAND], "next": None}

@@ -7,7 +7,7 @@ import msgspec
 from fastapi import Request, Response
 
 from sensorium.actors.messages import DeviceInfo, Latest, Value, WindowInfo
-from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.rules import Rule
 from sensorium.actors.written_rules import WrittenRule
 from sensorium.serve.query import cursor_out, link_header
@@ -31,6 +31,10 @@ class DevicePage(Page[Registration], frozen=True):
 
 class AlarmPage(Page[Alarm], frozen=True):
     """Alarms, newest first."""
+
+
+class CommandPage(Page[Command], frozen=True):
+    """Commands, newest first."""
 
 
 class RuleList(msgspec.Struct, frozen=True):
@@ -189,8 +193,8 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 
 VALUES: tuple[type, ...] = (
-    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, RuleList, Rule, WrittenRule, DeadLetterPage,
-    ReadingPage, AggregatePage, TypeAggregate, ProjectionList, ProjectionItem, IngestResult, Health,
-    Readiness, NodeItem, NodeList,
+    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, CommandPage, Command, RuleList, Rule,
+    WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate, ProjectionList, ProjectionItem,
+    IngestResult, Health, Readiness, NodeItem, NodeList,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

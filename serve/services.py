@@ -7,11 +7,12 @@ from typing import Any, Protocol
 from sensorium.actors.errors import Unavailable
 from sensorium.actors.messages import Message, Outcome
 from sensorium.actors.ports import Filter
-from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.lorawan.adapter import LorawanAdapter
 from sensorium.ingest.rate_limit import RateLimiter
+from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.pages import NodeItem
 from sensorium.storage.history import Buckets
 from sensorium.storage.projection import ProjectionStatus
@@ -144,6 +145,23 @@ class ReadsAlarms(Protocol):
     async def active_devices(self, rule_id: str) -> Sequence[str]: ...
 
 
+class ReadsCommands(Protocol):
+    """Commands, newest first."""
+
+    async def page(
+        self,
+        device_id: str | None,
+        state: str | None,
+        command: str | None,
+        job_id: str | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Any: ...
+    async def get(self, command_id: str) -> Command | None: ...
+
+
 class SteersProjections(Protocol):
     """The projections of the log. A change is False when there is none of the name."""
 
@@ -188,6 +206,8 @@ class Services:
     alarms: ReadsAlarms
     dead_letters: ReadsDeadLetters
     projections: SteersProjections
+    commands: ReadsCommands
+    waits: CommandWaits
     now_ms: Callable[[], int]
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics

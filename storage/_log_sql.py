@@ -40,6 +40,20 @@ ACTIVE_ALARMS: Final = (
 
 TIMERS_OF: Final = "SELECT device, name, due_at, since_at FROM timers WHERE device = ANY($1::bigint[])"
 
+COMMANDS_REMEMBERED: Final = 32
+"""Ended commands that an activated device recognises (`actors.commands.REMEMBERED`)."""
+
+COMMANDS_OF: Final = f"""
+SELECT asked.device, c.body FROM unnest($1::bigint[]) AS asked (device), LATERAL (
+    (SELECT number, body FROM commands WHERE device = asked.device AND open)
+    UNION ALL
+    (SELECT number, body FROM commands WHERE device = asked.device AND NOT open
+     ORDER BY number DESC LIMIT {COMMANDS_REMEMBERED})
+) c ORDER BY c.number
+"""
+
+PRESENCE_OF: Final = "SELECT device, online, since_at FROM presences WHERE device = ANY($1::bigint[])"
+
 TIMERS_DUE: Final = """
 SELECT shard, device_id, name, due_at, since_at FROM timers
 WHERE due_at < $2 AND shard = ANY($1::smallint[]) ORDER BY due_at, device_id, name LIMIT $3

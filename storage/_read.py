@@ -6,7 +6,7 @@ import asyncpg
 import msgspec
 
 from sensorium.actors.messages import Location
-from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.records import Alarm, Command, Registration
 
 DEVICE_COLUMNS: Final = "device_id, device_type, status, location, metadata, registered_at, updated_at"
 ALARM_COLUMNS: Final = (
@@ -23,6 +23,11 @@ def registration_of(row: asyncpg.Record) -> Registration:
         None if location is None else msgspec.convert(location, Location),
         *(metadata, registered_ms, updated_ms),
     )
+
+
+def command_of(body: Any) -> Command:
+    """From the column `body` of `commands`."""
+    return msgspec.convert(body, Command)
 
 
 def alarm_of(row: asyncpg.Record) -> Alarm:

@@ -9,11 +9,21 @@ import asyncpg
 from sensorium.actors.errors import LogUnavailable, SensoriumError
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
-from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TailReading, Timer, TimerRow
+from sensorium.actors.records import (
+    Command,
+    Commit,
+    Identity,
+    PresenceRow,
+    Snapshot,
+    StoredDevice,
+    TailReading,
+    Timer,
+    TimerRow,
+)
 from sensorium.storage import _log_sql as sql
-from sensorium.storage import _write
+from sensorium.storage import _write, _write_commands
 from sensorium.storage._known_sets import KnownSets
-from sensorium.storage._read import alarm_of, registration_of
+from sensorium.storage._read import alarm_of, command_of, registration_of
 from sensorium.storage.database import (
     GRACE_S,
     STATEMENT_TIMEOUT_S,
@@ -116,6 +126,10 @@ class PgLog:
                         await _write.alarms(writer, commit.alarms)
                     if commit.timers:
                         await _write.timers(writer, commit.timers)
+                    if commit.commands:
+                        await _write_commands.commands(writer, commit.commands)
+                    if commit.presences:
+                        await _write_commands.presences(writer, commit.presences)
                     if commit.dead_letters:
                         await _write.dead_letters(writer, commit.dead_letters)
                     committing = True
@@ -188,6 +202,8 @@ class PgLog:
             snapshot_rows = await connection.fetch(sql.SNAPSHOTS, keys)
             alarm_rows = await connection.fetch(sql.ACTIVE_ALARMS, keys)
             timer_rows = await connection.fetch(sql.TIMERS_OF, keys)
+            command_rows = await connection.fetch(sql.COMMANDS_OF, list(set(keys)))
+            presence_rows = await connection.fetch(sql.PRESENCE_OF, keys)
             tail_rows = await connection.fetch(sql.TAILS, list(set(keys)))
             sets = await self._sets.find(connection, {row["metric_set"] for row in tail_rows})
         registrations = {row["device_id"]: registration_of(row) for row in device_rows}
@@ -198,6 +214,10 @@ class PgLog:
         timers: dict[int, dict[str, Timer]] = {}
         for device, name, due_ms, since_ms in timer_rows:
             timers.setdefault(device, {})[name] = Timer(due_ms, since_ms)
+        commands: dict[int, list[Command]] = {}
+        for device, body in command_rows:
+            commands.setdefault(device, []).append(command_of(body))
+        presences = {row["device"]: row for row in presence_rows}
         tails: dict[int, list[TailReading]] = {}
         for device, offset, time_ms, key, flags, set_id, numbers, texts in tail_rows:
             metrics = sets[set_id]
@@ -212,6 +232,8 @@ class PgLog:
                 tails.get(key, []),
                 [alarm_of(row) for row in alarms.get(device_id, ())],
                 timers.get(key, {}),
+                commands.get(key, ()),
+                PresenceRow(device_id, *presences[key][1:]) if key in presences else None,
             )
             for device_id, key in zip(device_ids, keys, strict=True)
         ]

@@ -10,6 +10,7 @@ from sensorium.cluster.api_client import PlatformApi
 from sensorium.cluster.errors import ungrouped
 from sensorium.cluster.publisher import publishers
 from sensorium.cluster.simulator.fleet import FleetSimulator, Simulation, prepare
+from sensorium.cluster.simulator.responder import Responder
 from sensorium.ingest.mqtt_address import BrokerAddress
 
 PROGRESS_EVERY_S = 5.0
@@ -26,7 +27,10 @@ async def run(simulation: Simulation, http_url: str, broker: BrokerAddress, cons
     async with PlatformApi(http_url) as api:
         new = await prepare(api, devices)
     console.print(f"{len(devices)} devices, {new} of them new", highlight=False)
-    async with publishers(broker, "sensorium-simulate", simulation.connections) as clients:
+    async with (
+        publishers(broker, "sensorium-simulate", simulation.connections) as clients,
+        Responder(broker, [device.device_id for device in devices]),
+    ):
         simulator = FleetSimulator(simulation, devices, clients)
         with ungrouped(), suppress(asyncio.CancelledError):
             async with asyncio.TaskGroup() as tasks:

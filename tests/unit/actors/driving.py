@@ -1,7 +1,7 @@
 """A device driven by hand: turns run as in a host, and what holds for any turn is checked at each."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from sensorium.actors.device import Device, Shard, Surroundings
@@ -106,7 +106,12 @@ class Driver:
         for alarm in self.log.alarms:
             active[alarm.alarm_id] = alarm
         alarms = [alarm for alarm in active.values() if alarm.state == "ACTIVE"]
-        return StoredDevice(DEVICE_ID, self.device.registration, snapshot, tail, alarms, self.timers)
+        commands = {command.command_id: command for command in self.log.commands}
+        return StoredDevice(
+            *(DEVICE_ID, self.device.registration, snapshot, tail, alarms, self.timers),
+            sorted(commands.values(), key=lambda command: command.number),
+            self.log.presences[-1] if self.log.presences else None,
+        )
 
     @property
     def timers(self) -> dict[str, Timer]:
@@ -144,6 +149,8 @@ class Driver:
                     self.log.alarms,
                     self.log.dead_letters,
                     self.log.timers,
+                    self.log.commands,
+                    self.log.presences,
                 )
             )
         )
@@ -157,8 +164,8 @@ class Driver:
             assert observed(self.device) == before, "a refused turn must change nothing"
             assert effects == Commit(dead_letters=effects.dead_letters)
             assert len(effects.dead_letters) == int(outcome.dead_lettered)
-        for kind in ("readings", "events", "registrations", "alarms", "dead_letters", "timers"):
-            getattr(self.log, kind).extend(getattr(effects, kind))
+        for kind in fields(Commit):
+            getattr(self.log, kind.name).extend(getattr(effects, kind.name))
         offsets = sorted(row.offset for row in (*self.log.readings, *self.log.events))
         assert offsets == list(range(self.first_offset, self.device.shard.head + 1)), "offsets have a gap"
         assert all(row.device == self.device.key for row in (*effects.readings, *effects.events))
@@ -174,6 +181,9 @@ def observed(device: Device) -> Any:
         device.registration,
         dict(device.alarms),
         dict(device.watch.timers),
+        dict(device.commands.open),
+        device.commands.online,
+        device.commands.timer,
         [window.spec for window in device.windows],
         device.lateness_ms,
         device.max_metrics,

@@ -19,6 +19,9 @@ PATHS = {
     "/api/devices/{device_id}": {"get", "patch", "delete"},
     "/api/devices/{device_id}/data": {"get", "post"},
     "/api/devices/{device_id}/data/latest": {"get"},
+    "/api/devices/{device_id}/commands": {"get", "post"},
+    "/api/devices/{device_id}/commands/{command_id}": {"get", "delete"},
+    "/api/commands": {"get"},
     "/api/devices/{device_id}/window/{metric}": {"get"},
     "/api/analytics/aggregated": {"get"},
     "/api/analytics/rules": {"get", "post"},
@@ -96,6 +99,8 @@ def test_the_examples_of_answers_are_what_is_answered() -> None:
         "AlarmPage": examples.ALARMS,
         "DeadLetterPage": examples.DEAD_LETTERS,
         "IngestResult": examples.INGESTED,
+        "Command": examples.COMMAND,
+        "CommandPage": examples.COMMAND_PAGE,
     }.items():
         value = msgspec.convert(example, types[name], strict=True)
         assert set(msgspec.to_builtins(value)) == set(example), name
@@ -109,7 +114,10 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     assert wrong.headers["Allow"] == "GET"
     for path, methods in PATHS.items():
         for method in methods:
-            url = path.format(device_id="d", metric="m", rule_id="r", alarm_id="a", name="p") + "?surprise=1"
+            url = (
+                path.format(device_id="d", metric="m", rule_id="r", alarm_id="a", name="p", command_id="c")
+                + "?surprise=1"
+            )
             refused = await platform.http.request(method, url)
             problem = assert_problem(refused, 422, "invalid")
             assert any(error.get("parameter") == "surprise" for error in problem["errors"]), (method, path)

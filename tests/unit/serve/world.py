@@ -1,5 +1,6 @@
 """The app over a real router, a real host and real devices, on the in-memory store. No Ray, no server."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ from sensorium.actors.host import DeviceHost, HostSettings
 from sensorium.actors.messages import DeadLetter, Value
 from sensorium.actors.placement import SHARDS, device_key
 from sensorium.actors.ports import Filter
-from sensorium.actors.records import Alarm, Registration
+from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.router import Router, Table
 from sensorium.actors.rules import Rule
 from sensorium.actors.testing import MemoryStore
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.serve.app import build_app
+from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
 from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
@@ -138,6 +140,36 @@ class RuleSide:
 
 
 @dataclass
+class CommandSide:
+    """Commands, straight from the store, which tells of their ends by being looked at."""
+
+    store: MemoryStore
+
+    async def page(self, after: Any | None, limit: int, **conditions: Any) -> Page[Command]:
+        start_ms, end_ms = conditions.pop("start_ms"), conditions.pop("end_ms")
+        items = [
+            command
+            for command in self.store.commands.values()
+            if all(value is None or getattr(command, name) == value for name, value in conditions.items())
+            and (start_ms is None or command.created_ms >= start_ms)
+            and (end_ms is None or command.created_ms < end_ms)
+        ]
+        items.sort(key=lambda c: [-c.created_ms, -c.number])
+        return page_of(items, lambda c: [-c.created_ms, -c.number], after, limit)
+
+    async def get(self, command_id: str) -> Command | None:
+        return self.store.commands.get(command_id)
+
+    async def find(self, command_ids: Sequence[str]) -> list[Command]:
+        return [self.store.commands[c] for c in command_ids if c in self.store.commands]
+
+    async def watch(self) -> AsyncIterator[None]:
+        while True:
+            await asyncio.sleep(0.005)
+            yield None
+
+
+@dataclass
 class DeadLetterSide:
     """Dead letters, straight from the store."""
 
@@ -218,6 +250,9 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     await host.start()
     read = ReadSide(store)
     projections = ProjectionSide()
+    commands = CommandSide(store)
+    waits = CommandWaits([commands], commands)
+    await waits.start()
 
     async def database() -> None:
         if store.down:
@@ -237,6 +272,8 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 alarms=AlarmSide(store),
                 dead_letters=DeadLetterSide(store),
                 projections=projections,
+                commands=commands,
+                waits=waits,
                 now_ms=lambda: NOW_MS,
                 checks={"database": database},
                 statistics=statistics,
@@ -251,4 +288,5 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 yield World(http, store, host, read, router, projections)
     finally:
         store.down = False
+        await waits.close()
         await host.stop()

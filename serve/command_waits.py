@@ -1,0 +1,65 @@
+"""Callers that wait for a command's end: told by the database, each at once, none of them polling."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sensorium.actors.command_waiters import CommandWaiters
+from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.records import Command
+
+
+class EndedCommands(Protocol):
+    """Who says that commands have ended."""
+
+    def watch(self) -> AsyncIterator[Sequence[str] | None]:
+        """Ids of commands that have ended; None: look at all that are waited for."""
+        ...
+
+
+class FindsCommands(Protocol):
+    """Commands by their ids."""
+
+    async def find(self, command_ids: Sequence[str]) -> Sequence[Command]: ...
+
+
+class CommandWaits:
+    """Who waits for which command. Start and close it once; as many may wait as requests are served."""
+
+    def __init__(self, sources: Sequence[EndedCommands], commands: FindsCommands) -> None:
+        self._sources = sources
+        self._commands = commands
+        self._waiters = CommandWaiters()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._tasks = [asyncio.create_task(self._listen(source)) for source in self._sources]
+
+    async def close(self) -> None:
+        """Listen no more; those who still wait are not told."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def check(self) -> None:
+        """Raise what ended the listening, if a fault of ours did."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    def expecting(self, command_id: str) -> "AbstractContextManager[asyncio.Future[Command]]":
+        """A future of the command as it has ended. Ask before it is sent, so that no end is missed."""
+        return self._waiters.expecting(command_id)
+
+    async def _listen(self, source: EndedCommands) -> None:
+        async for batch in source.watch():
+            waiting = self._waiters
+            ended = waiting.command_ids if batch is None else [c for c in batch if c in waiting]
+            if not ended:
+                continue
+            try:
+                waiting.tell(await self._commands.find(ended))
+            except LogUnavailable:
+                continue  # who waits is looked for again, or waits until their time is out

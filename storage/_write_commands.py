@@ -1,0 +1,69 @@
+"""The statements by which `log` writes what devices are told, and who hears of it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from sensorium.actors.placement import device_key
+from sensorium.actors.records import OPEN_STATES, Command, PresenceRow
+from sensorium.storage.database import Connection
+
+READY_CHANNEL: Final = "sensorium_commands_ready"
+"""Told with [device id, command id, attempt] of commands that may be sent now; empty: look into the table."""
+
+ENDED_CHANNEL: Final = "sensorium_commands_ended"
+"""Told with the ids of commands that have ended; empty: look into the table."""
+
+MAX_NOTICE_BYTES: Final = 7_900
+"""PostgreSQL takes less than 8,000."""
+
+COMMANDS: Final = """
+INSERT INTO commands (command_id, device, device_id, number, command, state, open, ready, job_id, created_at,
+                      updated_at, body)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bool[],
+                     $8::bool[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::jsonb[])
+ON CONFLICT (command_id) DO UPDATE SET state = excluded.state, open = excluded.open, ready = excluded.ready,
+    updated_at = excluded.updated_at, body = excluded.body
+"""
+
+PRESENCES: Final = """
+INSERT INTO presences (device, online, since_at)
+SELECT * FROM unnest($1::bigint[], $2::bool[], $3::timestamptz[])
+ON CONFLICT (device) DO UPDATE SET online = excluded.online, since_at = excluded.since_at
+"""
+
+
+async def commands(connection: Connection, rows: Sequence[Command]) -> None:
+    """Insert or replace by id; of several of one id the last counts. Tells who sends them and who waits."""
+    latest = {row.command_id: row for row in rows}
+    columns = zip(
+        *(
+            (
+                *(c.command_id, device_key(c.device_id), c.device_id, c.number, c.command, str(c.state)),
+                *(c.state in OPEN_STATES, c.ready, c.job_id, c.created_ms, c.updated_ms, c),
+            )
+            for c in sorted(latest.values(), key=lambda c: c.command_id)
+        ),
+        strict=True,
+    )
+    await connection.execute(COMMANDS, *map(list, columns))
+    ready = [(c.device_id, c.command_id, c.attempt + 1) for c in latest.values() if c.ready]
+    ended = [c.command_id for c in latest.values() if c.state not in OPEN_STATES]
+    for channel, told in ((READY_CHANNEL, ready), (ENDED_CHANNEL, ended)):
+        if told:
+            notice = msgspec.json.encode(told)
+            text = "" if len(notice) > MAX_NOTICE_BYTES else notice.decode()
+            await connection.execute("SELECT pg_notify($1, $2)", channel, text)
+
+
+async def presences(connection: Connection, rows: Sequence[PresenceRow]) -> None:
+    """Insert or replace by device; of several of one device the last counts."""
+    latest = {device_key(row.device_id): row for row in rows}
+    ordered = sorted(latest.items())
+    await connection.execute(
+        PRESENCES,
+        [device for device, _ in ordered],
+        [row.online for _, row in ordered],
+        [row.since_ms for _, row in ordered],
+    )

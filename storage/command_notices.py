@@ -1,0 +1,58 @@
+"""Which commands may be sent now and which have ended, as the database tells it while it happens."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import msgspec
+
+from sensorium.actors.errors import LogUnavailable
+from sensorium.storage._write_commands import ENDED_CHANNEL, READY_CHANNEL
+from sensorium.storage.commands import PgCommands
+from sensorium.storage.database import close_pool, open_pool
+from sensorium.storage.notices import notices
+
+LOOK_EVERY_S: Final = 2.0
+"""Notices are fast and the table is sure: what a notice did not bring is found within so long."""
+
+PAGE: Final = 2_000
+
+_decode_ready = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
+_decode_ended = msgspec.json.Decoder(list[str]).decode
+
+
+class PgReadyCommands:
+    """Implements `ingest.downlink.ReadyCommands` over one database, which is migrated."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    async def watch(self) -> AsyncIterator[Sequence[tuple[str, str, int]]]:
+        """Device id, command id and attempt. Until closed, through failures of the database."""
+        pool = await open_pool(self._dsn, 1, "sensorium-ready-commands")
+        try:
+            commands = PgCommands(pool)
+            async for batch in notices(self._dsn, READY_CHANNEL, LOOK_EVERY_S):
+                if batch is None:
+                    try:
+                        yield await commands.ready(PAGE)
+                    except LogUnavailable:
+                        continue  # the next look is due soon
+                else:
+                    yield [ready for payload in batch if payload for ready in _decode_ready(payload)]
+        finally:
+            await close_pool(pool)
+
+
+class PgEndedCommands:
+    """Implements `serve.command_waits.EndedCommands` over one database, which is migrated."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    async def watch(self) -> AsyncIterator[Sequence[str] | None]:
+        """Ids of commands that have ended; None: look at all that are waited for."""
+        async for batch in notices(self._dsn, ENDED_CHANNEL, LOOK_EVERY_S):
+            if batch is None:
+                yield None
+            else:
+                yield [ended for payload in batch if payload for ended in _decode_ended(payload)]
