@@ -1,0 +1,91 @@
+"""Commands in PostgreSQL: written with their device's turn, read by people, told to those who wait."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from storage_rows import NOON_MS
+
+from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.records import (
+    OPEN_STATES,
+    Command,
+    CommandState,
+    CommandStep,
+    Commit,
+    PresenceRow,
+)
+from sensorium.storage.command_notices import PgEndedCommands, PgReadyCommands
+from sensorium.storage.commands import PgCommands
+from sensorium.storage.database import Pool
+from sensorium.storage.hosts import PgMembership
+from sensorium.storage.log import PgLog
+
+pytestmark = pytest.mark.database
+
+
+def command(
+    command_id: str, number: int, state: str = "QUEUED", device_id: str = "d", **more: Any
+) -> Command:
+    step = CommandStep(CommandState(state), NOON_MS, 1, "because")
+    fields: dict[str, Any] = {"parameters": {"a": [1, None, "ü"]}, "steps": (step,)} | more
+    return Command(
+        *(command_id, device_id, "open", fields.pop("parameters"), CommandState(state)),
+        *(NOON_MS + number, NOON_MS + number, 1000, NOON_MS + 9000, number),
+        **fields,
+    )
+
+
+@pytest.fixture
+async def log(dsn: str, pool: Pool) -> Any:
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    yield log
+    await log.close()
+
+
+async def test_an_activated_device_has_its_open_commands_and_the_last_ended(log: PgLog) -> None:
+    ended = [command(f"e{n:02}", n, "SUCCEEDED", result={"n": n}) for n in range(1, 41)]
+    opened = [command("o1", 5, "DELIVERED"), command("o2", 50, ready=True)]
+    presence = PresenceRow("d", False, NOON_MS)
+    await log.commit(Commit(commands=[*ended, *opened], presences=[presence]))
+    await log.commit(Commit(commands=[command("x", 1, device_id="other")]))
+    [found] = await log.load(["d"])
+    assert [c.command_id for c in found.commands] == ["o1", *[f"e{n:02}" for n in range(9, 41)], "o2"]
+    assert found.commands[0] == opened[0]
+    assert found.presence == presence
+    assert all(c.state not in OPEN_STATES for c in found.commands[1:-1])
+
+
+async def test_the_later_of_one_id_counts_and_pages_are_newest_first(log: PgLog, pool: Pool) -> None:
+    commands = PgCommands(pool)
+    await log.commit(Commit(commands=[command("c1", 1, ready=True), command("c1", 1, "SENT")]))
+    await log.commit(Commit(commands=[command(f"c{n}", n, job_id="j", ready=n == 2) for n in range(2, 6)]))
+    assert await commands.ready(10) == [("d", "c2", 1)]
+    found = await commands.get("c1")
+    assert found is not None
+    assert found.state == "SENT"
+    assert await commands.get("nothing\0") is None
+    first = await commands.page(device_id="d", limit=3)
+    rest = await commands.page(device_id="d", limit=3, after=first.next)
+    assert [c.command_id for c in (*first.items, *rest.items)] == ["c5", "c4", "c3", "c2", "c1"]
+    assert rest.next is None
+    assert [c.command_id for c in (await commands.page(state="SENT")).items] == ["c1"]
+    assert await commands.counts("j") == {"QUEUED": 4}
+    with pytest.raises(InvalidMessage):
+        await commands.page(after="nonsense")
+
+
+async def test_who_listens_hears_at_once_and_finds_the_rest_in_the_table(log: PgLog, dsn: str) -> None:
+    await log.commit(Commit(commands=[command("before", 1, ready=True)]))
+    ready, ended = PgReadyCommands(dsn).watch(), PgEndedCommands(dsn).watch()
+    async with asyncio.timeout(20):
+        assert await anext(ready) == [("d", "before", 1)]
+        assert await anext(ended) is None
+        many = [command(f"many-{n:03}", n, device_id=f"device-{n}", ready=True) for n in range(2, 400)]
+        await log.commit(Commit(commands=[command("c2", 2, ready=True), command("c3", 3, "FAILED")]))
+        assert await anext(ready) == [("d", "c2", 1)]
+        assert await anext(ended) == ["c3"]
+        await log.commit(Commit(commands=many))  # more than a notice takes
+        assert len(list(await anext(ready))) == 400
+    await ready.aclose()
+    await ended.aclose()
