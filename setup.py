@@ -13,11 +13,13 @@ setup(
             include_dirs=["actors"],
             depends=["actors/native.h", "actors/panes.h"],
             # Python rounds a product before it adds; C may not contract the two into one rounding.
-            extra_compile_args=["-std=c11", "-ffp-contract=off"],
+            extra_compile_args=["-std=c11", "-O2", "-ffp-contract=off"],
             optional=True,
         )
         for room, name in (
+            ("actors", "_judge"),
             ("actors", "_panes"),
+            ("actors", "_seen"),
             ("ingest", "_flat"),
             ("ingest", "_publish"),
             ("storage", "_rows"),

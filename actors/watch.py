@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sensorium.actors import alarms
+from sensorium.actors.conditions.registry import Test, judge
 from sensorium.actors.messages import Value
 from sensorium.actors.records import Alarm, Commit, Timer, TimerRow
 from sensorium.actors.rulebook import Check, RuleBook
@@ -29,7 +30,7 @@ class Watch:
     its metrics change.
     """
 
-    __slots__ = ("_checks", "_silences", "alarms", "book", "timers")
+    __slots__ = ("_checks", "_silences", "_tests", "alarms", "book", "timers")
 
     def __init__(self) -> None:
         self.alarms: dict[str, Alarm] = {}
@@ -37,6 +38,8 @@ class Watch:
         self.timers: dict[str, Timer] = {}
         self.book: RuleBook | None = None
         self._checks: tuple[Check, ...] = ()
+        self._tests: tuple[Test, ...] = ()
+        """Those of the checks, in their order."""
         self._silences: tuple[Rule, ...] = ()
 
     def bind(self, device: "Device", book: RuleBook, now_ms: int, effects: Commit) -> None:
@@ -47,6 +50,7 @@ class Watch:
             return
         device.fit_windows(book)
         self._checks = book.checks(device.id, r.device_type, device.metrics, device.windows)
+        self._tests = tuple(check.test for check in self._checks)
         self._silences = book.silences(device.id, r.device_type)
         silences = {rule.rule_id for rule in self._silences}
         if self.alarms:
@@ -73,11 +77,12 @@ class Watch:
         """Judge the newest reading, before the device has taken it in."""
         if not self._checks:
             return
-        for window in device.windows:
-            window.advance(time_ms)
         active = self.alarms
-        for check in self._checks:
-            holds = check.test(values, time_ms, device)
+        # Without alarms and timers there is nothing to end, so what does not hold needs no look.
+        found = judge(self._tests, values, time_ms, device, bool(active or self.timers))
+        if found is None:
+            return
+        for check, holds in zip(self._checks, found, strict=True):
             if holds:
                 if check.rule_id not in active:
                     if (not check.for_ms or self._has_held(device, check, time_ms, now_ms, effects)) and (
@@ -155,7 +160,7 @@ class Watch:
             self.clear(device, rule_id, None, now_ms, reason, effects)
         for name in list(self.timers):
             self._cancel(device, name, effects)
-        self._checks = self._silences = ()
+        self._checks = self._silences = self._tests = ()
 
     def _silence(self, device: "Device", rule_id: str, now_ms: int, effects: Commit) -> None:
         rule = next((rule for rule in self._silences if rule.rule_id == rule_id), None)

@@ -9,6 +9,26 @@ from sensorium.actors.messages import Value
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.windows import Window
 
+try:
+    from sensorium.actors._judge import judge, number_test, range_test, z_score_test
+except ImportError:
+    from sensorium.actors._judge_py import judge, number_test, range_test, z_score_test
+
+__all__ = [
+    "OPERATORS",
+    "Limit",
+    "Memory",
+    "Test",
+    "compile_condition",
+    "compile_limit",
+    "compiles",
+    "judge",
+    "number_test",
+    "position_of",
+    "range_test",
+    "z_score_test",
+]
+
 
 class Memory(Protocol):
     """What a test may look at: the device as it was before the reading under test."""

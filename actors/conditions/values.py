@@ -22,7 +22,9 @@ from sensorium.actors.conditions.registry import (
     compile_condition,
     compile_limit,
     compiles,
+    number_test,
     position_of,
+    range_test,
 )
 from sensorium.actors.metrics import BOOL, NUMBER, TEXT, MetricSet
 from sensorium.actors.windows import Window
@@ -39,6 +41,8 @@ def _threshold(condition: Threshold, metrics: MetricSet, windows: Sequence[Windo
     position = position_of(condition.metric, kind, metrics)
     if position is None:
         return None
+    if isinstance(limit, int | float) and kind == NUMBER:
+        return number_test(position, condition.operator.value, float(limit))
     compare = OPERATORS[condition.operator]
 
     def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
@@ -72,13 +76,7 @@ def _range(condition: Range, metrics: MetricSet, windows: Sequence[Window]) -> T
     position = position_of(condition.metric, NUMBER, metrics)
     if position is None:
         return None
-    low, high, inside = condition.low, condition.high, condition.inside
-
-    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
-        value = values[position]
-        return None if value is None else (low <= value <= high) is inside
-
-    return test
+    return range_test(position, condition.low, condition.high, condition.inside)
 
 
 @compiles(RateOfChange)

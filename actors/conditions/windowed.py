@@ -13,6 +13,7 @@ from sensorium.actors.conditions.registry import (
     compile_limit,
     compiles,
     position_of,
+    z_score_test,
 )
 from sensorium.actors.metrics import NUMBER, MetricSet
 from sensorium.actors.profile import WindowSpec
@@ -51,19 +52,7 @@ def _z_score(condition: ZScore, metrics: MetricSet, windows: Sequence[Window]) -
     index = _index_of(condition.window_s, windows)
     if position is None or index is None:
         return None
-    limit, min_count = condition.value, condition.min_count
-
-    def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
-        value = values[position]
-        if value is None:
-            return None
-        moments = memory.windows[index].moments(position)
-        if moments is None or moments.count < min_count:
-            return False
-        # With no deviation at all, the smallest departure is infinitely many deviations away.
-        return abs(value - moments.mean) > limit * moments.stddev  # type: ignore[no-any-return]
-
-    return test
+    return z_score_test(position, index, condition.value, condition.min_count)
 
 
 @compiles(WindowAggregate)

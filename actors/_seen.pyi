@@ -1,0 +1,1 @@
+from sensorium.actors._seen_py import Seen as Seen
