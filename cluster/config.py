@@ -3,6 +3,7 @@
 Nothing else in Sensorium looks at the environment; other rooms are handed small frozen values made here.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -23,6 +24,7 @@ from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "DEVICE_DB_URL": ("storage", "url"),
+    "LOG_DB_URLS": ("storage", "log_urls"),
     "MQTT_BROKER_URL": ("mqtt", "url"),
     "TIMESERIES_DB_URL": ("timeseries", "url"),
     "INFLUXDB_TOKEN": ("timeseries", "token"),
@@ -161,6 +163,9 @@ def _put(tree: dict[str, Any], path: tuple[str, str], value: Any) -> None:
 def _from_text(path: SettingPath, text: str, variable: str) -> Any:
     if path == ENVIRONMENT["KAFKA_BROKERS"]:
         return [broker.strip() for broker in text.split(",")]
+    if path == ENVIRONMENT["LOG_DB_URLS"]:
+        # A comma may also stand between the hosts of one URL.
+        return [url.strip() for url in re.split(r",(?=\s*postgres(?:ql)?://)", text)]
     if path == ENVIRONMENT["ANOMALY_DETECTION_ENABLED"]:
         switch = {
             "true": True,

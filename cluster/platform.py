@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -41,8 +41,7 @@ from sensorium.cluster.services import (
     CommandService,
     MqttService,
     api_settings,
-    retention_settings,
-    rollup_service,
+    storage_services,
 )
 from sensorium.cluster.streams import stream_services
 from sensorium.ingest.broker import EmbeddedBroker, free_port
@@ -63,7 +62,7 @@ from sensorium.storage import (
     migrate,
 )
 from sensorium.storage.claim import Role, await_no_other_runtime
-from sensorium.storage.retention import RetentionKeeper
+from sensorium.storage.layout import check_layout
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class Platform:
         self._stack = AsyncExitStack()
         self._coordinator: Any = None
         self._cluster_claim: Any = None
-        self._database_claim: Claim | None = None
+        self._database_claims: list[Claim] = []
         self._failure: asyncio.Future[SensoriumError] = asyncio.get_running_loop().create_future()
         self._run_dir = short_run_dir(f"{os.getpid()}")
         self.http_url = ""
@@ -113,16 +112,16 @@ class Platform:
         async with AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, self._run_dir, ignore_errors=True)
             stack.callback(ray.shutdown)
-            url = self._config.storage.url
+            url = self._config.storage.main_url
             # Whoever cannot have the database has not started anything, nor ended what another has left.
             if not joining and url is not None:
-                await self._claim_database(stack, url)
+                await self._claim_databases(stack, url)
             with _sigterm_kept():
                 self._join_ray()
             if joining:
                 await self._claim_cluster()
                 if url is not None:
-                    await self._claim_database(stack, url)
+                    await self._claim_databases(stack, url)
                 await self._take_over()
             await self._wait_for_nodes()
             dsn = await self._database(stack)
@@ -210,34 +209,39 @@ class Platform:
             raise TimeoutError(f"{there} of {wanted} nodes are there after {timeout_s:g} s") from None
 
     async def _database(self, stack: AsyncExitStack) -> str:
-        url = self._config.storage.url
+        url = self._config.storage.main_url
         if url is None:
             server = EmbeddedPostgres(self._data_dir() / "postgres")
             stack.push_async_callback(asyncio.to_thread, server.stop)
             await asyncio.to_thread(server.start)
             url = server.dsn
             self._keep(stack, "the embedded PostgreSQL", lambda: server.running, server.start)
-            await self._claim_database(stack, url)
-        assert self._database_claim is not None
-        await await_no_other_runtime(self._database_claim, cluster_id(), RUNTIME_GONE_S)
-        await migrate(url)
+            await self._claim_databases(stack, url)
+        for claim in self._database_claims:
+            await await_no_other_runtime(claim, cluster_id(), RUNTIME_GONE_S)
+        dsns = (url, *self._config.storage.further_urls)
+        for dsn in dsns:
+            await migrate(dsn)
+        await check_layout(dsns)
         self.database_dsn_redacted = urls.redacted(url)
         return url
 
-    async def _claim_database(self, stack: AsyncExitStack, url: str) -> None:
-        """Be the only platform on the database, from now to the end."""
-        claim = self._database_claim = Claim(url, Role.PLATFORM)
-        stack.push_async_callback(claim.close)
-        await claim.hold()
+    async def _claim_databases(self, stack: AsyncExitStack, url: str) -> None:
+        """Be the only platform on the databases, from now to the end."""
+        for dsn in (url, *self._config.storage.further_urls):
+            claim = Claim(dsn, Role.PLATFORM)
+            stack.push_async_callback(claim.close)
+            await claim.hold()
+            task = asyncio.create_task(self._keep_claim(claim), name="keep the claim on a database")
+            stack.push_async_callback(_cancelled, task)
+            self._database_claims.append(claim)
 
-        async def keep() -> None:
-            try:
-                await claim.keep()
-            except DatabaseClaimed as error:
+    async def _keep_claim(self, claim: Claim) -> None:
+        try:
+            await claim.keep()
+        except DatabaseClaimed as error:
+            if not self._failure.done():
                 self._failure.set_result(error)
-
-        task = asyncio.create_task(keep(), name="keep the claim on the database")
-        stack.push_async_callback(_cancelled, task)
 
     async def _broker(self, stack: AsyncExitStack) -> BrokerAddress:
         mqtt = self._config.mqtt
@@ -274,18 +278,19 @@ class Platform:
             limit=config.ingest.limit(),
             max_pending=config.ingest.max_pending,
         )
+        dsns = (dsn, *config.storage.further_urls)
         spec = RuntimeSpec(
             config.cluster.hosts,
-            PgHostPorts(dsn),
-            PgMembershipFactory(dsn, cluster_id(), self.ray_address),
+            PgHostPorts(dsn, config.storage.further_urls),
+            PgMembershipFactory(dsn, cluster_id(), self.ray_address, config.storage.further_urls),
             settings,
             [
                 ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
                 *self._coap(),
                 *self._lorawan(mqtt),
-                self._commands(mqtt, dsn),
-                *self._storage(dsn),
-                *stream_services(config, dsn, NAMESPACE),
+                self._commands(mqtt, dsns),
+                *storage_services(config, dsns),
+                *stream_services(config, dsns, NAMESPACE),
             ],
         )
         self._coordinator = start_coordinator(spec)
@@ -319,17 +324,11 @@ class Platform:
         )
         return [ServiceSpec("lorawan-0", MqttService, ("lorawan-0", events, NAMESPACE))]
 
-    def _commands(self, mqtt: MqttSettings, dsn: str) -> ServiceSpec:
+    def _commands(self, mqtt: MqttSettings, dsns: Sequence[str]) -> ServiceSpec:
         settings = DownlinkSettings(
             address=mqtt.address, client_id=f"{self._config.mqtt.client_id}-commands-0"
         )
-        return ServiceSpec("commands-0", CommandService, ("commands-0", settings, dsn, NAMESPACE))
-
-    def _storage(self, dsn: str) -> list[ServiceSpec]:
-        keeper = ServiceSpec("retention", RetentionKeeper, (dsn, retention_settings(self._config)))
-        if not self._config.storage.rollups:
-            return [keeper]
-        return [keeper, ServiceSpec("projection-rollups", rollup_service, (dsn,))]
+        return ServiceSpec("commands-0", CommandService, ("commands-0", settings, dsns, NAMESPACE))
 
     async def _keep_started(self) -> None:
         """Start the coordinator again whenever Ray had to make it anew."""

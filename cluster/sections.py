@@ -132,9 +132,30 @@ class Storage(Section):
 
     data_dir: Annotated[Path, Field(strict=False)] = Path(".sensorium")
     url: PostgresUrl | None = None
+    log_urls: Annotated[list[PostgresUrl], Address(), Field(min_length=1, max_length=64)] | None = None
+    """All databases that the log is spread over, in an order that never changes. The first is `url`."""
     rollups: bool = True
     """Whether figures by minute, hour and day are kept, which long queries are answered from."""
     retention: Retention = Retention()
+
+    @model_validator(mode="after")
+    def _databases_fit_together(self) -> Self:
+        if self.log_urls:
+            if self.url not in (None, self.log_urls[0]):
+                raise ValueError("log_urls begins with another database than url; the first one is both")
+            if len(set(self.log_urls)) < len(self.log_urls):
+                raise ValueError("log_urls names a database twice")
+        return self
+
+    @property
+    def main_url(self) -> str | None:
+        """The database that has everything which is not spread; None: the embedded one."""
+        return self.log_urls[0] if self.log_urls else self.url
+
+    @property
+    def further_urls(self) -> tuple[str, ...]:
+        """The databases besides it that the log is spread over."""
+        return tuple(self.log_urls[1:]) if self.log_urls else ()
 
 
 class Http(Section):

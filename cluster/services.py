@@ -1,10 +1,12 @@
 """Services as the coordinator runs them: adapters of the lower rooms, given the router they need."""
 
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from sensorium.actors.coordinator import ServiceSpec
 from sensorium.actors.runtime import NAMESPACE, make_router
 from sensorium.cluster.config import Config
 from sensorium.cluster.streams import projections
@@ -14,7 +16,7 @@ from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
 from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.projection_runner import ProjectionRunner
-from sensorium.storage.retention import RetentionSettings
+from sensorium.storage.retention import RetentionKeeper, RetentionSettings
 from sensorium.storage.rollup_sink import NAME as ROLLUPS
 from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
 from sensorium.storage.rollup_sink import RollupSink
@@ -24,6 +26,7 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
     """What a replica of the API is given."""
     return ApiSettings(
         dsn=dsn,
+        further_dsns=config.storage.further_urls,
         namespace=NAMESPACE,
         bounds=config.bounds,
         max_body_bytes=config.http.max_body_bytes,
@@ -32,9 +35,18 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
     )
 
 
-def rollup_service(dsn: str) -> ProjectionRunner:
-    """The projection into rollups, in a process of its own."""
-    return ProjectionRunner(dsn, ROLLUP_SETTINGS, RollupSink())
+def storage_services(config: Config, dsns: Sequence[str]) -> Iterator[ServiceSpec]:
+    """What each database of the log is given: retention, and its own projections."""
+    for position, dsn in enumerate(dsns):
+        name = f"-{position}" if position else ""
+        yield ServiceSpec(f"retention{name}", RetentionKeeper, (dsn, retention_settings(config)))
+        if config.storage.rollups:
+            yield ServiceSpec(f"projection-rollups{name}", rollup_service, (dsn, position))
+
+
+def rollup_service(dsn: str, position: int) -> ProjectionRunner:
+    """The projection of one database into its rollups, in a process of its own."""
+    return ProjectionRunner(dsn, ROLLUP_SETTINGS, RollupSink(), position=position)
 
 
 def retention_settings(config: Config) -> RetentionSettings:
@@ -85,16 +97,16 @@ class MqttService:
 class CommandService:
     """Commands to devices over MQTT, in a process of its own."""
 
-    def __init__(self, name: str, settings: DownlinkSettings, dsn: str, namespace: str) -> None:
+    def __init__(self, name: str, settings: DownlinkSettings, dsns: Sequence[str], namespace: str) -> None:
         self._name = name
         self._settings = settings
-        self._dsn = dsn
+        self._dsns = dsns
         self._router = make_router(f"{name}.{os.getpid()}", namespace)
 
     async def start(self) -> None:
         """Begin to connect to the broker, and keep trying while it is away."""
         await self._router.start()
-        self._downlink = Downlink(self._settings, self._router, [PgReadyCommands(self._dsn)])
+        self._downlink = Downlink(self._settings, self._router, [PgReadyCommands(dsn) for dsn in self._dsns])
         await self._downlink.start()
 
     async def ping(self) -> None:

@@ -4,6 +4,7 @@ The clients of those systems are imported where they are configured, and in the 
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from sensorium.actors.coordinator import ServiceSpec
@@ -16,14 +17,18 @@ from sensorium.storage.kafka_settings import KafkaSinkSettings
 from sensorium.storage.projection_runner import ProjectionRunner
 
 
-def stream_services(config: Config, dsn: str, namespace: str) -> list[ServiceSpec]:
-    """Those that are configured."""
+def stream_services(config: Config, dsns: Sequence[str], namespace: str) -> list[ServiceSpec]:
+    """Those that are configured; a projection for each database of the log."""
     services = []
-    if (influx := config.timeseries.settings()) is not None:
-        services.append(ServiceSpec("projection-influxdb", influx_projection, (dsn, influx)))
     streaming = config.streaming
-    if streaming.feeds_kafka:
-        services.append(ServiceSpec("projection-kafka", kafka_projection, (dsn, streaming.sink())))
+    for position, dsn in enumerate(dsns):
+        of_it = f"-{position}" if position else ""
+        if (influx := config.timeseries.settings()) is not None:
+            given = (dsn, influx, position)
+            services.append(ServiceSpec(f"projection-influxdb{of_it}", influx_projection, given))
+        if streaming.feeds_kafka:
+            sink = (dsn, streaming.sink(), position)
+            services.append(ServiceSpec(f"projection-kafka{of_it}", kafka_projection, sink))
     if (settings := streaming.ingest(config.bounds)) is not None:
         services.append(ServiceSpec("kafka-0", KafkaService, ("kafka-0", settings, namespace)))
     return services
@@ -36,18 +41,18 @@ def projections(config: Config) -> tuple[str, ...]:
     return influxdb + kafka
 
 
-def influx_projection(dsn: str, settings: InfluxSettings) -> ProjectionRunner:
+def influx_projection(dsn: str, settings: InfluxSettings, position: int) -> ProjectionRunner:
     """The projection into InfluxDB, in a process of its own."""
     from sensorium.storage.influx_sink import SETTINGS, InfluxSink
 
-    return ProjectionRunner(dsn, SETTINGS, InfluxSink(settings))
+    return ProjectionRunner(dsn, SETTINGS, InfluxSink(settings), position=position)
 
 
-def kafka_projection(dsn: str, settings: KafkaSinkSettings) -> ProjectionRunner:
+def kafka_projection(dsn: str, settings: KafkaSinkSettings, position: int) -> ProjectionRunner:
     """The projection into Kafka, in a process of its own."""
     from sensorium.storage.kafka_sink import SETTINGS, KafkaSink
 
-    return ProjectionRunner(dsn, SETTINGS, KafkaSink(settings))
+    return ProjectionRunner(dsn, SETTINGS, KafkaSink(settings), position=position)
 
 
 class KafkaService:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +37,14 @@ from sensorium.storage.history import History
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
+from sensorium.storage.spread_history import SpreadHistory
+from sensorium.storage.spread_reads import (
+    SpreadAlarms,
+    SpreadCommands,
+    SpreadDeadLetters,
+    SpreadProjections,
+    SpreadRegistry,
+)
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -60,7 +68,8 @@ class ApiSettings:
     """What a replica is given. Must pickle.
 
     Attributes:
-        dsn: the log's database; `pool_size` connections a replica.
+        dsn: the main database; `pool_size` connections a replica.
+        further_dsns: the databases besides it that the log is spread over, as many connections each.
         namespace: the Ray namespace of the hosts' coordinator.
         timeout_s: how long a device may take to answer.
         max_body_bytes, max_requests: bounds of a request, and of requests at once in a replica.
@@ -72,6 +81,7 @@ class ApiSettings:
     dsn: str
     namespace: str = NAMESPACE
     pool_size: int = 8
+    further_dsns: tuple[str, ...] = ()
     timeout_s: float = 10.0
     max_body_bytes: int = 1_048_576
     max_requests: int = 1000
@@ -141,15 +151,20 @@ class Overview:
 async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
     """The services of one replica, in a process that is connected to Ray."""
     async with AsyncExitStack() as stack:
-        pool = await open_pool(settings.dsn, settings.pool_size, "sensorium api")
-        stack.push_async_callback(close_pool, pool)
+        pools = []
+        for dsn in (settings.dsn, *settings.further_dsns):
+            pools.append(await open_pool(dsn, settings.pool_size, "sensorium api"))
+            stack.push_async_callback(close_pool, pools[-1])
+        pool = pools[0]
+        spread = len(pools) > 1
         sender = f"http-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         router = await stack.enter_async_context(make_router(sender, settings.namespace))
         stack.push_async_callback(_drain, router)
         overview = Overview(find_coordinator(settings.namespace))
         rules = PgRules(pool)
-        commands = PgCommands(pool)
-        waits = CommandWaits([PgEndedCommands(settings.dsn)], commands)
+        commands = SpreadCommands(pools) if spread else PgCommands(pool)
+        dsns = (settings.dsn, *settings.further_dsns)
+        waits = CommandWaits([PgEndedCommands(dsn) for dsn in dsns], commands)
         await waits.start()
         stack.push_async_callback(waits.close)
         uplinks = Pipeline(router, settings.bounds, source="lorawan")
@@ -158,16 +173,16 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         yield Services(
             router=router,
             pipeline=Pipeline(router, settings.bounds, source="http"),
-            registry=PgRegistry(pool),
-            history=History(pool),
-            projections=Projections(pool),
+            registry=SpreadRegistry(pools) if spread else PgRegistry(pool),
+            history=SpreadHistory(pools) if spread else History(pool),
+            projections=SpreadProjections(pools) if spread else Projections(pool),
             commands=commands,
             waits=waits,
             rules=rules,
-            alarms=Alarms(pool),
-            dead_letters=DeadLetters(pool),
+            alarms=SpreadAlarms(pools) if spread else Alarms(pool),
+            dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
             now_ms=lambda: time.time_ns() // 1_000_000,
-            checks={"database": lambda: _check_database(pool), "hosts": overview.check_hosts},
+            checks={"database": lambda: _check_databases(pools), "hosts": overview.check_hosts},
             statistics=overview.statistics,
             nodes=overview.nodes,
             timeout_s=settings.timeout_s,
@@ -180,9 +195,10 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         )
 
 
-async def _check_database(pool: Pool) -> None:
-    async with acquired(pool) as connection:
-        await connection.fetchval("SELECT 1")
+async def _check_databases(pools: Sequence[Pool]) -> None:
+    for pool in pools:
+        async with acquired(pool) as connection:
+            await connection.fetchval("SELECT 1")
 
 
 async def _drain(router: Router) -> None:

@@ -1,5 +1,6 @@
 """The counters in Prometheus' text format. Not a registry: it renders what the processes report."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -120,11 +121,17 @@ def _of_storage(
     stored = GaugeMetricFamily(
         "sensorium_storage_bytes", "Bytes of a table and its indexes.", labels=["table"]
     )
+    # A log that is spread over several databases has a projection of the name, and a table, in each.
+    ages: dict[str, float] = {}
+    sizes: Counter[str] = Counter()
     for service in services:
         if "projection" in service:
-            seconds.add_metric([service["projection"]], service["lag_s"])
-        for table, size_bytes in service.get("storage_bytes", {}).items():
-            stored.add_metric([table], size_bytes)
+            ages[service["projection"]] = max(ages.get(service["projection"], 0.0), service["lag_s"])
+        sizes.update(service.get("storage_bytes", {}))
+    for projection, age_s in ages.items():
+        seconds.add_metric([projection], age_s)
+    for table, size_bytes in sizes.items():
+        stored.add_metric([table], size_bytes)
     yield seconds
     yield stored
 

@@ -174,7 +174,8 @@ def type_aggregate(aggregation: str, by_interval: bool, parts: Parts) -> str:
     """$1 device type, $2 metric, $3 limit of buckets, $4 start or null, $5 interval in seconds if any.
 
     Aggregates by device first and the results then, which counts the devices and runs in parallel.
-    Gives bucket, kind, number, text, devices, source. `parts` has begun after these.
+    Gives bucket, kind, number, text, devices, source, and to merge by: n, or the time `at` of an end. `parts`
+    has begun after these.
     """
     if aggregation in _ENDS:
         way, at, end = _ENDS[aggregation]
@@ -182,7 +183,8 @@ def type_aggregate(aggregation: str, by_interval: bool, parts: Parts) -> str:
             by_device AS (SELECT DISTINCT ON (bucket, device) * FROM v
                           ORDER BY bucket, device, {at} {way}, log_offset {way}),
             grouped AS (SELECT DISTINCT ON (bucket) bucket, kind, {end} AS number, {end}_text AS text,
-                               count(*) OVER (PARTITION BY bucket) AS devices, source
+                               count(*) OVER (PARTITION BY bucket) AS devices, source,
+                               n, {at} AS at
                         FROM by_device ORDER BY bucket, {at} {way}, device)
         """
     else:
@@ -191,13 +193,14 @@ def type_aggregate(aggregation: str, by_interval: bool, parts: Parts) -> str:
                                  max(most) AS most, bit_or(source) AS source
                           FROM v WHERE {_counted(aggregation)} GROUP BY bucket, device),
             grouped AS (SELECT bucket, 'n' AS kind, {_NUMBERS[aggregation]} AS number, NULL AS text,
-                               count(*) AS devices, bit_or(source) AS source
+                               count(*) AS devices, bit_or(source) AS source, sum(n)::bigint AS n,
+                               NULL::timestamptz AS at
                         FROM by_device GROUP BY bucket)
         """
     start = _START[by_interval]
     return f"""
         WITH v AS ({parts}), {grouped}
-        SELECT {start} AS bucket, kind, number, text, devices, source FROM grouped
+        SELECT {start} AS bucket, kind, number, text, devices, source, n, at FROM grouped
         ORDER BY bucket LIMIT $3
     """
 

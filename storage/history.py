@@ -156,6 +156,19 @@ class History:
         Raises:
             InvalidMessage: as `aggregate`, and there are more than `MAX_BUCKETS` intervals with values.
         """
+        rows = await self.type_rows(device_type, metric, start_ms, end_ms, aggregation, interval_s)
+        return await type_buckets(rows, aggregation)
+
+    async def type_rows(
+        self,
+        device_type: str,
+        metric: str,
+        start_ms: int | None,
+        end_ms: int | None,
+        aggregation: str,
+        interval_s: float | None,
+    ) -> list[asyncpg.Record]:
+        """What `type_buckets` makes the answer of `aggregate_type` from."""
         parts = sql.Parts(
             "r.device IN (SELECT device FROM devices WHERE device_type = $1)",
             "s.name = $2",
@@ -164,19 +177,9 @@ class History:
         asked = (device_type, metric, MAX_BUCKETS + 1, start_ms, *_every(interval_s))
         if _aggregation(aggregation) in sql.PERCENTILES:
             make = partial(sql.sketches, interval_s is not None, "asc", parts)
-            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
-            found = await _type_percentiles(rows, sql.PERCENTILES[aggregation])
         else:
             make = partial(sql.type_aggregate, aggregation, interval_s is not None, parts)
-            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
-            found = Buckets(source=_source(reduce(or_, (row["source"] for row in rows), 0)))
-            for bucket_ms, kind, number, text, devices, _ in rows:
-                found.append(TypeBucket(bucket_ms, _value(aggregation, kind, number, text), devices))
-        if len(found) > MAX_BUCKETS:
-            raise InvalidMessage(
-                f"more than {MAX_BUCKETS} intervals: choose a longer interval or a shorter range"
-            )
-        return found
+        return await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
 
     async def _fetch(
         self,
@@ -224,10 +227,29 @@ async def _device_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Bucke
     return Buckets(items, _source(sources), approximate=True)
 
 
-async def _type_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets[TypeBucket]:
+async def type_buckets(rows: Sequence[Any], aggregation: str) -> Buckets[TypeBucket]:
+    """The answer of `aggregate_type` from rows in order of time.
+
+    Raises:
+        InvalidMessage: there are more than `MAX_BUCKETS` intervals with values.
+    """
+    if aggregation in sql.PERCENTILES:
+        found = await _type_percentiles(rows, sql.PERCENTILES[aggregation])
+    else:
+        found = Buckets(source=_source(reduce(or_, (row[5] for row in rows), 0)))
+        for bucket_ms, kind, number, text, devices, *_ in rows:
+            found.append(TypeBucket(bucket_ms, _value(aggregation, kind, number, text), devices))
+    if len(found) > MAX_BUCKETS:
+        raise InvalidMessage(
+            f"more than {MAX_BUCKETS} intervals: choose a longer interval or a shorter range"
+        )
+    return found
+
+
+async def _type_percentiles(rows: Sequence[Any], q: float) -> Buckets[TypeBucket]:
     devices: dict[int, set[int]] = {}
-    for row in rows:
-        devices.setdefault(row["bucket"], set()).add(row["device"])
+    for bucket_ms, _, device, *_ in rows:
+        devices.setdefault(bucket_ms, set()).add(device)
     bins, sources = await _bins(rows)
     items = (
         TypeBucket(bucket_ms, sketch.quantile(found, q), len(devices[bucket_ms]))
@@ -236,7 +258,7 @@ async def _type_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets
     return Buckets(items, _source(sources), approximate=True)
 
 
-async def _bins(rows: Sequence[asyncpg.Record]) -> tuple[dict[tuple[int, str], sketch.Bins], int]:
+async def _bins(rows: Sequence[Any]) -> tuple[dict[tuple[int, str], sketch.Bins], int]:
     """The merged sketch of each bucket and metric, in the order of the rows. Yields in between."""
     merged: dict[tuple[int, str], sketch.Bins] = {}
     sources = 0

@@ -1,5 +1,7 @@
 """Small picklable factories that travel to a process and open the ports there."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from sensorium.actors.ports import HostPorts
@@ -9,6 +11,9 @@ from sensorium.storage.hosts import PgMembership
 from sensorium.storage.log import PgLog
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
+from sensorium.storage.spread import SpreadLog
+from sensorium.storage.spread_members import SpreadMembership
+from sensorium.storage.spread_reads import SpreadRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +21,22 @@ class PgHostPorts:
     """A `HostPortsFactory`: everything that a host needs of the database at `dsn`, which is migrated."""
 
     dsn: str
+    others: tuple[str, ...] = ()
+    """The further databases that the log is spread over (see `spread`)."""
 
     async def __call__(self, incarnation: int) -> HostPorts:
         """Opens nothing yet; the first use connects."""
-        log = PgLog(self.dsn, incarnation)
-        pool = await open_pool(self.dsn, 2, "sensorium-host-reads")
+        dsns = (self.dsn, *self.others)
+        logs = [PgLog(dsn, incarnation) for dsn in dsns]
+        pools = [await open_pool(dsn, 2, "sensorium-host-reads") for dsn in dsns]
+        log = SpreadLog(logs) if self.others else logs[0]
+        registry = SpreadRegistry(pools) if self.others else PgRegistry(pools[0])
 
         async def close() -> None:
             await log.close()
-            await close_pool(pool)
+            await asyncio.gather(*map(close_pool, pools))
 
-        return HostPorts(log, PgRules(pool, self.dsn), PgRegistry(pool), close)
+        return HostPorts(log, PgRules(pools[0], self.dsn), registry, close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +50,28 @@ class PgMembershipFactory:
     dsn: str
     cluster_id: str = ""
     ray_address: str = ""
+    others: tuple[str, ...] = ()
+    """The further databases that the log is spread over (see `spread`)."""
 
-    async def __call__(self) -> PgMembership:
+    async def __call__(self) -> PgMembership | SpreadMembership:
         """Claims the database, if at all; else it opens nothing yet.
 
         Raises:
             DatabaseClaimed: the runtime of another cluster uses the database.
             LogUnavailable: it cannot be reached.
         """
-        guard = None
-        if self.cluster_id:
-            guard = KeptClaim(Claim(self.dsn, Role.RUNTIME, self.cluster_id, self.ray_address))
-            await guard.hold()
-        return PgMembership(await open_pool(self.dsn, 2, "sensorium-membership"), guard)
+        dsns = (self.dsn, *self.others)
+        guards = [
+            KeptClaim(Claim(dsn, Role.RUNTIME, self.cluster_id, self.ray_address))
+            for dsn in dsns
+            if self.cluster_id
+        ]
+        async with AsyncExitStack() as stack:
+            for guard in guards:
+                stack.push_async_callback(guard.close)
+                await guard.hold()
+            pools = [await open_pool(dsn, 2, "sensorium-membership") for dsn in dsns]
+            stack.pop_all()
+        if self.others:
+            return SpreadMembership(pools, guards)
+        return PgMembership(pools[0], guards[0] if guards else None)

@@ -49,7 +49,8 @@ class ProjectionRunner:
     """Keeps one projection going, through failures of the database and the sink.
 
     Of several runners of one name, in whatever processes, one feeds; the others wait for its lock. The cursor
-    moves only in the session that holds the lock, and only from where this runner has read it.
+    moves only in the session that holds the lock, and only from where this runner has read it. `position` is
+    that of its database among several (see `spread`).
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class ProjectionRunner:
         settings: ProjectionSettings,
         sink: Sink,
         now_s: Callable[[], float] = time.time,
+        position: int = 0,
     ) -> None:
         self._dsn = dsn
+        self._name = f"projection-{settings.name}{f'-{position}' if position else ''}"
         self._settings = settings
         self._sink = sink
         self._now_s = now_s
@@ -94,7 +97,7 @@ class ProjectionRunner:
         """Counts since the start; the lag is of what is durably projected."""
         oldest = self._oldest_ms
         return {
-            "name": f"projection-{self._settings.name}",
+            "name": self._name,
             "projection": self._settings.name,
             "state": self._state,
             "lag_entries": self._lag_entries + self._unflushed,

@@ -97,7 +97,8 @@ def _of_platform(order: Order) -> Iterator[Mistake]:
     # What is embedded listens on the loopback of one node only.
     if spec.nodes.most > 1 or order.target is Target.KUBERAY:
         why = "is needed: nodes cannot reach what is embedded on another one"
-        if config.storage.url is None and "DEVICE_DB_URL" not in spec.secret_variables:
+        given = {"DEVICE_DB_URL", "LOG_DB_URLS"}.intersection(spec.secret_variables)
+        if config.storage.main_url is None and not given:
             yield ("platform", "storage", "url"), f"{why}; or name DEVICE_DB_URL in secret_variables"
         if config.mqtt.url is None and "MQTT_BROKER_URL" not in spec.secret_variables:
             yield ("platform", "mqtt", "url"), f"{why}; or name MQTT_BROKER_URL in secret_variables"

@@ -20,6 +20,6 @@ def api(args: dict[str, str]) -> Application:
     if set(args) != {"config"}:
         raise ConfigError(f"the application takes one argument, config; got {', '.join(args) or 'none'}")
     config = load(Path(args["config"]), os.environ)
-    if config.storage.url is None:
+    if config.storage.main_url is None:
         raise ConfigError("storage.url is needed: only `sensorium up` knows its embedded database")
-    return application(api_settings(config, config.storage.url), config.http.replicas)
+    return application(api_settings(config, config.storage.main_url), config.http.replicas)

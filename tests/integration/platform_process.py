@@ -22,7 +22,7 @@ STOP_TIMEOUT_S = 60.0
 _MARK = "SENSORIUM_TEST_RUN"
 # A test run that is killed leaves no platform behind: 1 is PR_SET_PDEATHSIG, 15 SIGTERM.
 _ENDS_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
-_ADDRESSES = ("MQTT_BROKER_URL", "DEVICE_DB_URL", "RAY_ADDRESS")
+_ADDRESSES = ("MQTT_BROKER_URL", "DEVICE_DB_URL", "LOG_DB_URLS", "RAY_ADDRESS")
 
 
 def wait_until(condition: Callable[[], object], deadline_s: float, what: str) -> None:

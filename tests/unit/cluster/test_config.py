@@ -74,6 +74,14 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
         ("mqtt: {username: joe}", ":1: mqtt: username needs mqtt.url: the embedded broker takes none"),
         ("mqtt: {url: 'mqtt://h:99999'}", ":1: mqtt.url: not a valid address: the port must be a "),
         ("storage: {url: 'mysql://h/db'}", ":1: storage.url: must start with postgres:// or postgresql://"),
+        (
+            "storage: {url: 'postgresql://a/x', log_urls: ['postgresql://b/x']}",
+            ":1: storage: log_urls begins with another database than url; the first one is both",
+        ),
+        (
+            "storage: {log_urls: ['postgresql://b/x', 'postgresql://b/x']}",
+            ":1: storage: log_urls names a database twice",
+        ),
         ("ingest: {max_future_s: .inf}", ":1: ingest.max_future_s: must be less than or equal to 86400"),
     ],
 )  # fmt: skip
@@ -83,6 +91,16 @@ def test_a_mistake_is_one_line_with_its_place(written, text: str, line: str) -> 
     message = str(caught.value)
     assert "\n" not in message
     assert message == line if line.startswith("mqtt") else f"platform.yaml{line}" in message
+
+
+def test_databases_of_the_log() -> None:
+    environment = {"LOG_DB_URLS": "postgresql://joe:hunter2@a1,a2/x, postgres://b/x"}
+    storage = load(environment=environment).storage
+    assert storage.main_url == "postgresql://joe:hunter2@a1,a2/x"
+    assert storage.further_urls == ("postgres://b/x",)
+    assert "hunter2" not in str(load(environment=environment).describe())
+    alone = load(environment={"DEVICE_DB_URL": "postgresql://a/x"}).storage
+    assert (alone.main_url, alone.further_urls) == ("postgresql://a/x", ())
 
 
 def test_several_mistakes_are_counted(written) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from storage_stores import MemoryPorts, PostgresPorts, Store
+from storage_stores import MemoryPorts, PostgresPorts, SpreadPorts, Store
 
 from sensorium.storage.database import Pool, close_pool, open_pool
 from sensorium.storage.embedded import EmbeddedPostgres
@@ -104,10 +104,38 @@ async def postgres_store(dsn: str, pool: Pool) -> AsyncIterator[Store]:
     await store.close()
 
 
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.database)])
+@pytest.fixture
+async def two_dsns(server: EmbeddedPostgres, template: str, dsn: str) -> AsyncIterator[list[str]]:
+    """Two migrated, empty databases of the test's own, for one log."""
+    async with copied(server, template, "of_a_test_too") as other:
+        yield [dsn, other]
+
+
+@pytest.fixture
+async def two_pools(two_dsns: list[str]) -> AsyncIterator[list[Pool]]:
+    pools = [await open_pool(dsn) for dsn in two_dsns]
+    yield pools
+    for pool in pools:
+        await close_pool(pool)
+
+
+@pytest.fixture
+async def spread_store(two_dsns: list[str], two_pools: list[Pool]) -> AsyncIterator[Store]:
+    store = SpreadPorts(two_dsns, two_pools)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("postgres", marks=pytest.mark.database),
+        pytest.param("spread", marks=pytest.mark.database),
+    ]
+)
 def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "memory":
         return MemoryPorts()
     # Asked for here only, so that the fast suite starts no server.
-    found: Store = request.getfixturevalue("postgres_store")
+    found: Store = request.getfixturevalue(f"{request.param}_store")
     return found

@@ -1,6 +1,7 @@
 """What the contract tests need of a store, and both stores as such."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from sensorium.actors.ports import Log, Membership
@@ -8,6 +9,8 @@ from sensorium.actors.testing import MemoryStore
 from sensorium.storage.database import Pool
 from sensorium.storage.hosts import PgMembership
 from sensorium.storage.log import PgLog
+from sensorium.storage.spread import SpreadLog
+from sensorium.storage.spread_members import SpreadMembership
 
 
 class Store(Protocol):
@@ -25,6 +28,23 @@ class MemoryPorts:
 
     def log(self, incarnation: int) -> Log:
         return self._store.log(incarnation)
+
+
+class SpreadPorts:
+    """Over several databases."""
+
+    def __init__(self, dsns: Sequence[str], pools: Sequence[Pool]) -> None:
+        self._dsns = dsns
+        self._logs: list[SpreadLog] = []
+        self.members: Membership = SpreadMembership(pools)
+
+    def log(self, incarnation: int) -> Log:
+        log = SpreadLog([PgLog(dsn, incarnation) for dsn in self._dsns])
+        self._logs.append(log)
+        return log
+
+    async def close(self) -> None:
+        await asyncio.gather(*(log.close() for log in self._logs))
 
 
 class PostgresPorts:
