@@ -5,9 +5,9 @@ from hashlib import blake2b
 import msgspec
 
 from sensorium.actors.conditions import describe
-from sensorium.actors.messages import Value
+from sensorium.actors.messages import ActOnAlarm, Value
 from sensorium.actors.records import Alarm, Registration
-from sensorium.actors.rules import Rule, Severity
+from sensorium.actors.rules import Rule, Severity, worse
 
 
 def raised(rule: Rule, device: Registration, value: Value, time_ms: int, severity: Severity) -> Alarm:
@@ -29,9 +29,38 @@ def raised(rule: Rule, device: Registration, value: Value, time_ms: int, severit
     )
 
 
-def changed(alarm: Alarm, severity: Severity, value: Value) -> Alarm:
+def changed(alarm: Alarm, severity: Severity, value: Value, time_ms: int) -> Alarm:
     """The alarm with another severity, and the value that gave it."""
-    return msgspec.structs.replace(alarm, severity=severity.value, value=value)
+    return msgspec.structs.replace(alarm, severity=severity.value, value=value, changed_ms=time_ms)
+
+
+def escalated(alarm: Alarm, severity: Severity, now_ms: int) -> Alarm:
+    """The alarm one step further, which never makes it milder."""
+    worst = worse(Severity(alarm.severity), severity)
+    return msgspec.structs.replace(
+        alarm, severity=worst.value, escalated=alarm.escalated + 1, changed_ms=now_ms
+    )
+
+
+def acted_on(alarm: Alarm, act: ActOnAlarm, now_ms: int) -> Alarm:
+    """The alarm after what a person did; the same one when that changes nothing."""
+    match act.action:
+        case "ack" if not alarm.acknowledged:
+            return msgspec.structs.replace(
+                alarm, acknowledged=True, acknowledged_ms=now_ms, acknowledged_by=act.by
+            )
+        case "unack" if alarm.acknowledged:
+            return msgspec.structs.replace(
+                alarm, acknowledged=False, acknowledged_ms=None, acknowledged_by=None
+            )
+        case "assign":
+            return msgspec.structs.replace(alarm, assignee=act.text or None)
+        case "shelve":
+            return msgspec.structs.replace(alarm, shelved_until_ms=act.until_ms)
+        case "unshelve":
+            return msgspec.structs.replace(alarm, shelved_until_ms=None)
+        case _:
+            return alarm
 
 
 def cleared(alarm: Alarm, value: Value | None, time_ms: int, reason: str) -> Alarm:

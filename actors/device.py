@@ -18,6 +18,7 @@ from sensorium.actors.messages import (
     ACCEPTED,
     DEAD_LETTER_PAYLOAD_BYTES,
     DUPLICATE,
+    ActOnAlarm,
     Answer,
     CancelCommand,
     ClaimCommand,
@@ -192,6 +193,8 @@ class Device:
                     self._refresh(around, now_ms, effects)
                 self.watch.fire(self, name, due_ms, now_ms, effects)
                 return ACCEPTED
+            case ActOnAlarm():
+                return self._act_on_alarm(message, now_ms, effects)
             case DeadLetter():
                 effects.dead_letters.append(message)
                 return ACCEPTED
@@ -521,6 +524,12 @@ class Device:
                 return ACCEPTED
             case _:
                 raise TypeError(f"no turn for {type(message).__name__}")
+
+    def _act_on_alarm(self, message: ActOnAlarm, now_ms: int, effects: Commit) -> Outcome:
+        if self.registration is None:
+            return self._not_found()
+        problem = self.watch.act(self, message, now_ms, effects)
+        return ACCEPTED if problem is None else Refusal("conflict", problem)
 
     # --- small leaves -----------------------------------------------------------------------------------
 

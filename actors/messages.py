@@ -193,6 +193,23 @@ class PresenceSaid(_Message, frozen=True, array_like=True, tag=26):
     online: bool
 
 
+class ActOnAlarm(_Message, frozen=True, array_like=True, tag=30):
+    """What a person does to an alarm of the device, active or ended.
+
+    Attributes:
+        action: "ack", "unack", "assign", "comment", "shelve" or "unshelve". An ended alarm cannot be shelved.
+        by: the person.
+        text: the comment, or the assignee ("" for nobody).
+        until_ms: of "shelve".
+    """
+
+    alarm_id: str
+    action: str
+    by: str = ""
+    text: str = ""
+    until_ms: int = 0
+
+
 DEAD_LETTER_PAYLOAD_BYTES: Final = 4096
 
 Message = (
@@ -213,6 +230,7 @@ Message = (
     | CancelCommand
     | TakeCommands
     | PresenceSaid
+    | ActOnAlarm
 )
 
 

@@ -65,6 +65,11 @@ class Alarm(msgspec.Struct, frozen=True):
         detail: the violated expectation in words.
         start_ms, end_ms: event times; `end_ms` is None while active.
         end_reason: "condition_ended", "rule_removed" or "device_decommissioned".
+        acknowledged_ms, acknowledged_by: when and by whom.
+        assignee: whose it is to look after.
+        shelved_until_ms: until then people want to hear nothing of it.
+        escalated: how many steps of the rule's escalation it has taken.
+        changed_ms: when its severity changed last: the event time, or the clock's of an escalation.
     """
 
     alarm_id: str
@@ -83,6 +88,36 @@ class Alarm(msgspec.Struct, frozen=True):
     end_ms: int | None = None
     end_value: Value | None = None
     end_reason: str | None = None
+    acknowledged_ms: int | None = None
+    acknowledged_by: str | None = None
+    assignee: str | None = None
+    shelved_until_ms: int | None = None
+    escalated: int = 0
+    changed_ms: int | None = None
+
+
+class AlarmNote(NamedTuple):
+    """What a person did to an alarm that has ended; what is None stays. `assignee` is "" for nobody."""
+
+    device_id: str
+    alarm_id: str
+    at_ms: int
+    by: str
+    acknowledged: bool | None = None
+    assignee: str | None = None
+
+    def applied(self, alarm: Alarm) -> Alarm:
+        """The alarm with what the note says."""
+        if self.acknowledged is not None and self.acknowledged is not alarm.acknowledged:
+            alarm = msgspec.structs.replace(
+                alarm,
+                acknowledged=self.acknowledged,
+                acknowledged_ms=self.at_ms if self.acknowledged else None,
+                acknowledged_by=self.by if self.acknowledged else None,
+            )
+        if self.assignee is not None:
+            alarm = msgspec.structs.replace(alarm, assignee=self.assignee or None)
+        return alarm
 
 
 class CommandState(StrEnum):
@@ -234,6 +269,7 @@ class Commit:
     timers: list[TimerRow] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     presences: list[PresenceRow] = field(default_factory=list)
+    alarm_notes: list[AlarmNote] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(
@@ -245,4 +281,5 @@ class Commit:
             or self.timers
             or self.commands
             or self.presences
+            or self.alarm_notes
         )

@@ -37,6 +37,15 @@ class Severity(StrEnum):
     INFO = "info"
 
 
+SEVERITIES = tuple(Severity)
+"""Worst first."""
+
+
+def worse(one: Severity, other: Severity) -> Severity:
+    """The worse of two."""
+    return min(one, other, key=SEVERITIES.index)
+
+
 class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many readings within so many seconds of event time, one after the other or not."""
 
@@ -62,6 +71,13 @@ class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.device_id in (None, device_id) and self.device_type in (None, device_type)
 
 
+class Escalation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A step that an alarm takes which nobody has acknowledged for so long since the step before."""
+
+    after_s: Annotated[float, Meta(ge=1, le=31_536_000)]
+    severity: Severity
+
+
 class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rule as a person writes it.
 
@@ -73,6 +89,8 @@ class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             With a gap between the two, a value that wavers around the threshold does not flap the alarm.
         levels: other severities of the alarm, each while a condition of its own holds besides; the worst of
             them counts. The alarm changes its severity with each reading that tells.
+        escalation: what becomes of the alarm while it is active and not acknowledged, each step worse than
+            the one before. A shelved alarm waits.
         expression: what `condition` was written as, if as an expression; for people only.
     """
 
@@ -85,6 +103,7 @@ class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     times: Times | None = None
     clear: Condition | None = None
     levels: Annotated[tuple[Level, ...], Meta(max_length=4)] = ()
+    escalation: Annotated[tuple[Escalation, ...], Meta(max_length=4)] = ()
     expression: str = ""
     enabled: bool = True
 

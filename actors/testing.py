@@ -183,6 +183,9 @@ class MemoryStore:
         self.events += commit.events
         self.registrations |= {r.device_id: r for r in commit.registrations}
         self.alarms |= {a.alarm_id: a for a in commit.alarms}
+        for note in commit.alarm_notes:
+            if note.alarm_id in self.alarms:
+                self.alarms[note.alarm_id] = note.applied(self.alarms[note.alarm_id])
         self.dead_letters += commit.dead_letters
         self.commands |= {c.command_id: c for c in commit.commands}
         self.presences |= {p.device_id: p for p in commit.presences}

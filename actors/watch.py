@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sensorium.actors import alarms
 from sensorium.actors.conditions.registry import Test, judge
-from sensorium.actors.messages import Value
-from sensorium.actors.records import Alarm, Commit, Timer, TimerRow
+from sensorium.actors.messages import ActOnAlarm, Value
+from sensorium.actors.records import Alarm, AlarmNote, Commit, Timer, TimerRow
 from sensorium.actors.rulebook import Check, RuleBook
-from sensorium.actors.rules import NoData, Rule, Severity
+from sensorium.actors.rules import NoData, Rule, Severity, worse
 
 if TYPE_CHECKING:
     from sensorium.actors.device import Device
@@ -18,6 +18,9 @@ HELD: Final = "held/"
 
 TIMES: Final = "times/"
 """Timers of rules whose condition must hold several times, one a time: `since_ms` is the reading's time."""
+
+ESCALATE: Final = "escalate/"
+"""Timers of active alarms that nobody has acknowledged."""
 
 SILENT: Final = "silent/"
 """Timers of no-data rules."""
@@ -63,6 +66,7 @@ class Watch:
             held = {check.rule_id for check in self._checks if check.for_ms}
             counted = {check.rule_id for check in self._checks if check.times is not None}
             kept = {HELD + rule_id for rule_id in held} | {SILENT + rule_id for rule_id in silences}
+            kept |= {ESCALATE + rule_id for rule_id in self.alarms if _steps(book, rule_id)}
             for name in list(self.timers):
                 if name not in kept and not (name.startswith(TIMES) and name.split("/")[1] in counted):
                     self._cancel(device, name, effects)
@@ -90,10 +94,14 @@ class Watch:
                     ):
                         severity = _severity(check, values, time_ms, device)
                         value = _value(check, values, device)
-                        self._raise(device, check.rule, value, time_ms, effects, severity)
+                        self._raise(device, check.rule, severity, value, time_ms, now_ms, effects)
                 elif check.levels:
+                    alarm = active[check.rule_id]
                     severity = _severity(check, values, time_ms, device)
-                    if severity != active[check.rule_id].severity:
+                    if alarm.escalated:
+                        steps = check.rule.spec.escalation[: alarm.escalated]
+                        severity = worse(severity, steps[-1].severity) if steps else severity
+                    if severity != alarm.severity:
                         value = _value(check, values, device)
                         self._change(device, check.rule_id, severity, value, time_ms, effects)
             elif holds is not None:
@@ -127,18 +135,46 @@ class Watch:
             return
         self._cancel(device, name, effects)
         kind, _, rule_id = name.partition("/")
-        if rule_id in self.alarms:
+        if kind + "/" == ESCALATE:
+            self._escalate(device, rule_id, now_ms, effects)
+        elif rule_id in self.alarms:
             return
-        if kind + "/" == SILENT:
+        elif kind + "/" == SILENT:
             self._silence(device, rule_id, now_ms, effects)
-            return
-        if kind + "/" == TIMES:
-            return  # one time less; cancelling it was all
+        elif kind + "/" == HELD:
+            self._held(device, rule_id, timer, now_ms, effects)
+        # One of TIMES counts no more, now that it is cancelled.
+
+    def act(self, device: "Device", message: ActOnAlarm, now_ms: int, effects: Commit) -> str | None:
+        """What a person does to an alarm. Returns why it cannot be done, or None."""
+        alarm = next((a for a in self.alarms.values() if a.alarm_id == message.alarm_id), None)
+        if alarm is None:
+            if message.action in ("shelve", "unshelve"):
+                return "an alarm that has ended cannot be shelved"
+            effects.alarm_notes.append(_note(device, message, now_ms))
+        else:
+            after = alarms.acted_on(alarm, message, now_ms)
+            if after is not alarm:
+                self.alarms[alarm.rule_id] = after
+                effects.alarms.append(after)
+            name = ESCALATE + alarm.rule_id
+            if after.acknowledged and name in self.timers:
+                self._cancel(device, name, effects)
+        body: dict[str, str | int] = {"alarm_id": message.alarm_id, "by": message.by}
+        if message.action in ("assign", "comment"):
+            body["text"] = message.text
+        elif message.action == "shelve":
+            body["until_ms"] = message.until_ms
+        device.event(f"alarm_{message.action}", now_ms, body, effects)
+        return None
+
+    def _held(self, device: "Device", rule_id: str, timer: Timer, now_ms: int, effects: Commit) -> None:
         check = next((check for check in self._checks if check.rule_id == rule_id), None)
         value = None if check is None else device.latest[check.position]
         if check is not None and value is not None:
             severity = _severity(check, device.latest, device.newest_ms, device)
-            self._raise(device, check.rule, value, timer.since_ms + check.for_ms, effects, severity)
+            held_ms = timer.since_ms + check.for_ms
+            self._raise(device, check.rule, severity, value, held_ms, now_ms, effects)
 
     def clear(
         self,
@@ -151,6 +187,8 @@ class Watch:
     ) -> None:
         """End an alarm that stands."""
         alarm = alarms.cleared(self.alarms.pop(rule_id), value, time_ms, reason)
+        if ESCALATE + rule_id in self.timers:
+            self._cancel(device, ESCALATE + rule_id, effects)
         effects.alarms.append(alarm)
         device.event("alarm_cleared", time_ms, alarm, effects)
 
@@ -173,7 +211,7 @@ class Watch:
             self._set(device, SILENT + rule_id, due_ms, heard_ms, effects)
         else:
             silent_s = (now_ms - heard_ms) / 1000.0
-            self._raise(device, rule, silent_s, due_ms, effects, rule.spec.severity)
+            self._raise(device, rule, rule.spec.severity, silent_s, due_ms, now_ms, effects)
 
     def _has_held(self, device: "Device", check: Check, time_ms: int, now_ms: int, effects: Commit) -> bool:
         name = HELD + check.rule_id
@@ -201,6 +239,30 @@ class Watch:
         self._set(device, f"{prefix}{device.shard.head}", now_ms + within_ms, time_ms, effects)
         return False
 
+    def _set_escalation(
+        self, device: "Device", rule: Rule, alarm: Alarm, now_ms: int, effects: Commit
+    ) -> None:
+        """A timer for the alarm's next step, if there is one."""
+        if alarm.escalated < len(rule.spec.escalation):
+            after_ms = round(rule.spec.escalation[alarm.escalated].after_s * 1000)
+            self._set(device, ESCALATE + rule.rule_id, now_ms + after_ms, now_ms, effects)
+
+    def _escalate(self, device: "Device", rule_id: str, now_ms: int, effects: Commit) -> None:
+        alarm = self.alarms.get(rule_id)
+        rule = None if self.book is None else self.book.rules.get(rule_id)
+        if alarm is None or rule is None or alarm.acknowledged:
+            return
+        steps = rule.spec.escalation
+        if alarm.escalated >= len(steps):
+            return
+        if alarm.shelved_until_ms is not None and alarm.shelved_until_ms > now_ms:
+            self._set(device, ESCALATE + rule_id, alarm.shelved_until_ms, now_ms, effects)
+            return
+        alarm = self.alarms[rule_id] = alarms.escalated(alarm, steps[alarm.escalated].severity, now_ms)
+        effects.alarms.append(alarm)
+        device.event("alarm_escalated", now_ms, alarm, effects)
+        self._set_escalation(device, rule, alarm, now_ms, effects)
+
     def _change(
         self,
         device: "Device",
@@ -210,7 +272,7 @@ class Watch:
         time_ms: int,
         effects: Commit,
     ) -> None:
-        alarm = self.alarms[rule_id] = alarms.changed(self.alarms[rule_id], severity, value)
+        alarm = self.alarms[rule_id] = alarms.changed(self.alarms[rule_id], severity, value, time_ms)
         effects.alarms.append(alarm)
         device.event("alarm_changed", time_ms, alarm, effects)
 
@@ -218,16 +280,19 @@ class Watch:
         self,
         device: "Device",
         rule: Rule,
+        severity: Severity,
         value: Value,
         time_ms: int,
+        now_ms: int,
         effects: Commit,
-        severity: Severity,
     ) -> None:
         assert device.registration is not None
         alarm = alarms.raised(rule, device.registration, value, time_ms, severity)
         self.alarms[rule.rule_id] = alarm
         effects.alarms.append(alarm)
         device.event("alarm_raised", time_ms, alarm, effects)
+        if rule.spec.escalation:
+            self._set_escalation(device, rule, alarm, now_ms, effects)
 
     def _set(self, device: "Device", name: str, due_ms: int, since_ms: int, effects: Commit) -> None:
         timer = Timer(due_ms, since_ms)
@@ -244,6 +309,17 @@ def _after_ms(rule: Rule) -> int:
     condition = rule.spec.condition
     assert isinstance(condition, NoData)
     return round(condition.after_s * 1000)
+
+
+def _steps(book: RuleBook, rule_id: str) -> bool:
+    rule = book.rules.get(rule_id)
+    return rule is not None and bool(rule.spec.escalation)
+
+
+def _note(device: "Device", act: ActOnAlarm, now_ms: int) -> AlarmNote:
+    acknowledged = {"ack": True, "unack": False}.get(act.action)
+    assignee = act.text if act.action == "assign" else None
+    return AlarmNote(device.id, act.alarm_id, now_ms, act.by, acknowledged, assignee)
 
 
 def _severity(check: Check, values: Sequence[Any], time_ms: int, device: "Device") -> Severity:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.expressions import MAX_CHARACTERS, Parsed, parse_expression
-from sensorium.actors.rules import Condition, Level, Name, RuleSpec, Scope, Severity, Times
+from sensorium.actors.rules import Condition, Escalation, Level, Name, RuleSpec, Scope, Severity, Times
 
 
 class WrittenRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +24,7 @@ class WrittenRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     description: str = ""
     clear: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | Condition | None = None
     levels: Annotated[tuple[Level, ...], Meta(max_length=4)] = ()
+    escalation: Annotated[tuple[Escalation, ...], Meta(max_length=4)] = ()
     enabled: bool = True
 
     def spec(self) -> RuleSpec:
@@ -47,6 +48,7 @@ class WrittenRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             times=None if parsed.times is None else Times(*parsed.times),
             clear=clear,
             levels=self.levels,
+            escalation=self.escalation,
             expression=self.expression,
             enabled=self.enabled,
         )

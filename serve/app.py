@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from fastapi import Depends, FastAPI
+from pydantic import BaseModel
 
 from sensorium.serve import (
+    alarm_actions,
     alarms,
     commands,
     devices,
@@ -73,11 +75,13 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(lorawan.routes(services))
     app.include_router(rules.routes(services, refreshing))
     app.include_router(alarms.routes(services))
+    app.include_router(alarm_actions.routes(services))
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
     app.include_router(projections.routes(services))
     install_handlers(app)
-    install_openapi(app, VALUES, (DeviceBody, DevicePatch, CommandBody), telemetry.SCHEMA)
+    bodies: tuple[type[BaseModel], ...] = (DeviceBody, DevicePatch, CommandBody, *alarm_actions.BODIES)
+    install_openapi(app, VALUES, bodies, telemetry.SCHEMA)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
     app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS)
     return app

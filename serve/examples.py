@@ -103,6 +103,7 @@ RULE: Final[dict[str, Any]] = {
         "times": None,
         "clear": None,
         "levels": [],
+        "escalation": [],
         "expression": "",
         "enabled": True,
     },
@@ -126,6 +127,30 @@ ALARM: Final[dict[str, Any]] = {
     "end_ms": None,
     "end_value": None,
     "end_reason": None,
+    "acknowledged_ms": None,
+    "acknowledged_by": None,
+    "assignee": None,
+    "shelved_until_ms": None,
+    "escalated": 0,
+    "changed_ms": None,
+}
+ALARM_LIFE: Final[dict[str, Any]] = {
+    "items": [
+        {"time_ms": _TIME_MS, "kind": "alarm_raised", "body": ALARM},
+        {
+            "time_ms": _TIME_MS + 90_000,
+            "kind": "alarm_ack",
+            "body": {"alarm_id": ALARM["alarm_id"], "by": "ada"},
+        },
+    ]
+}
+ALARM_ACTIONS: Final[dict[str, dict[str, Any]]] = {
+    "ack": {"by": "ada"},
+    "unack": {"by": "ada"},
+    "assign": {"by": "ada", "assignee": "grace"},
+    "comment": {"by": "grace", "text": "Fan replaced."},
+    "shelve": {"by": "ada", "for_s": 3600},
+    "unshelve": {"by": "ada"},
 }
 ALARMS: Final[dict[str, Any]] = {"items": [ALARM], "next": None}
 DEAD_LETTERS: Final[dict[str, Any]] = {

@@ -102,6 +102,33 @@ class DeviceBody(_Body):
         return Register(self.device_id, self.device_type, location, self.metadata)
 
 
+Person = Annotated[str, Field(max_length=128), AfterValidator(_storable)]
+
+
+class AckBody(_Body):
+    """Who took note of an alarm, or takes that back."""
+
+    by: Person = ""
+
+
+class AssignBody(AckBody):
+    """Whose an alarm is to look after; "" for nobody's."""
+
+    assignee: Person
+
+
+class CommentBody(AckBody):
+    """What somebody says about an alarm."""
+
+    text: Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_storable)]
+
+
+class ShelveBody(AckBody):
+    """For how long an alarm is to be let alone, in seconds from now."""
+
+    for_s: Annotated[float, Field(ge=1, le=2_678_400)]
+
+
 class DevicePatch(_Body):
     """A JSON merge patch (RFC 7396) of a device: what is absent stays, null removes."""
 

@@ -120,6 +120,20 @@ class TypeAggregate(msgspec.Struct, frozen=True):
     approximate: bool = False
 
 
+class AlarmEventItem(msgspec.Struct, frozen=True):
+    """Something that happened to an alarm, such as "alarm_raised" or "alarm_comment", with what it left."""
+
+    time_ms: int
+    kind: str
+    body: dict[str, Any]
+
+
+class AlarmLife(msgspec.Struct, frozen=True):
+    """An alarm's events, oldest first."""
+
+    items: list[AlarmEventItem]
+
+
 class ProjectionItem(msgspec.Struct, frozen=True):
     """A projection: "running" or "paused", the commit time from which on it reads, and entries behind."""
 
@@ -193,8 +207,8 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 
 VALUES: tuple[type, ...] = (
-    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, CommandPage, Command, RuleList, Rule,
-    WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate, ProjectionList, ProjectionItem,
-    IngestResult, Health, Readiness, NodeItem, NodeList,
+    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, CommandPage, Command, RuleList,
+    Rule, WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate, ProjectionList,
+    ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

@@ -103,6 +103,15 @@ RULE_SPECS: Final[dict[str, Any]] = {
             }
         ],
     },
+    "escalating": {
+        "name": "Leaking",
+        "condition": {"type": "threshold", "metric": "leak", "operator": "==", "value": True},
+        "severity": "minor",
+        "escalation": [
+            {"after_s": 600, "severity": "major"},
+            {"after_s": 1800, "severity": "critical"},
+        ],
+    },
     "several times": {
         "name": "Trips again and again",
         "condition": {"type": "change", "metric": "breaker", "after": "open"},

@@ -136,12 +136,16 @@ class ReadsAlarms(Protocol):
         device_id: str | None,
         device_type: str | None,
         rule_id: str | None,
+        acknowledged: bool | None,
+        assignee: str | None,
+        shelved: bool | None,
         start_ms: int | None,
         end_ms: int | None,
         after: Any | None,
         limit: int,
     ) -> Any: ...
     async def get(self, alarm_id: str) -> Alarm | None: ...
+    async def life(self, alarm: Alarm) -> Sequence[Any]: ...
     async def active_devices(self, rule_id: str) -> Sequence[str]: ...
 
 

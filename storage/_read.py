@@ -11,7 +11,8 @@ from sensorium.actors.records import Alarm, Command, Registration
 DEVICE_COLUMNS: Final = "device_id, device_type, status, location, metadata, registered_at, updated_at"
 ALARM_COLUMNS: Final = (
     "alarm_id, device_id, device_type, rule_id, rule_name, rule_version, severity, state, metric, value,"
-    " detail, start_at, acknowledged, end_at, end_value, end_reason"
+    " detail, start_at, acknowledged, end_at, end_value, end_reason, acknowledged_at, acknowledged_by,"
+    " assignee, shelved_until, escalated, changed_at"
 )
 
 

@@ -8,7 +8,7 @@ import msgspec
 from sensorium.actors.messages import DeadLetter
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
-from sensorium.actors.records import Alarm, Registration, Snapshot, TimerRow
+from sensorium.actors.records import Alarm, AlarmNote, Registration, Snapshot, TimerRow
 from sensorium.storage.database import Connection
 
 METRIC_SET: Final = "INSERT INTO metric_sets (id, names, kinds) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
@@ -25,14 +25,31 @@ ON CONFLICT (device_id) DO UPDATE SET device_type = excluded.device_type, status
 
 ALARMS: Final = """
 INSERT INTO alarms (alarm_id, device, device_id, device_type, rule_id, rule_name, rule_version, severity,
-                    state, acknowledged, metric, value, detail, start_at, end_at, end_value, end_reason)
+                    state, acknowledged, metric, value, detail, start_at, end_at, end_value, end_reason,
+                    acknowledged_at, acknowledged_by, assignee, shelved_until, escalated, changed_at)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[],
                      $8::text[], $9::text[], $10::bool[], $11::text[], $12::jsonb[], $13::text[],
-                     $14::timestamptz[], $15::timestamptz[], $16::jsonb[], $17::text[])
+                     $14::timestamptz[], $15::timestamptz[], $16::jsonb[], $17::text[], $18::timestamptz[],
+                     $19::text[], $20::text[], $21::timestamptz[], $22::int[], $23::timestamptz[])
 ON CONFLICT (alarm_id) DO UPDATE SET rule_name = excluded.rule_name, rule_version = excluded.rule_version,
     severity = excluded.severity, state = excluded.state, acknowledged = excluded.acknowledged,
     metric = excluded.metric, value = excluded.value, detail = excluded.detail, start_at = excluded.start_at,
-    end_at = excluded.end_at, end_value = excluded.end_value, end_reason = excluded.end_reason
+    end_at = excluded.end_at, end_value = excluded.end_value, end_reason = excluded.end_reason,
+    acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
+    assignee = excluded.assignee, shelved_until = excluded.shelved_until, escalated = excluded.escalated,
+    changed_at = excluded.changed_at
+"""
+
+ALARM_NOTES: Final = """
+UPDATE alarms a SET acknowledged = coalesce(n.acknowledged, a.acknowledged),
+    acknowledged_at = CASE WHEN n.acknowledged IS NULL OR n.acknowledged = a.acknowledged
+        THEN a.acknowledged_at WHEN n.acknowledged THEN n.at END,
+    acknowledged_by = CASE WHEN n.acknowledged IS NULL OR n.acknowledged = a.acknowledged
+        THEN a.acknowledged_by WHEN n.acknowledged THEN n.by END,
+    assignee = CASE WHEN n.assignee IS NULL THEN a.assignee ELSE nullif(n.assignee, '') END
+FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::text[], $5::bool[], $6::text[])
+    AS n (alarm_id, device, at, by, acknowledged, assignee)
+WHERE a.alarm_id = n.alarm_id AND a.device = n.device
 """
 
 DEAD_LETTERS: Final = """
@@ -106,11 +123,26 @@ async def alarms(connection: Connection, rows: Sequence[Alarm]) -> None:
             (
                 *(a.alarm_id, device_key(a.device_id), a.device_id, a.device_type, a.rule_id, a.rule_name),
                 *(a.rule_version, a.severity, a.state, a.acknowledged, a.metric, a.value, a.detail),
-                *(a.start_ms, a.end_ms, a.end_value, a.end_reason),
+                *(a.start_ms, a.end_ms, a.end_value, a.end_reason, a.acknowledged_ms, a.acknowledged_by),
+                *(a.assignee, a.shelved_until_ms, a.escalated, a.changed_ms),
             )
             for a in sorted(latest.values(), key=lambda a: a.alarm_id)
         ],
     )
+
+
+async def alarm_notes(connection: Connection, notes: Sequence[AlarmNote]) -> None:
+    """Apply them in their order: several for one alarm do not fit in one statement."""
+    for note in notes:
+        row = (
+            note.alarm_id,
+            device_key(note.device_id),
+            note.at_ms,
+            note.by,
+            note.acknowledged,
+            note.assignee,
+        )
+        await _unnest(connection, ALARM_NOTES, [row])
 
 
 async def timers(connection: Connection, rows: Sequence[TimerRow]) -> None:

@@ -1,12 +1,20 @@
 """The read side of alarms: pages newest first, one by id, and counts."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Alarm
 from sensorium.storage._read import ALARM_COLUMNS, alarm_of
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
+
+
+class AlarmEvent(NamedTuple):
+    """Something that happened to an alarm, such as "alarm_raised", with what it left behind."""
+
+    time_ms: int
+    kind: str
+    body: dict[str, Any]
 
 
 class Alarms:
@@ -22,6 +30,9 @@ class Alarms:
         device_id: str | None = None,
         device_type: str | None = None,
         rule_id: str | None = None,
+        acknowledged: bool | None = None,
+        assignee: str | None = None,
+        shelved: bool | None = None,
         start_ms: int | None = None,
         end_ms: int | None = None,
         after: Any | None = None,
@@ -29,7 +40,8 @@ class Alarms:
     ) -> Page[Alarm]:
         """Those for which all holds that is given, newest first by the event time they were raised at.
 
-        `start_ms` is included, `end_ms` is not; `after` is the `next` of the page before.
+        `shelved` goes by the database's clock. `start_ms` is included, `end_ms` is not; `after` is the `next`
+        of the page before.
 
         Raises:
             InvalidMessage: `after` or `limit` is out of its range.
@@ -41,6 +53,9 @@ class Alarms:
         where.add("device = ?", None if device_id is None else device_key(device_id))
         where.add("device_type = ?", device_type)
         where.add("rule_id = ?", rule_id)
+        where.add("acknowledged = ?", acknowledged)
+        where.add("assignee = ?", assignee)
+        where.add("coalesce(shelved_until > now(), false) = ?", shelved)
         where.add("start_at >= ?", start_ms)
         where.add("start_at < ?", end_ms)
         if after is not None:
@@ -63,6 +78,21 @@ class Alarms:
                 f"SELECT {ALARM_COLUMNS} FROM alarms WHERE alarm_id = $1", alarm_id
             )
         return None if row is None else alarm_of(row)
+
+    async def life(self, alarm: Alarm, limit: int = 1000) -> list[AlarmEvent]:
+        """What happened to it, and what people said, in order; the last `limit` of it.
+
+        Events that retention has removed are not told.
+        """
+        async with acquired(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT time, kind, body FROM events WHERE device = $1 AND kind LIKE 'alarm\\_%'"
+                " AND body ->> 'alarm_id' = $2 ORDER BY log_offset DESC LIMIT $3",
+                device_key(alarm.device_id),
+                alarm.alarm_id,
+                limit,
+            )
+        return [AlarmEvent(row["time"], row["kind"], row["body"]) for row in reversed(rows)]
 
     async def active_devices(self, rule_id: str) -> list[str]:
         """Ids of the devices on which the rule has an active alarm, in order."""

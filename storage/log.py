@@ -124,6 +124,8 @@ class PgLog:
                         await _write.registrations(writer, commit.registrations)
                     if commit.alarms:
                         await _write.alarms(writer, commit.alarms)
+                    if commit.alarm_notes:
+                        await _write.alarm_notes(writer, commit.alarm_notes)
                     if commit.timers:
                         await _write.timers(writer, commit.timers)
                     if commit.commands:

@@ -50,6 +50,14 @@ def validate(spec: "RuleSpec") -> None:
                 f"levels[{number}].severity: {level.severity.value} stands twice in the rule"
             )
         seen.add(level.severity)
+    order = [severity.value for severity in type(spec.severity)]
+    mildest = order.index(spec.severity)
+    for number, step in enumerate(spec.escalation):
+        if order.index(step.severity) >= mildest:
+            raise InvalidMessage(
+                f"escalation[{number}].severity: {step.severity.value} is no worse than before"
+            )
+        mildest = order.index(step.severity)
 
 
 def _check_types(spec: "RuleSpec") -> None:

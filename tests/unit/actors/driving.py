@@ -151,6 +151,7 @@ class Driver:
                     self.log.timers,
                     self.log.commands,
                     self.log.presences,
+                    self.log.alarm_notes,
                 )
             )
         )

@@ -27,6 +27,11 @@ PATHS = {
     "/api/analytics/rules": {"get", "post"},
     "/api/analytics/rules/{rule_id}": {"get", "put", "delete"},
     "/api/alarms": {"get"},
+    "/api/alarms/{alarm_id}/life": {"get"},
+    **{
+        f"/api/alarms/{{alarm_id}}/{action}": {"post"}
+        for action in ("ack", "unack", "assign", "comment", "shelve", "unshelve")
+    },
     "/api/alarms/{alarm_id}": {"get"},
     "/api/dead-letters": {"get"},
     "/api/projections": {"get"},

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import httpx
+import msgspec
 
 from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
@@ -22,6 +23,7 @@ from sensorium.ingest.pipeline import Pipeline
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
+from sensorium.storage.alarms import AlarmEvent
 from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
@@ -105,10 +107,12 @@ class AlarmSide:
 
     async def page(self, after: Any | None, limit: int, **conditions: Any) -> Page[Alarm]:
         start_ms, end_ms = conditions.pop("start_ms"), conditions.pop("end_ms")
+        shelved = conditions.pop("shelved")
         items = [
             alarm
             for alarm in self.store.alarms.values()
-            if all(value is None or getattr(alarm, name) == value for name, value in conditions.items())
+            if shelved in (None, (alarm.shelved_until_ms or 0) > NOW_MS)
+            and all(value is None or getattr(alarm, name) == value for name, value in conditions.items())
             and (start_ms is None or alarm.start_ms >= start_ms)
             and (end_ms is None or alarm.start_ms < end_ms)
         ]
@@ -117,6 +121,11 @@ class AlarmSide:
 
     async def get(self, alarm_id: str) -> Alarm | None:
         return self.store.alarms.get(alarm_id)
+
+    async def life(self, alarm: Alarm) -> list[AlarmEvent]:
+        events = (e for e in self.store.events if e.kind.startswith("alarm_"))
+        told = (AlarmEvent(e.time_ms, e.kind, msgspec.json.decode(e.body)) for e in events)
+        return [event for event in told if event.body["alarm_id"] == alarm.alarm_id]
 
     async def active_devices(self, rule_id: str) -> list[str]:
         active = (a for a in self.store.alarms.values() if a.state == "ACTIVE" and a.rule_id == rule_id)

@@ -8,9 +8,9 @@ from storage_rows import NOON_MS, alarm, registration
 
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import DeadLetter
-from sensorium.actors.placement import SHARDS, shard_of
+from sensorium.actors.placement import SHARDS, device_key, shard_of
 from sensorium.actors.ports import Filter, Registry
-from sensorium.actors.records import Commit, Registration
+from sensorium.actors.records import AlarmNote, Commit, EventRow, Registration
 from sensorium.actors.rules import Operator, RuleSpec, Scope, Severity, Threshold, ZScore
 from sensorium.actors.testing import MemoryStore
 from sensorium.storage import Alarms, DeadLetters, PgLog, PgMembership, PgRegistry, PgRules
@@ -114,6 +114,62 @@ async def test_alarms_newest_first_by_pages_and_filters(log: PgLog, pool: Pool) 
     for bad in ("x", [1], [2**70, "x"], {"a": 1}):
         with pytest.raises(InvalidMessage):
             await alarms.page(after=bad)
+
+
+async def test_what_people_did_to_alarms(log: PgLog, pool: Pool) -> None:
+    far_ms = 2**42
+    stored = [
+        alarm(
+            "x1", "d1", start_ms=NOON_MS, acknowledged=True, acknowledged_ms=NOON_MS + 1, acknowledged_by="a"
+        ),
+        alarm("x2", "d1", start_ms=NOON_MS + 5, shelved_until_ms=far_ms, escalated=2, changed_ms=NOON_MS + 6),
+        alarm("x3", "d2", "CLEARED", start_ms=NOON_MS + 9, end_ms=NOON_MS + 10, assignee="eve"),
+    ]
+    await log.commit(Commit(alarms=stored))
+    alarms = Alarms(pool)
+    for expected in stored:
+        assert await alarms.get(expected.alarm_id) == expected
+
+    async def ids(**which: object) -> list[str]:
+        page = await alarms.page(**which)  # type: ignore[arg-type]
+        return [a.alarm_id for a in page.items]
+
+    assert await ids(acknowledged=True) == ["x1"]
+    assert await ids(acknowledged=False) == ["x3", "x2"]
+    assert (await ids(shelved=True), await ids(shelved=False)) == (["x2"], ["x3", "x1"])
+    assert await ids(assignee="eve") == ["x3"]
+
+    notes = [
+        AlarmNote("d2", "x3", NOON_MS + 20, "ada", acknowledged=True),
+        AlarmNote("d2", "x3", NOON_MS + 21, "bob", acknowledged=True),
+        AlarmNote("d2", "x3", NOON_MS + 22, "bob", assignee=""),
+        AlarmNote("d9", "x1", NOON_MS + 22, "bob", acknowledged=False),
+    ]
+    await log.commit(Commit(alarm_notes=notes))
+    noted = stored[2]
+    for note in notes[:3]:
+        noted = note.applied(noted)
+    assert noted.acknowledged_by == "ada"
+    assert await alarms.get("x3") == noted
+    assert await alarms.get("x1") == stored[0], "of another device"
+    await log.commit(Commit(alarm_notes=[AlarmNote("d2", "x3", NOON_MS, "eve", acknowledged=False)]))
+    assert (await alarms.get("x3")) == AlarmNote("d2", "x3", 0, "", acknowledged=False).applied(noted)
+
+
+async def test_an_alarms_life(log: PgLog, pool: Pool) -> None:
+    one = alarm("x1", "d1", start_ms=NOON_MS)
+    shard = shard_of("d1")
+    bodies = [("alarm_raised", "x1"), ("alarm_comment", "x2"), ("registered", "x1"), ("alarm_ack", "x1")]
+    events = [
+        EventRow(shard, n + 1, device_key("d1"), NOON_MS + n, kind, b'{"alarm_id": "%s"}' % of.encode())
+        for n, (kind, of) in enumerate(bodies)
+    ]
+    await log.commit(Commit(alarms=[one], events=events))
+    life = await Alarms(pool).life(one)
+    assert life == [
+        (NOON_MS, "alarm_raised", {"alarm_id": "x1"}),
+        (NOON_MS + 3, "alarm_ack", {"alarm_id": "x1"}),
+    ]
 
 
 async def test_dead_letters_newest_first(log: PgLog, pool: Pool) -> None:
