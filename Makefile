@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-detection bench-history chaos lock clean
+.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history chaos lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -70,6 +70,9 @@ bench: $(STAMP)
 
 bench-detection: $(STAMP)
 	$(BIN)/sensorium bench detection $(ARGS)
+
+bench-commands: $(STAMP)
+	$(BIN)/sensorium bench commands $(ARGS)
 
 bench-history: $(STAMP)
 	$(BIN)/sensorium bench history $(ARGS)

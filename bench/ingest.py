@@ -16,17 +16,15 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ import asyncpg
 import psutil
 import ray
 from done_count import DoneCount
-from mosquitto_conf import write_conf
+from surroundings import machine, mosquitto
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
@@ -46,7 +44,6 @@ from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Operator, RuleSpec, Severity, Threshold, ZScore
 from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator
 from sensorium.cluster.services import MqttService
-from sensorium.ingest.broker import free_port
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.storage import EmbeddedPostgres, PgHostPorts, PgMembershipFactory, PgRules, migrate, open_pool
@@ -60,27 +57,6 @@ RULES = (
     RuleSpec(name="hot", condition=Threshold("temperature", Operator.GT, 90.0), severity=Severity.MAJOR),
     RuleSpec(name="odd humidity", condition=ZScore("humidity", 8.0)),
 )
-
-
-@contextmanager
-def mosquitto(directory: Path) -> Iterator[tuple[int, int]]:
-    """A broker without limits on a free port; gives the port and the process id."""
-    binary = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-    if not Path(binary).exists():
-        sys.exit("bench: needs mosquitto (Debian: apt-get install mosquitto)")
-    port = free_port()
-    process = subprocess.Popen([binary, "-c", str(write_conf(directory / "mosquitto.conf", port))])
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def generator(port: int, seconds: float, *more: str) -> "subprocess.Popen[str]":
@@ -348,12 +324,6 @@ def rule_of(spec: RuleSpec) -> Any:
     from sensorium.actors.rules import Rule
 
     return Rule(rule_id=spec.name, version=1, spec=spec, created_ms=0, updated_ms=0)
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "?")
-    return f"{os.cpu_count()} cores of {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
 async def run(seconds: float, hosts: int, soak_s: float) -> dict[str, Any]:
