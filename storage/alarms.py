@@ -1,12 +1,15 @@
 """The read side of alarms: pages newest first, one by id, and counts."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Alarm
 from sensorium.storage._read import ALARM_COLUMNS, alarm_of
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
+
+LIFE_EVENTS: Final = 1_000
+"""Events of one alarm that are told at most, the newest."""
 
 
 class AlarmEvent(NamedTuple):
@@ -79,7 +82,7 @@ class Alarms:
             )
         return None if row is None else alarm_of(row)
 
-    async def life(self, alarm: Alarm, limit: int = 1000) -> list[AlarmEvent]:
+    async def life(self, alarm: Alarm, limit: int = LIFE_EVENTS) -> list[AlarmEvent]:
         """What happened to it, and what people said, in order; the last `limit` of it.
 
         Events that retention has removed are not told.

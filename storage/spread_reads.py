@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Command, Registration
-from sensorium.storage.alarms import Alarms
+from sensorium.storage.alarms import LIFE_EVENTS, AlarmEvent, Alarms
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import Pool
 from sensorium.storage.dead_letters import DeadLetters, StoredDeadLetter
@@ -64,13 +64,17 @@ class SpreadAlarms:
         device_id: str | None = None,
         device_type: str | None = None,
         rule_id: str | None = None,
+        acknowledged: bool | None = None,
+        assignee: str | None = None,
+        shelved: bool | None = None,
         start_ms: int | None = None,
         end_ms: int | None = None,
         after: Any | None = None,
         limit: int = 100,
     ) -> Page[Alarm]:
         """As `Alarms.page`."""
-        which = (state, severity, device_id, device_type, rule_id, start_ms, end_ms, after, limit)
+        told = (acknowledged, assignee, shelved)
+        which = (state, severity, device_id, device_type, rule_id, *told, start_ms, end_ms, after, limit)
         if device_id is not None:
             return await self._parts[database_of_device(device_id, len(self._parts))].page(*which)
         pages = await asyncio.gather(*(part.page(*which) for part in self._parts))
@@ -80,6 +84,10 @@ class SpreadAlarms:
         """As `Alarms.get`."""
         found = await asyncio.gather(*(part.get(alarm_id) for part in self._parts))
         return next((alarm for alarm in found if alarm is not None), None)
+
+    async def life(self, alarm: Alarm, limit: int = LIFE_EVENTS) -> list[AlarmEvent]:
+        """As `Alarms.life`."""
+        return await self._parts[database_of_device(alarm.device_id, len(self._parts))].life(alarm, limit)
 
     async def active_devices(self, rule_id: str) -> list[str]:
         """As `Alarms.active_devices`."""
