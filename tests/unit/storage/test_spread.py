@@ -17,6 +17,7 @@ from sensorium.actors.placement import SHARDS, device_key, shard_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import (
     Alarm,
+    AlarmNote,
     Command,
     CommandState,
     Commit,
@@ -77,6 +78,7 @@ def test_a_commit_is_split_without_loss() -> None:
         timers=[TimerRow(shard_of(d), d, "t", 1, 1) for d in DEVICES],
         commands=[command(d) for d in DEVICES],
         presences=[PresenceRow(d, True, NOON_MS) for d in DEVICES],
+        alarm_notes=[AlarmNote(d, f"a-{d}", NOON_MS, "ada", assignee="eve") for d in DEVICES],
     )
     kinds = [field.name for field in dataclasses.fields(Commit)]
     assert all(getattr(commit, kind) for kind in kinds), "a kind of rows that is new here"
