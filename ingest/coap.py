@@ -13,8 +13,9 @@ import msgspec
 from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
 from aiocoap.resource import Site, WKCResource
 
+from sensorium.ingest.coap_commands import DevicesResource
 from sensorium.ingest.coap_exchanges import Exchanges, install
-from sensorium.ingest.coap_resources import Access, CoapRouter, LatestResource, SensorResource
+from sensorium.ingest.coap_resources import Access, CoapRouter, SensorResource
 from sensorium.ingest.coap_security import OscoreContexts
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.pipeline import Pipeline
@@ -73,7 +74,7 @@ class CoapServer:
             self._contexts = await asyncio.to_thread(OscoreContexts, Path(settings.contexts_dir))
         device_ids = frozenset[str]() if self._contexts is None else self._contexts.device_ids
         access = Access(device_ids, settings.require_oscore)
-        self._latest = LatestResource(self._router, access)
+        self._latest = DevicesResource(self._router, access, self._clock_ms, self._clock_s)
         self._sensors = SensorResource(
             self._pipeline,
             self._router,

@@ -141,11 +141,11 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
             known = ", ".join(str(number) for number in self._decoders if number is not None)
             raise Answered(Code.UNSUPPORTED_CONTENT_FORMAT, f"known content formats: {known}")
         self._check_way(device_id)
-        block = _block(request.opt.block1)
+        block = block_of(request.opt.block1)
         payload = request.payload
         if block is not None:
             key = (request.remote.blockwise_key, device_id, format_number)
-            payload = self._assembled(key, block, payload)
+            payload = assembled(self.uploads, key, block, payload)
             if payload is None:
                 return aiocoap.Message(code=Code.CONTINUE, block1=request.opt.block1)
         if self._limiter is not None and (wait_s := self._limiter.wait_s(device_id, self._clock_ms())):
@@ -166,14 +166,6 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         failing = self._router.failing(device_id)
         if failing is not None:
             raise answer_of(failing)
-
-    def _assembled(self, key: Hashable, block: Block, payload: bytes) -> bytes | None:
-        try:
-            return self.uploads.add(key, block, payload)
-        except Incomplete as error:
-            raise Answered(Code.REQUEST_ENTITY_INCOMPLETE, str(error)) from None
-        except TooLarge as error:
-            raise Answered(Code.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
 
     async def _outcome(self, request: Any, device_id: str, payload: bytes, decode: Decode | None) -> Outcome:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -283,29 +275,33 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
         """The newest value of each metric, by event time, from the device itself."""
         device_id = _device_of(request)
         self._access.read(request)
+        return await self.answered(request, device_id, GetLatest(device_id))
+
+    async def answered(self, request: Any, device_id: str, question: Message) -> Any:
+        """What the device answers, as JSON or CBOR, block by block where it is long."""
         accept = int(request.opt.accept) if request.opt.accept is not None else JSON
         if accept not in (JSON, CBOR):
             raise Answered(Code.NOT_ACCEPTABLE, f"there are {JSON} (JSON) and {CBOR} (CBOR)")
-        asked = _block(request.opt.block2)
-        key = (request.remote.blockwise_key, device_id, accept)
+        asked = block_of(request.opt.block2)
+        key = (request.remote.blockwise_key, type(question), device_id, accept)
         content = self._downloads.kept(key) if asked is not None and asked.number else None
         if content is None:
             try:
-                latest = await self._router.ask(GetLatest(device_id))
+                answer = await self._router.ask(question)
             except SensoriumError as error:
                 raise answer_of(error) from None
-            content = msgspec.json.encode(latest) if accept == JSON else cbor2.dumps(latest)
+            content = msgspec.json.encode(answer) if accept == JSON else cbor2.dumps(answer)
         try:
             part, block = cut(content, asked)
         except Incomplete as error:
             raise Answered(Code.BAD_OPTION, str(error)) from None
-        answer = aiocoap.Message(payload=part, content_format=accept, max_age=round(NOTIFY_EVERY_S))
-        answer.opt.etag = blake2b(content, digest_size=8).digest()
+        message = aiocoap.Message(payload=part, content_format=accept, max_age=round(NOTIFY_EVERY_S))
+        message.opt.etag = blake2b(content, digest_size=8).digest()
         if block is not None:
-            answer.opt.block2 = tuple(block)
+            message.opt.block2 = tuple(block)
             if block.more:
                 self._downloads.keep(key, content)
-        return answer
+        return message
 
 
 def _device_of(request: Any) -> str:
@@ -315,7 +311,18 @@ def _device_of(request: Any) -> str:
     return str(path[0])
 
 
-def _block(option: Any) -> Block | None:
+def assembled(uploads: Uploads, key: Hashable, block: Block, payload: bytes) -> bytes | None:
+    """The whole payload once its last block is there. Raises `Answered`."""
+    try:
+        return uploads.add(key, block, payload)
+    except Incomplete as error:
+        raise Answered(Code.REQUEST_ENTITY_INCOMPLETE, str(error)) from None
+    except TooLarge as error:
+        raise Answered(Code.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
+
+
+def block_of(option: Any) -> Block | None:
+    """A Block1 or Block2 option as a value."""
     return None if option is None else Block(option.block_number, option.more, option.size_exponent)
 
 

@@ -60,9 +60,11 @@ class CoapWorld:
 
 
 @asynccontextmanager
-async def coap_world(**settings: Any) -> AsyncIterator[CoapWorld]:
+async def coap_world(host_settings: HostSettings | None = None, **settings: Any) -> AsyncIterator[CoapWorld]:
     store = MemoryStore(lambda: NOW_MS)
-    host = DeviceHost("host-0", 1, range(SHARDS), store.ports, HostSettings(), lambda: NOW_MS)
+    host = DeviceHost(
+        "host-0", 1, range(SHARDS), store.ports, host_settings or HostSettings(), lambda: NOW_MS
+    )
     await store.join("host-0")
     await host.start()
     port = free_port()
