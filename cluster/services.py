@@ -27,6 +27,7 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
     return ApiSettings(
         dsn=dsn,
         further_dsns=config.storage.further_urls,
+        archive=config.timeseries.settings(),
         namespace=NAMESPACE,
         bounds=config.bounds,
         max_body_bytes=config.http.max_body_bytes,
@@ -57,6 +58,7 @@ def retention_settings(config: Config) -> RetentionSettings:
         keep.raw_days,
         tuple((level, n) for level, n in days.items() if n is not None),
         ((ROLLUPS,) if config.storage.rollups else ()) + projections(config),
+        config.timeseries.hot_days if config.timeseries.url is not None else None,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from sensorium.cluster.sections import File, HttpUrl, Id, Seconds, Section
+from sensorium.cluster.sections import Days, File, HttpUrl, Id, Seconds, Section
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
 from sensorium.storage.influx_settings import InfluxSettings
@@ -36,6 +36,8 @@ class Timeseries(Section):
     """Whether to create the bucket where it is missing; false for what speaks only line protocol."""
     retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """Of a bucket that we create; without, it keeps everything."""
+    hot_days: Days = 7
+    """For so many days of their commit the log keeps readings; older history is read from InfluxDB."""
     gzip: bool = True
     timeout_s: Seconds = 10.0
     """Of one request."""

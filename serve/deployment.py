@@ -29,11 +29,13 @@ from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.pages import NodeItem
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import Alarms
+from sensorium.storage.archive import Archive
 from sensorium.storage.command_notices import PgEndedCommands
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.history import History
+from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
@@ -76,6 +78,7 @@ class ApiSettings:
         bounds: of telemetry, the same as the other ways in have.
         lorawan: codecs, and the secret of the webhook.
         limit: on the requests of each device, held by each replica for itself.
+        archive: where older history is.
     """
 
     dsn: str
@@ -88,6 +91,7 @@ class ApiSettings:
     bounds: Bounds = field(default_factory=Bounds)
     lorawan: LorawanSettings = field(default_factory=LorawanSettings)
     limit: RateLimit | None = None
+    archive: InfluxSettings | None = None
 
 
 class Overview:
@@ -170,11 +174,12 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         uplinks = Pipeline(router, settings.bounds, source="lorawan")
         lorawan = LorawanAdapter(uplinks, settings.lorawan, settings.bounds)
         stack.push_async_callback(lorawan.close)
+        archive = _archive(settings.archive, stack)
         yield Services(
             router=router,
             pipeline=Pipeline(router, settings.bounds, source="http"),
             registry=SpreadRegistry(pools) if spread else PgRegistry(pool),
-            history=SpreadHistory(pools) if spread else History(pool),
+            history=SpreadHistory(pools, archive) if spread else History(pool, archive),
             projections=SpreadProjections(pools) if spread else Projections(pool),
             commands=commands,
             waits=waits,
@@ -193,6 +198,16 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             lorawan=lorawan,
             tts_secret=settings.lorawan.tts_secret,
         )
+
+
+def _archive(settings: InfluxSettings | None, stack: AsyncExitStack) -> Archive | None:
+    if settings is None:
+        return None
+    from sensorium.storage.influx_archive import InfluxArchive
+
+    archive = InfluxArchive(settings)
+    stack.push_async_callback(archive.close)
+    return archive
 
 
 async def _check_databases(pools: Sequence[Pool]) -> None:

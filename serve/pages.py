@@ -89,7 +89,8 @@ class BucketItem(msgspec.Struct, frozen=True):
 class AggregatePage(msgspec.Struct, frozen=True):
     """Aggregates of a device's metrics; without an interval, one bucket over the whole range.
 
-    `source` is "raw", the level of the rollups ("1m", "1h", "1d") or "mixed"; `approximate` marks estimates.
+    `source` is "raw", the level of the rollups ("1m", "1h", "1d"), "influxdb" or "mixed"; `approximate` marks
+    estimates.
     """
 
     device_id: str

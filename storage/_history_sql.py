@@ -1,8 +1,12 @@
 """The statements of `history`. Only what stands here is ever put into them; all else is a parameter."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
+from sensorium.actors.placement import device_key
 from sensorium.actors.sketch import BIAS, LOG_GAMMA
+from sensorium.storage.archive import ArchivedRow, Seam
+from sensorium.storage.influx_lines import SUB_MS
 
 AGGREGATIONS: Final = ("mean", "min", "max", "sum", "count", "first", "last", "p50", "p95", "p99")
 
@@ -20,28 +24,38 @@ _HAS_ONE: Final = """
 """
 
 
-def _readings(order: str, by_metric: bool) -> str:
+def _readings(order: str, by_metric: bool, by_point: bool) -> str:
     sign = ">" if order == "asc" else "<"
+    place = f"(r.log_offset % {SUB_MS})" if by_point else "r.log_offset"
     return f"""
-        SELECT r.time, r.log_offset, r.flags, r.metric_set, r.numbers, r.texts FROM readings r
+        SELECT r.time, {place} AS log_offset, r.flags, r.metric_set, r.numbers, r.texts FROM readings r
         WHERE r.device = $1 AND {_RANGE}
-            AND ($4::timestamptz IS NULL OR (r.time, r.log_offset) {sign} ($4, $5::bigint))
+            AND ($4::timestamptz IS NULL OR (r.time, {place}) {sign} ($4, $5::bigint))
             {_HAS_ONE if by_metric else ""}
-        ORDER BY r.time {order}, r.log_offset {order} LIMIT $6
+        ORDER BY r.time {order}, {place} {order} LIMIT $6
     """
 
 
 READINGS: Final = {
-    (order, by_metric): _readings(order, by_metric)
+    (order, by_metric, by_point): _readings(order, by_metric, by_point)
     for order in ("asc", "desc")
     for by_metric in (False, True)
+    for by_point in (False, True)
 }
-"""By order, and whether a reading must have one of the metrics $7; $1 device, $4, $5 cursor, $6 limit."""
+"""By order, whether a reading must have one of the metrics $7, and whether the order is that of an archive's
+points; $1 device, $4, $5 cursor, $6 limit."""
+
+SEAM: Final = """
+SELECT p.read_from, p.cursors, (SELECT kept_from FROM retention WHERE kind = 'log') AS kept_from
+FROM projections p WHERE p.name = $1
+"""
+"""Without `kept_from` the log has everything."""
 
 PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 """Approximate: within `sketch.RELATIVE_ERROR` of the value of that rank."""
 
-SOURCES: Final = {1: "raw", 2: "1m", 4: "1h", 8: "1d"}
+ARCHIVE: Final = 16
+SOURCES: Final = {1: "raw", 2: "1m", 4: "1h", 8: "1d", ARCHIVE: "influxdb"}
 """What a row's `source` says; a group's is the sum of those in it."""
 
 # The bin of a value as `actors.sketch.bin_of` has it; 0 for zeros.
@@ -58,6 +72,19 @@ FROM projections p WHERE p.name = 'rollups'
 """No row while there are no rollups."""
 
 
+_ARCHIVED: Final = {
+    "device": "bigint",
+    "bucket": "timestamptz",
+    "first_at": "timestamptz",
+    "last_at": "timestamptz",
+    "name": "text",
+    "kind": "text",
+    "n": "int",
+    **dict.fromkeys(("total", "least", "most", "first", "last"), "float8"),
+    **dict.fromkeys(("first_text", "last_text"), "text"),
+}
+
+
 class Parts:
     """The rows that a question is answered from, as one list of values: readings, rollups and what is newer.
 
@@ -70,7 +97,7 @@ class Parts:
         self._by_interval = by_interval
         self._count = parameters
         self._parts: list[str] = []
-        self.arguments: list[int] = []
+        self.arguments: list[Any] = []
 
     def readings(self, start_ms: int, end_ms: int) -> None:
         """Readings with times in the range."""
@@ -91,6 +118,32 @@ class Parts:
             " (SELECT cursors FROM projections WHERE name = 'rollups')[r.shard + 1]"
         )
 
+    def archived(self, rows: Sequence[ArchivedRow]) -> None:
+        """What an archive has of the range."""
+        columns = zip(
+            *((device_key(row.device_id), *row[1:]) for row in rows),
+            strict=True,
+        )
+        named = ", ".join(
+            f"{self._add(list(column))}::{kind}[]"
+            for kind, column in zip(_ARCHIVED.values(), columns, strict=True)
+        )
+        self._parts.append(f"""
+            SELECT r.device, r.bucket, r.first_at AS time, 0::bigint AS log_offset, r.first_at, r.last_at,
+                   r.name, r.kind, r.n, r.total, r.least, r.most, r.first, r.last, r.first_text, r.last_text,
+                   NULL::bytea AS sketch, {ARCHIVE} AS source
+            FROM unnest({named}) AS r ({", ".join(_ARCHIVED)}) WHERE {self._which}
+        """)
+
+    def behind(self, start_ms: int, end_ms: int, seam: Seam) -> None:
+        """Readings with times in the range that the archive does not have yet."""
+        start, end, floor = self._add(start_ms), self._add(end_ms), self._add(seam.read_from_ms)
+        self._raw(
+            f"r.time >= {start}::timestamptz AND r.time < {end}::timestamptz"
+            f" AND r.committed_at >= {floor}::timestamptz"
+            f" AND r.log_offset > ({self._add(seam.cursors)}::bigint[])[r.shard + 1]"
+        )
+
     def rollups(self, table: str, source: int, start_ms: int, end_ms: int) -> None:
         """Rollups of the buckets in the range."""
         start, end = self._add(start_ms), self._add(end_ms)
@@ -106,8 +159,8 @@ class Parts:
     def __str__(self) -> str:
         return " UNION ALL ".join(self._parts)
 
-    def _add(self, ms: int) -> str:
-        self.arguments.append(ms)
+    def _add(self, argument: Any) -> str:
+        self.arguments.append(argument)
         return f"${self._count + len(self.arguments)}"
 
     def _bucket(self, time: str) -> str:

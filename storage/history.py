@@ -10,15 +10,25 @@ import asyncpg
 import msgspec
 
 from sensorium.actors import sketch
-from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.errors import InvalidMessage, LogUnavailable
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import BOOL, MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.storage import _history_sql as sql
-from sensorium.storage._history_plan import ALWAYS_MS, NEVER_MS, segments
+from sensorium.storage._history_plan import ALWAYS_MS, NEVER_MS, Segment, segments
 from sensorium.storage._known_sets import KnownSets
-from sensorium.storage.database import Pool, acquired
+from sensorium.storage.archive import (
+    FUTURE_MS,
+    Archive,
+    ArchivedPoint,
+    Question,
+    Seam,
+    merged,
+    range_ns,
+)
+from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
+from sensorium.storage.influx_lines import SUB_MS, point_ns
 from sensorium.storage.pages import Page, check_limit, cursor
 from sensorium.storage.rollup import LEVELS
 
@@ -51,7 +61,7 @@ class TypeBucket(NamedTuple):
 
 
 class Buckets(list[_B]):
-    """Buckets in order of time, and where they come from: "raw", "1m", "1h", "1d" or "mixed".
+    """Buckets in order of time, and where they come from: "raw", "1m", "1h", "1d", "influxdb" or "mixed".
 
     `approximate` says that the values are estimates, within `sketch.RELATIVE_ERROR` each.
     """
@@ -63,10 +73,14 @@ class Buckets(list[_B]):
 
 
 class History:
-    """Reads the log. Every call raises `LogUnavailable` when the database does not answer in time."""
+    """Reads the log, and what it no longer has from the archive, if there is one.
 
-    def __init__(self, pool: Pool) -> None:
+    Every call raises `Unavailable` when the database, or the archive that it needs, does not answer in time.
+    """
+
+    def __init__(self, pool: Pool, archive: Archive | None = None) -> None:
         self._pool = pool
+        self._archive = archive
         self._sets = KnownSets()
 
     async def readings(
@@ -87,7 +101,7 @@ class History:
             InvalidMessage: `limit`, `order` or `after` (the `next` of the page before) is out of its range.
         """
         check_limit(limit)
-        statement = sql.READINGS[_order(order), metrics is not None]
+        statement = sql.READINGS[_order(order), metrics is not None, self._archive is not None]
         place = (None, None) if after is None else cursor(after, tuple[int, int])
         names = [] if metrics is None else [list(metrics)]
         async with acquired(self._pool) as connection:
@@ -96,6 +110,15 @@ class History:
             )
             sets = await self._sets.find(connection, {row["metric_set"] for row in rows})
         wanted = None if metrics is None else frozenset(metrics)
+        if self._archive is not None and (seam := await self._seam()) is not None:
+            newest_first = order == "desc"
+            start_ns, end_ns = range_ns(start_ms, end_ms, seam.at_ms, place, newest_first)
+            if start_ns < end_ns:
+                older = await self._archive.points(
+                    device_id, start_ns, end_ns, metrics, limit + 1, newest_first
+                )
+                known = [_archived(row, sets[row["metric_set"]], wanted) for row in rows]
+                return _page(merged(known, older, limit + 1, newest_first), limit)
         items = [_point(row, sets[row["metric_set"]], wanted) for row in rows[:limit]]
         last = rows[limit - 1] if len(rows) > limit else None
         return Page(items, None if last is None else [last["time"], last["log_offset"]])
@@ -128,12 +151,13 @@ class History:
         parts = sql.Parts("r.device = $1", "($2::text[] IS NULL OR s.name = ANY($2))", *_shape(interval_s))
         names = None if metrics is None else list(metrics)
         asked = (device_key(device_id), names, limit, start_ms, *_every(interval_s))
+        question = Question(device_id, None, names, aggregation, _every_ns(interval_s))
         if _aggregation(aggregation) in sql.PERCENTILES:
             make = partial(sql.sketches, interval_s is not None, order, parts)
-            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
+            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s, question)
             return await _device_percentiles(rows, sql.PERCENTILES[aggregation])
         make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, parts)
-        rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
+        rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s, question)
         buckets: dict[int, dict[str, Value]] = {}
         sources = 0
         for bucket_ms, name, kind, number, text, source in rows:
@@ -175,11 +199,12 @@ class History:
             *_shape(interval_s),
         )
         asked = (device_type, metric, MAX_BUCKETS + 1, start_ms, *_every(interval_s))
+        question = Question(None, device_type, [metric], aggregation, _every_ns(interval_s))
         if _aggregation(aggregation) in sql.PERCENTILES:
             make = partial(sql.sketches, interval_s is not None, "asc", parts)
         else:
             make = partial(sql.type_aggregate, aggregation, interval_s is not None, parts)
-        return await self._fetch(parts, make, asked, start_ms, end_ms, interval_s)
+        return await self._fetch(parts, make, asked, start_ms, end_ms, interval_s, question)
 
     async def _fetch(
         self,
@@ -189,33 +214,82 @@ class History:
         start_ms: int | None,
         end_ms: int | None,
         interval_s: float | None,
+        question: Question,
     ) -> list[asyncpg.Record]:
-        """Plan the parts and read them, all as of one moment."""
+        """Plan the parts and read them, all of the database as of one moment."""
+        seam = await self._seam()
+        if seam is not None:
+            # What the log lacks is asked for before: no transaction waits for the archive.
+            async with acquired(self._pool) as connection:
+                _, planned = await _planned(connection, start_ms, end_ms, interval_s)
+            await self._older(parts, planned, seam, question)
         async with (
             acquired(self._pool) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             # A statement of its own for each plan: preparing it for its parameters lets partitions go early.
             await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
-            projected = await connection.fetchrow(sql.PROJECTED)
-            if projected is None:
-                parts.readings(*_ends(start_ms, end_ms))
-            else:
-                kept_from = {
-                    kind: int(ms) for kind, ms in msgspec.json.decode(projected["kept_from"]).items()
-                }
-                interval_ms = None if interval_s is None else _whole_ms(interval_s)
-                planned = segments(start_ms, end_ms, interval_ms, kept_from)
-                for level, part_start_ms, part_end_ms in planned:
-                    if level is None:
-                        parts.readings(part_start_ms, part_end_ms)
-                    else:
-                        source = 2 << LEVELS.index(level)
-                        parts.rollups(level.table, source, part_start_ms, part_end_ms)
-                rolled = [segment for segment in planned if segment.level is not None]
-                if rolled:
-                    parts.newer(rolled[0].start_ms, rolled[-1].end_ms, projected["read_from"])
+            projected_ms, now_planned = await _planned(connection, start_ms, end_ms, interval_s)
+            if self._archive is not None and _place(await self._seam_in(connection)) != _place(seam):
+                raise LogUnavailable("retention has dropped readings in between; ask again")
+            if seam is None:
+                planned = now_planned
+            elif planned != now_planned:
+                raise LogUnavailable("retention has dropped rollups in between; ask again")
+            for level, part_start_ms, part_end_ms in planned:
+                if level is not None:
+                    source = 2 << LEVELS.index(level)
+                    parts.rollups(level.table, source, part_start_ms, part_end_ms)
+                elif seam is None:
+                    parts.readings(part_start_ms, part_end_ms)
+                elif part_end_ms > seam.at_ms:
+                    parts.readings(max(part_start_ms, seam.at_ms), part_end_ms)
+            rolled = [segment for segment in planned if segment.level is not None]
+            if rolled and projected_ms is not None:
+                parts.newer(rolled[0].start_ms, rolled[-1].end_ms, projected_ms)
             return await connection.fetch(make(), *asked, *parts.arguments)
+
+    async def _older(
+        self, parts: sql.Parts, planned: Sequence[Segment], seam: Seam, question: Question
+    ) -> None:
+        """Add what is read as readings and is older than the seam."""
+        assert self._archive is not None
+        for level, start_ms, end_ms in planned:
+            end_ms = min(end_ms, seam.at_ms)
+            if level is None and start_ms < end_ms:
+                if rows := await self._archive.aggregate(question, start_ms, end_ms):
+                    parts.archived(rows)
+                parts.behind(start_ms, end_ms, seam)
+
+    async def _seam(self) -> Seam | None:
+        """Where the archive ends and the log begins; None while the log has everything."""
+        if self._archive is None:
+            return None
+        async with acquired(self._pool) as connection:
+            return await self._seam_in(connection)
+
+    async def _seam_in(self, connection: Connection) -> Seam | None:
+        assert self._archive is not None
+        row = await connection.fetchrow(sql.SEAM, self._archive.projection)
+        if row is None or row["kept_from"] is None:
+            return None
+        return Seam(row["kept_from"] + FUTURE_MS, row["read_from"], row["cursors"])
+
+
+def _place(seam: Seam | None) -> int | None:
+    return None if seam is None else seam.at_ms
+
+
+async def _planned(
+    connection: Connection, start_ms: int | None, end_ms: int | None, interval_s: float | None
+) -> tuple[int | None, list[Segment]]:
+    """How far the rollups have read, and what is to be read from which level."""
+    projected = await connection.fetchrow(sql.PROJECTED)
+    if projected is None:
+        return None, [Segment(None, *_ends(start_ms, end_ms))]
+    kept_from = {kind: int(ms) for kind, ms in msgspec.json.decode(projected["kept_from"]).items()}
+    interval_ms = None if interval_s is None else _whole_ms(interval_s)
+    return projected["read_from"], segments(start_ms, end_ms, interval_ms, kept_from)
 
 
 async def _device_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets[Bucket]:
@@ -326,6 +400,21 @@ def _interval(interval_s: float | None) -> bool:
     if interval_s is not None and not 0.001 <= interval_s <= 366 * 86_400:
         raise InvalidMessage(f"an interval is 1 ms to 366 days long, not {interval_s} s")
     return interval_s is not None
+
+
+def _archived(row: asyncpg.Record, metrics: MetricSet, wanted: frozenset[str] | None) -> ArchivedPoint:
+    point = _point(row, metrics, wanted)
+    return ArchivedPoint(point_ns(point.time_ms, row["log_offset"]), point.values, point.flags)
+
+
+def _page(points: list[ArchivedPoint], limit: int) -> Page[Point]:
+    """Of one point more than fit, if there are so many."""
+    items = [Point(point.ns // SUB_MS, point.values, point.flags) for point in points[:limit]]
+    return Page(items, list(divmod(points[limit - 1].ns, SUB_MS)) if len(points) > limit else None)
+
+
+def _every_ns(interval_s: float | None) -> int | None:
+    return None if interval_s is None else round(interval_s * 1e9)
 
 
 def _every(interval_s: float | None) -> list[float]:

@@ -51,8 +51,11 @@ async def connected(settings: InfluxSettings) -> AsyncIterator[InfluxDBClientAsy
 
 
 @contextmanager
-def influx_errors(what: str) -> Iterator[None]:
+def influx_errors(what: str, *, what_was_sent_is_fine: bool = False) -> Iterator[None]:
     """Turn what the client raises into our errors, told with what was being done.
+
+    Args:
+        what_was_sent_is_fine: it was made by us, not by who asked: a refusal is not the latter's fault.
 
     Raises:
         TooLarge: 413.
@@ -65,7 +68,7 @@ def influx_errors(what: str) -> Iterator[None]:
         told = f"InfluxDB refuses {what}: {error.status} {_said(error)}"
         if error.status == _TOO_LARGE:
             raise TooLarge(told) from error
-        if error.status in _REFUSED_POINTS:
+        if error.status in _REFUSED_POINTS and not what_was_sent_is_fine:
             raise InvalidMessage(told) from error
         raise SinkUnavailable(told, retry_after_s(error.headers)) from error
     except (aiohttp.ClientError, OSError) as error:

@@ -1,5 +1,6 @@
 """The daily partitions of the log's tables, by commit time (UTC)."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -36,7 +37,7 @@ async def ensure_partitions(
     return created
 
 
-async def drop_partitions(connection: Connection, before: date) -> list[str]:
+async def drop_partitions(connection: Connection, before: date, tables: Sequence[str] = TABLES) -> list[str]:
     """Drop the partitions of days before `before`: the readings and events committed then are gone.
 
     Returns:
@@ -45,7 +46,7 @@ async def drop_partitions(connection: Connection, before: date) -> list[str]:
     dropped = []
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-        for table in TABLES:
+        for table in tables:
             for day, name in await attached(connection, table):
                 if day < before:
                     await connection.execute(f'DROP TABLE "{name}"')

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sensorium.actors.errors import SensoriumError
 from sensorium.storage.database import Connection, connect, translated
-from sensorium.storage.partitions import LOCK_KEY, attached, drop_partitions, ensure_partitions
+from sensorium.storage.partitions import LOCK_KEY, TABLES, attached, drop_partitions, ensure_partitions
 from sensorium.storage.rollup import LEVELS, Level
 
 _log = logging.getLogger(__name__)
@@ -17,9 +17,9 @@ _log = logging.getLogger(__name__)
 DROP_EVERY_S: Final = 3_600.0
 """Partitions fall due once a day; looking more often makes up for a database that was away."""
 LOOK_EVERY_S: Final = 60.0
+READINGS: Final = "readings"
 
 _READ_FROM: Final = "SELECT min(read_from), count(*) FROM projections WHERE name = ANY($1::text[])"
-_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _KEPT_FROM: Final = """
 INSERT INTO retention (kind, kept_from) VALUES ($1, $2)
 ON CONFLICT (kind) DO UPDATE SET kept_from = greatest(retention.kept_from, excluded.kept_from)
@@ -39,6 +39,7 @@ class RetentionSettings:
 
     Attributes:
         raw_days: readings and events, by the day of their commit.
+        hot_days: readings alone, where something else has them by then; the sooner of both counts.
         rollup_days: by the level's name, by event time. A partition goes when all of it is older.
         wait_for: the projections that must have read a day of the log before it goes. One that has yet to
             run for the first time has read nothing.
@@ -47,6 +48,7 @@ class RetentionSettings:
     raw_days: int | None = None
     rollup_days: tuple[tuple[str, int], ...] = ()
     wait_for: tuple[str, ...] = ()
+    hot_days: int | None = None
 
 
 async def apply(connection: Connection, settings: RetentionSettings, now: datetime) -> list[str]:
@@ -57,27 +59,35 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
     """
     await ensure_partitions(connection, now)
     dropped = []
-    if settings.raw_days is not None:
-        before = now - timedelta(days=settings.raw_days)
-        row = await connection.fetchrow(_READ_FROM, list(settings.wait_for))
-        assert row is not None
-        read_from_ms, begun = row
-        if begun < len(settings.wait_for):
-            before = _NEVER
-        elif read_from_ms is not None:
-            before = min(before, datetime.fromtimestamp(read_from_ms / 1000, UTC))
-        day = before.astimezone(UTC).date()
-        async with connection.transaction():
-            gone = await drop_partitions(connection, day)
-            if gone:
-                midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-                await connection.execute(_KEPT_FROM, "log", midnight_ms)
-        dropped += gone
+    for table in TABLES:
+        kept = [settings.raw_days] + ([settings.hot_days] if table == READINGS else [])
+        if (table_days := min((days for days in kept if days is not None), default=None)) is not None:
+            dropped += await _drop_log(connection, settings, table, now - timedelta(days=table_days))
     days = dict(settings.rollup_days)
     for level in LEVELS:
         if level.name in days:
             dropped += await _drop_rollups(connection, level, now - timedelta(days=days[level.name]))
     return dropped
+
+
+async def _drop_log(
+    connection: Connection, settings: RetentionSettings, table: str, before: datetime
+) -> list[str]:
+    """Drop what is older and was read by all that have to."""
+    row = await connection.fetchrow(_READ_FROM, list(settings.wait_for))
+    assert row is not None
+    read_from_ms, begun = row
+    if begun < len(settings.wait_for):
+        return []
+    if read_from_ms is not None:
+        before = min(before, datetime.fromtimestamp(read_from_ms / 1000, UTC))
+    day = before.astimezone(UTC).date()
+    async with connection.transaction():
+        gone = await drop_partitions(connection, day, [table])
+        if gone and table == READINGS:
+            midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+            await connection.execute(_KEPT_FROM, "log", midnight_ms)
+    return gone
 
 
 async def _drop_rollups(connection: Connection, level: Level, before: datetime) -> list[str]:

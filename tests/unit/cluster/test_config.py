@@ -216,6 +216,7 @@ def test_the_influxdb_token_is_from_the_environment_or_a_file_and_hidden(tmp_pat
     assert settings.secret() == "hunter2"
     assert "hunter2" not in str(config.describe()) + repr(config) + repr(settings)
     assert retention_settings(config).wait_for == ("rollups", "influxdb")
+    assert (retention_settings(config).hot_days, retention_settings(load()).hot_days) == (7, None)
     token = tmp_path / "token"
     token.write_text("from-file\n")
     file = tmp_path / "c.yaml"

@@ -23,7 +23,8 @@ class FaultyInflux:
     Attributes:
         points: the lines that were taken.
         answers: what becomes of the next writes, one each; then `always`.
-        hang: while set, writes are not answered.
+        results: what the next queries get: a status, or annotated CSV.
+        go_on: while cleared, writes are not answered.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,8 @@ class FaultyInflux:
         self.always: Answer = lambda body: None
         self.buckets: list[dict[str, object]] = []
         self.created: list[dict[str, object]] = []
+        self.queries: list[str] = []
+        self.results: deque[str | int] = deque()
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.url = ""
@@ -42,6 +45,7 @@ class FaultyInflux:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/api/v2/write", self._write)
+        app.router.add_post("/api/v2/query", self._query)
         app.router.add_get("/api/v2/buckets", self._buckets)
         app.router.add_post("/api/v2/buckets", self._create)
         app.router.add_get("/api/v2/orgs", self._orgs)
@@ -71,6 +75,13 @@ class FaultyInflux:
             return refused
         self.points.update(body.split(b"\n"))
         return web.Response(status=204)
+
+    async def _query(self, request: web.Request) -> web.Response:
+        self.queries.append((await request.json())["query"])
+        answer = self.results.popleft()
+        if isinstance(answer, int):
+            return web.json_response({"message": "as told"}, status=answer)
+        return web.Response(text=answer.replace("\n", "\r\n"), content_type="text/csv")
 
     async def _buckets(self, request: web.Request) -> web.Response:
         found = [b for b in self.buckets if b["name"] == request.query["name"]]

@@ -55,6 +55,18 @@ async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> No
         assert (await sizes(connection))["rollups_1h"] > 0
 
 
+async def test_readings_go_before_events_where_they_are_elsewhere(pool: Pool) -> None:
+    now = datetime.now(UTC)
+    async with acquired(pool) as connection:
+        await ensure_partitions(connection, now)
+        dropped = await apply(
+            connection, RetentionSettings(raw_days=60, hot_days=7), now + timedelta(days=30)
+        )
+        assert f"readings_{now:%Y%m%d}" in dropped
+        assert not any(name.startswith("events") for name in dropped)
+        assert await connection.fetchval("SELECT count(*) FROM retention WHERE kind = 'log'") == 1
+
+
 async def test_without_days_nothing_goes_and_partitions_are_made_ahead(pool: Pool) -> None:
     async with acquired(pool) as connection:
         assert await apply(connection, RetentionSettings(), datetime(2040, 1, 1, tzinfo=UTC)) == []
