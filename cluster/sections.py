@@ -118,7 +118,8 @@ class Retention(Section):
     """After how many days what is dropped, in whole partitions; what is left out is kept for ever."""
 
     raw_days: Days | None = None
-    """Readings and events, by the day of their commit. Rollups go on counting what was dropped."""
+    """Readings and events, by the day of their commit, and commands that have ended. Rollups go on counting
+    what was dropped."""
     rollup_1m_days: Days | None = None
     """By event time. Partitions of one-minute rollups are a week long …"""
     rollup_1h_days: Days | None = None

@@ -114,7 +114,7 @@ def routes(services: Services) -> APIRouter:
         cursor: CursorQuery = None,
     ) -> Response:
         """Filters add up; `start` and `end` bound when a command was given."""
-        return await _page(request, device_id, state, command, None, start, end, limit, cursor)
+        return await _page(request, device_id, state, command, start, end, limit, cursor)
 
     @router.get(
         "/api/commands",
@@ -126,21 +126,19 @@ def routes(services: Services) -> APIRouter:
         request: Request,
         state: StateQuery = None,
         command: NameQuery = None,
-        job_id: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
         start: StartQuery = None,
         end: EndQuery = None,
         limit: PageLimitQuery = 100,
         cursor: CursorQuery = None,
     ) -> Response:
-        """Of all devices, or of one bulk job. Filters add up."""
-        return await _page(request, None, state, command, job_id, start, end, limit, cursor)
+        """Of all devices. Filters add up."""
+        return await _page(request, None, state, command, start, end, limit, cursor)
 
     async def _page(
         request: Request,
         device_id: str | None,
         state: CommandState | None,
         command: str | None,
-        job_id: str | None,
         start: str | None,
         end: str | None,
         limit: int,
@@ -151,7 +149,7 @@ def routes(services: Services) -> APIRouter:
             device_id=device_id,
             state=None if state is None else str(state),
             command=command,
-            job_id=job_id,
+            job_id=None,
             start_ms=start_ms,
             end_ms=end_ms,
             after=cursor_in("commands", cursor),

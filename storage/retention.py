@@ -18,11 +18,19 @@ DROP_EVERY_S: Final = 3_600.0
 """Partitions fall due once a day; looking more often makes up for a database that was away."""
 LOOK_EVERY_S: Final = 60.0
 READINGS: Final = "readings"
+FORGET_PAGE: Final = 5_000
+FORGET_AT_ONCE: Final = 10_000_000
+"""Commands deleted in one statement, and in one round: more than an hour's worth of them."""
 
 _READ_FROM: Final = "SELECT min(read_from), count(*) FROM projections WHERE name = ANY($1::text[])"
 _KEPT_FROM: Final = """
 INSERT INTO retention (kind, kept_from) VALUES ($1, $2)
 ON CONFLICT (kind) DO UPDATE SET kept_from = greatest(retention.kept_from, excluded.kept_from)
+"""
+_FORGET_COMMANDS: Final = """
+DELETE FROM commands WHERE command_id IN
+    (SELECT command_id FROM commands WHERE created_at < $1 AND NOT open
+     ORDER BY created_at, command_id LIMIT $2)
 """
 _SIZES: Final = """
 SELECT coalesce(parent.relname, child.relname)::text AS kind,
@@ -40,6 +48,10 @@ class RetentionSettings:
     Attributes:
         raw_days: readings and events, by the day of their commit.
         hot_days: readings alone, where something else has them by then; the sooner of both counts.
+
+
+        raw_days: readings and events, by the day of their commit; commands that have ended, by when they were
+            given.
         rollup_days: by the level's name, by event time. A partition goes when all of it is older.
         wait_for: the projections that must have read a day of the log before it goes. One that has yet to
             run for the first time has read nothing.
@@ -63,6 +75,8 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
         kept = [settings.raw_days] + ([settings.hot_days] if table == READINGS else [])
         if (table_days := min((days for days in kept if days is not None), default=None)) is not None:
             dropped += await _drop_log(connection, settings, table, now - timedelta(days=table_days))
+    if settings.raw_days is not None:
+        await forget_commands(connection, now - timedelta(days=settings.raw_days))
     days = dict(settings.rollup_days)
     for level in LEVELS:
         if level.name in days:
@@ -88,6 +102,22 @@ async def _drop_log(
             midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
             await connection.execute(_KEPT_FROM, "log", midnight_ms)
     return gone
+
+
+async def forget_commands(connection: Connection, before: datetime) -> int:
+    """Delete commands that were given before then and have ended, at most `FORGET_AT_ONCE` in a call.
+
+    Returns:
+        How many.
+    """
+    before_ms = int(before.timestamp() * 1000)
+    forgotten = 0
+    while forgotten < FORGET_AT_ONCE:
+        gone = await connection.execute(_FORGET_COMMANDS, before_ms, FORGET_PAGE)
+        forgotten += (count := int(gone.removeprefix("DELETE ")))
+        if count < FORGET_PAGE:
+            break
+    return forgotten
 
 
 async def _drop_rollups(connection: Connection, level: Level, before: datetime) -> list[str]:

@@ -166,3 +166,15 @@ async def test_closing_fails_everybody(outbox: Outbox, wire: Wire) -> None:
     for task in tasks:
         with pytest.raises(Disconnected):
             await task
+
+
+async def test_what_must_not_be_repeated_fails_when_the_connection_breaks(wire: Wire) -> None:
+    outbox = Outbox(Codec(), repeat=False)
+    outbox.connected(wire.write, 10, session_present=False)
+    [cut] = sending(outbox, 1)
+    await turn()
+    outbox.disconnected()
+    with pytest.raises(Disconnected):
+        await cut
+    outbox.connected(wire.write, 10, session_present=False)
+    assert len(wire.sent) == 1

@@ -1,6 +1,7 @@
 """Commands in PostgreSQL: written with their device's turn, read by people, told to those who wait."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from sensorium.actors.records import (
 )
 from sensorium.storage.command_notices import PgEndedCommands, PgReadyCommands
 from sensorium.storage.commands import PgCommands
-from sensorium.storage.database import Pool
+from sensorium.storage.database import Pool, acquired
 from sensorium.storage.hosts import PgMembership
 from sensorium.storage.log import PgLog
+from sensorium.storage.retention import RetentionSettings, apply
 
 pytestmark = pytest.mark.database
 
@@ -73,6 +75,16 @@ async def test_the_later_of_one_id_counts_and_pages_are_newest_first(log: PgLog,
     assert await commands.counts("j") == {"QUEUED": 4}
     with pytest.raises(InvalidMessage):
         await commands.page(after="nonsense")
+
+
+async def test_retention_forgets_what_has_ended_long_ago(log: PgLog, pool: Pool) -> None:
+    open_long, ended_long = command("open", 1), command("ended", 2, "FAILED")
+    await log.commit(Commit(commands=[open_long, ended_long, command("new", 3_600_000, "FAILED")]))
+    now = datetime.fromtimestamp(NOON_MS / 1000, UTC) + timedelta(minutes=30, days=3)
+    async with acquired(pool) as connection:
+        await apply(connection, RetentionSettings(raw_days=3), now)
+    left = await PgCommands(pool).find(["open", "ended", "new"])
+    assert sorted(c.command_id for c in left) == ["new", "open"]
 
 
 async def test_who_listens_hears_at_once_and_finds_the_rest_in_the_table(log: PgLog, dsn: str) -> None:

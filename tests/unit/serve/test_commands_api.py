@@ -1,0 +1,114 @@
+"""The pages of commands, over a real device."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from sensorium.actors.messages import ClaimCommand, CommandReply
+from tests.unit.serve.problem import assert_problem
+from tests.unit.serve.world import NOW_MS, World, world
+
+PATH = "/api/devices/sensor-001/commands"
+
+
+@pytest.fixture
+async def platform() -> AsyncIterator[World]:
+    async with world() as running:
+        await running.registered()
+        yield running
+
+
+async def send(platform: World, **body: Any) -> httpx.Response:
+    return await platform.http.post(PATH, json={"command": "open", **body})
+
+
+async def answered(platform: World, command_id: str) -> None:
+    """The device is told and succeeds."""
+    await platform.router.ask(ClaimCommand("sensor-001", command_id, 1))
+    await platform.router.ask(CommandReply("sensor-001", command_id, "succeeded", NOW_MS, {"a": 1}))
+
+
+async def test_a_command_is_somewhere_to_be_looked_at(platform: World) -> None:
+    response = await send(platform, parameters={"n": 1}, retries=2)
+    assert response.status_code == 202
+    command = response.json()
+    assert (command["state"], command["ready"], command["retries"]) == ("QUEUED", True, 2)
+    assert (await platform.http.get(response.headers["Location"])).json() == command
+    await answered(platform, command["command_id"])
+    assert (await platform.http.get(response.headers["Location"])).json()["result"] == {"a": 1}
+
+
+async def test_who_waits_gets_the_end_or_the_way_there(platform: World) -> None:
+    waiting = asyncio.create_task(send(platform, idempotency_key="k", wait_s=10))
+    async with asyncio.timeout(5):
+        while not platform.store.commands:
+            await asyncio.sleep(0.005)
+    [command_id] = platform.store.commands
+    await answered(platform, command_id)
+    response = await waiting
+    assert (response.status_code, response.json()["state"]) == (200, "SUCCEEDED")
+    again = await send(platform, idempotency_key="k")
+    assert (again.status_code, again.json()) == (200, response.json())
+    assert len(platform.store.commands) == 1
+    late = await send(platform, wait_s=0.05)
+    assert late.status_code == 202
+    assert_problem(await send(platform, idempotency_key="k", parameters={"b": 2}), 409, "conflict")
+
+
+async def test_cancelling(platform: World) -> None:
+    place = (await send(platform)).headers["Location"]
+    assert (await platform.http.delete(place)).json()["state"] == "CANCELLED"
+    assert_problem(await platform.http.delete(place), 409, "conflict")
+    assert_problem(await platform.http.delete(f"{PATH}/nothing"), 404, "not_found")
+    assert_problem(await platform.http.get(f"{PATH}/nothing"), 404, "not_found")
+
+
+async def test_lists(platform: World) -> None:
+    for name in ("open", "close", "open"):
+        await platform.http.post(PATH, json={"command": name})
+    assert len((await platform.http.get(PATH, params={"command": "open"})).json()["items"]) == 2
+    first = (await platform.http.get("/api/commands", params={"state": "QUEUED", "limit": 2})).json()
+    rest = (
+        await platform.http.get(
+            "/api/commands", params={"state": "QUEUED", "limit": 2, "cursor": first["next"]}
+        )
+    ).json()
+    assert len({c["command_id"] for c in (*first["items"], *rest["items"])}) == 3
+    assert rest["next"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"command": ""},
+        {"command": "a\nb"},
+        {"command": 3},
+        {"timeout_s": 0},
+        {"retries": 11},
+        {"wait_s": 61},
+        {"expires_at": "yesterday"},
+        {"expires_at": NOW_MS},
+        {"parameters": {"a": "\0"}},
+        {"parameters": {"a": 2**70}},
+        {"parameters": {"a": "x" * 40_000}},
+        {"unknown": 1},
+    ],
+)
+async def test_what_cannot_be_sent(platform: World, body: dict[str, Any]) -> None:
+    assert_problem(await send(platform, **body), 422, "invalid")
+    assert not platform.store.commands
+
+
+async def test_a_full_or_unknown_or_retired_device_refuses(platform: World) -> None:
+    for _ in range(100):
+        assert (await send(platform)).status_code == 202
+    full = await send(platform)
+    assert_problem(full, 429, "overloaded")
+    assert full.headers["Retry-After"]
+    unknown = await platform.http.post("/api/devices/nobody/commands", json={"command": "open"})
+    assert_problem(unknown, 404, "not_found")
+    await platform.http.delete("/api/devices/sensor-001")
+    assert_problem(await send(platform), 409, "conflict")
