@@ -73,7 +73,9 @@ class Streaming(Section):
     readings_topic: Topic | None = "sensor-readings"
     """Every reading, once it is committed; `null` leaves it out."""
     alerts_topic: Topic | None = "iot-alerts"
-    """Every alarm, when it is raised and when it is cleared; `null` leaves it out."""
+    """Every alarm, when it is raised, cleared, or anything else becomes of it; `null` leaves it out."""
+    commands_topic: Topic | None = "device-commands"
+    """Every command, when it is queued, sent, delivered or ended; `null` leaves it out."""
     readings_in_topic: Topic | None = "sensor-readings-in"
     """Telemetry that others write for us: key device id, value as over MQTT. `null`: none is read."""
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 6
@@ -103,9 +105,8 @@ class Streaming(Section):
             raise ValueError("cert_file and key_file go together")
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password go together")
-        topics = [
-            t for t in (self.readings_topic, self.alerts_topic, self.readings_in_topic) if t is not None
-        ]
+        named = (self.readings_topic, self.alerts_topic, self.commands_topic, self.readings_in_topic)
+        topics = [topic for topic in named if topic is not None]
         if len(set(topics)) < len(topics):
             raise ValueError("each topic has one purpose: two of them have the same name")
         return self
@@ -113,7 +114,7 @@ class Streaming(Section):
     @property
     def feeds_kafka(self) -> bool:
         """Whether there is anything to write."""
-        return self.brokers is not None and (self.readings_topic or self.alerts_topic) is not None
+        return self.brokers is not None and bool(self.sink().topics)
 
     def _client(self) -> KafkaSettings:
         ca_file, cert_file, key_file = (
@@ -138,6 +139,7 @@ class Streaming(Section):
             client=self._client(),
             readings_topic=self.readings_topic,
             alerts_topic=self.alerts_topic,
+            commands_topic=self.commands_topic,
             source=self.source,
             partitions=self.partitions,
             idempotent=self.idempotent,

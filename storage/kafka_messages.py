@@ -16,8 +16,9 @@ from sensorium.storage.known_devices import KnownDevice
 from sensorium.storage.projection import LogEntry
 
 READING: Final = "sensorium.reading"
-ALERTS: Final = {"alarm_raised": "sensorium.alarm.raised", "alarm_cleared": "sensorium.alarm.cleared"}
-"""The kinds of events that are alerts, and their types as CloudEvents."""
+ALERT: Final = "alarm_"
+COMMAND: Final = "command_"
+"""What the kinds of events begin with that are about alarms and commands."""
 
 TIMESTAMP: Final = "timestamp"
 READING_KEY: Final = "ce_readingkey"
@@ -58,11 +59,11 @@ def reading(
     return KafkaMessage(topic, device.device_id, entry.time_ms, value, headers)
 
 
-def alert(entry: LogEntry, device: KnownDevice, topic: str, source: str) -> KafkaMessage:
-    """The message of an event among `ALERTS`: the alarm as it stands then."""
+def happened(entry: LogEntry, device: KnownDevice, topic: str, source: str) -> KafkaMessage:
+    """The message of an event: what it says, as it stands in the log."""
     assert entry.kind is not None
     value = msgspec.json.encode(entry.body)
-    headers = _headers(entry, device, ALERTS[entry.kind], source)
+    headers = _headers(entry, device, f"sensorium.{entry.kind.replace('_', '.', 1)}", source)
     return KafkaMessage(topic, device.device_id, entry.time_ms, value, headers)
 
 

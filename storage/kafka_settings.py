@@ -36,7 +36,7 @@ class KafkaSinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What goes where.
 
     Attributes:
-        readings_topic, alerts_topic: None leaves them out.
+        readings_topic, alerts_topic, commands_topic: None leaves them out.
         source: the CloudEvents' `source`, unique among platforms.
         partitions: of a topic that has to be created.
         idempotent: whether brokers recognise what is sent again after a lost answer. Not all that speak
@@ -46,6 +46,7 @@ class KafkaSinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     client: KafkaSettings
     readings_topic: str | None = "sensor-readings"
     alerts_topic: str | None = "iot-alerts"
+    commands_topic: str | None = "device-commands"
     source: str = "/sensorium"
     partitions: int = 6
     idempotent: bool = True
@@ -53,4 +54,8 @@ class KafkaSinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def topics(self) -> list[str]:
         """Those that are written to."""
-        return [topic for topic in (self.readings_topic, self.alerts_topic) if topic is not None]
+        return [
+            topic
+            for topic in (self.readings_topic, self.alerts_topic, self.commands_topic)
+            if topic is not None
+        ]

@@ -1,4 +1,4 @@
-"""The projection into Kafka: readings and alarms to a topic each. At least once, in the order of each device.
+"""The projection into Kafka: readings, alarms and commands to topics. At least once, in order by device.
 
 Everything a page holds is acknowledged by the brokers before the next page is read: what is in memory is a
 page, and the database's transaction waits for nobody.
@@ -18,7 +18,7 @@ from sensorium.actors.errors import InvalidMessage
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Connection
 from sensorium.storage.kafka_client import close_producer, kafka_errors, options
-from sensorium.storage.kafka_messages import ALERTS, KafkaMessage, alert, reading
+from sensorium.storage.kafka_messages import ALERT, COMMAND, KafkaMessage, happened, reading
 from sensorium.storage.kafka_settings import NAME, KafkaSinkSettings
 from sensorium.storage.known_devices import KnownDevices, named
 from sensorium.storage.projection import LogEntry, ProjectionSettings
@@ -102,14 +102,21 @@ class KafkaSink:
                 message = reading(
                     entry, named(devices, entry), metrics, settings.readings_topic, settings.source
                 )
-            elif entry.kind in ALERTS and settings.alerts_topic is not None:
-                message = alert(entry, named(devices, entry), settings.alerts_topic, settings.source)
+            elif (topic := self._topic_of(entry.kind)) is not None:
+                message = happened(entry, named(devices, entry), topic, settings.source)
             else:
                 continue
             if len(message.value) + _HEADERS_BYTES > MAX_MESSAGE_BYTES:
                 raise InvalidMessage(f"a message of {len(message.value)} bytes is more than Kafka takes")
             messages.append(message)
         return messages
+
+    def _topic_of(self, kind: str | None) -> str | None:
+        if kind is not None and kind.startswith(ALERT):
+            return self._settings.alerts_topic
+        if kind is not None and kind.startswith(COMMAND):
+            return self._settings.commands_topic
+        return None
 
     async def _send(self, messages: Iterable[KafkaMessage]) -> None:
         producer = self._producer

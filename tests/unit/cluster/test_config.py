@@ -201,7 +201,7 @@ def test_kafka_is_what_its_section_says_and_keeps_the_log(tmp_path: Path) -> Non
     config = load(file, {"KAFKA_BROKERS": "a:9092, b:9093"})
     sink = config.streaming.sink()
     assert sink.client.brokers == ("a:9092", "b:9093")
-    assert (sink.topics, sink.idempotent) == (["sensor-readings", "alarms"], False)
+    assert (sink.topics, sink.idempotent) == (["sensor-readings", "alarms", "device-commands"], False)
     assert (sink.client.tls, sink.client.password) == (True, "hunter2")
     assert config.streaming.ingest(config.bounds) is None
     assert config.describe()["streaming.password"] == "***"

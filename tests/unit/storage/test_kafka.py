@@ -50,6 +50,7 @@ def settings(broker: Tansu, prefix: str) -> KafkaSinkSettings:
         client=KafkaSettings(brokers=(broker.address,)),
         readings_topic=f"{prefix}-readings",
         alerts_topic=f"{prefix}-alerts",
+        commands_topic=f"{prefix}-commands",
         partitions=3,
         idempotent=False,
     )
@@ -96,7 +97,11 @@ async def test_readings_and_alarms_are_cloud_events_by_device(tansu: Tansu, dsn:
                 reading("d", 1, key=-7, temperature=20.5, door=True, mode="eco"),
                 reading("e", 1, NOON_MS + 5, key=8),
             ],
-            events=[event("d", 2), event("d", 3, "alarm_raised", raised)],
+            events=[
+                event("d", 2),
+                event("d", 3, "alarm_raised", raised),
+                event("d", 4, "command_queued", b'{"command_id": "c1"}'),
+            ],
         )
     )
     sink = KafkaSink(settings(tansu, "events"))
@@ -106,6 +111,8 @@ async def test_readings_and_alarms_are_cloud_events_by_device(tansu: Tansu, dsn:
         by_key = {record.key: record for record in await read(2)}
     async with reader(tansu, "events-alerts") as read:
         [alert] = await read(1)
+    async with reader(tansu, "events-commands") as read:
+        [command] = await read(1)
     await running.stop()
     record = by_key[b"d"]
     assert msgspec.json.decode(record.value) == {
@@ -126,6 +133,8 @@ async def test_readings_and_alarms_are_cloud_events_by_device(tansu: Tansu, dsn:
     assert dict(by_key[b"e"].headers)["ce_time"] == b"2024-01-01T12:00:00.005Z"
     assert (alert.key, dict(alert.headers)["ce_type"]) == (b"d", b"sensorium.alarm.raised")
     assert msgspec.json.decode(alert.value) == msgspec.json.decode(raised)
+    assert (command.key, command.value) == (b"d", b'{"command_id":"c1"}')
+    assert dict(command.headers)["ce_type"] == b"sensorium.command.queued"
     assert running.statistics()["lag_entries"] == 0
 
 
