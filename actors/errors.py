@@ -5,7 +5,9 @@ SensoriumError
 │   ├── InvalidMessage
 │   ├── DeviceNotFound
 │   ├── DeviceConflict
-│   └── ForkExists
+│   ├── ForkExists
+│   ├── RuleNotFound
+│   └── NoHistory        nothing is stored of what was asked about
 └── Unavailable          our fault or the surroundings': the same request may work later
     ├── LogUnavailable   the database did not commit, or nobody knows whether it did
     ├── Fenced           this incarnation lost its shards; another host commits for them
@@ -39,6 +41,18 @@ class DeviceConflict(Refused):
     """The device exists already, or its state forbids the request."""
 
     code = "conflict"
+
+
+class RuleNotFound(Refused, LookupError):
+    """There is no rule of this id, or none of this version."""
+
+    code = "not_found"
+
+
+class NoHistory(Refused, LookupError):
+    """No device, or no reading of those devices, is stored to look back at."""
+
+    code = "no_history"
 
 
 class ForkExists(Refused):

@@ -7,12 +7,14 @@ import secrets
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import ray
 from ray.exceptions import RayActorError
 
+from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.errors import DeviceNotFound, Fenced, Unavailable
 from sensorium.actors.messages import (
     Decommission,
@@ -28,6 +30,7 @@ from sensorium.actors.messages import (
     SendCommand,
     Value,
 )
+from sensorium.actors.past import Past
 from sensorium.actors.placement import shard_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.router import Table
@@ -38,6 +41,7 @@ from sensorium.actors.view import DeviceView
 from sensorium.actors.written_rules import rule_spec
 
 if TYPE_CHECKING:
+    from sensorium.actors.backtesting import Progress
     from sensorium.actors.fork import Fork
 
 T = TypeVar("T")
@@ -45,6 +49,7 @@ T = TypeVar("T")
 TABLE_FRESH_S: Final = 2.0
 RETRIES: Final = 20
 RETRY_S: Final = 0.5
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def connect(address: str | None = "auto", namespace: str = NAMESPACE) -> "Fleet":
@@ -139,6 +144,48 @@ class Fleet:
         from sensorium.actors.fork import open_fork
 
         return open_fork(self, select.which, name)
+
+    def backtest(
+        self,
+        rule: RuleSpec | Mapping[str, Any],
+        since: datetime | timedelta,
+        select: "Selection | None" = None,
+        *,
+        until: datetime | None = None,
+        replaces: str | None = None,
+        on_progress: Callable[["Progress"], None] | None = None,
+    ) -> "BacktestResult":
+        """What a draft rule would have raised over stored history. Blocks; touches no device.
+
+        Args:
+            rule: the draft, as for `rules.create`; it is not stored.
+            since: from when on, or how long ago, by event time; `until`: up to when, or now.
+            select: among which devices; None: all that its scope, or the present rule's, covers.
+            replaces: the id of the rule to compare with, judged by the same replay.
+            on_progress: called now and then.
+
+        Raises:
+            InvalidMessage: the rule can never work, or there is more past than a backtest takes.
+            RuleNotFound, NoHistory: there is no such rule, no such device, or no reading in the range.
+        """
+        from sensorium.actors.backtesting import Asked, backtest
+
+        until_ms = self.now_ms() if until is None else _ms(until)
+        since_ms = until_ms - since // _MILLISECOND if isinstance(since, timedelta) else _ms(since)
+        which = Filter() if select is None else select.which
+        result: BacktestResult | None = None
+        for step in backtest(self, Asked(_spec(rule), since_ms, until_ms, replaces, which)):
+            if isinstance(step, BacktestResult):
+                result = step
+            elif on_progress is not None:
+                on_progress(step)
+        assert result is not None
+        return result
+
+    def past(self) -> Past:
+        """What it takes to relive devices; see `Past`."""
+        past: Past = retried(self, lambda: _get(self.hosts()[0].call.remote("past")))
+        return past
 
     def hosts(self) -> list[Any]:
         """The actor handles of the hosts."""
@@ -339,6 +386,12 @@ def _get(refs: Any) -> Any:
 
 def _spec(spec: RuleSpec | Mapping[str, Any]) -> RuleSpec:
     return rule_spec(spec) if isinstance(spec, Mapping) else spec
+
+
+def _ms(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone; say which, such as datetime.now(UTC)")
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // _MILLISECOND
 
 
 def _id_of(view: DeviceView) -> str:

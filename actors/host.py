@@ -45,6 +45,7 @@ from sensorium.actors.messages import (
     batch_decoder,
 )
 from sensorium.actors.passivation import Passivation
+from sensorium.actors.past import Past
 from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Command, Snapshot, StoredDevice
@@ -264,6 +265,12 @@ class DeviceHost:
                 active, log = self._activations.devices, self._ports.log
                 devices += await clone(ids[start : start + CLONE_CHUNK], active, log)
         return Clones(devices, self._around.profiles, list(self._around.rules.rules.values()))
+
+    def past(self) -> Past:
+        """What it takes to relive devices elsewhere. Raises `InvalidMessage` where no past is kept."""
+        if self._ports.open_past is None:
+            raise InvalidMessage("no past is kept here, so nothing can be relived")
+        return Past(self._ports.open_past, self._around.profiles)
 
     async def rules_of(self, device_id: str) -> list[dict[str, Any]]:
         """The rules that watch a device, each with the alarm it holds there or None."""

@@ -1,10 +1,13 @@
 """What the runtime needs from the outside, as Protocols. `storage` implements them; so does `testing`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TimerRow
 from sensorium.actors.rules import Rule, RuleSpec
+
+if TYPE_CHECKING:
+    from sensorium.actors.past import StoredPastFactory
 
 
 class Log(Protocol):
@@ -107,6 +110,8 @@ class HostPorts(NamedTuple):
     rules: RuleStore
     registry: Registry
     close: Callable[[], Awaitable[None]]
+    open_past: "StoredPastFactory | None" = None
+    """The way to the past, for those who relive it; None: there is none."""
 
 
 HostPortsFactory = Callable[[int], Awaitable[HostPorts]]

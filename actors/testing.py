@@ -10,6 +10,7 @@ import msgspec
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
 from sensorium.actors.messages import DeadLetter, Value
+from sensorium.actors.past import Take
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.ports import Filter, HostPorts
 from sensorium.actors.records import (
@@ -195,6 +196,44 @@ class MemoryStore:
             else:
                 self.timers[timer.device_id, timer.name] = timer
         self.commits += 1
+
+
+class MemoryPast:
+    """`StoredPast` over a `MemoryStore`; rules have no versions but their present one."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def devices(self, which: Filter, limit: int) -> list[Registration]:
+        """As `StoredPast` says."""
+        return [self._store.registrations[i] for i in (await self._store.select(which))[:limit]]
+
+    async def rule(self, rule_id: str, version: int | None = None) -> Rule | None:
+        """As `StoredPast` says."""
+        rules = {rule.rule_id: rule for rule in await self._store.load()}
+        rule = rules.get(rule_id)
+        return rule if rule is None or version in (None, rule.version) else None
+
+    async def has_readings(self, device_ids: Sequence[str], start_ms: int, end_ms: int) -> bool:
+        """As `StoredPast` says."""
+        keys = {device_key(device_id) for device_id in device_ids}
+        await self._store._turn()
+        return any(r.device in keys and start_ms <= r.time_ms < end_ms for r in self._store.readings)
+
+    async def readings(self, device_id: str, start_ms: int, end_ms: int, take: Take) -> None:
+        """As `StoredPast` says."""
+        await self._store._turn()
+        rows = self._store._by_device.get(device_key(device_id), ())
+        tail = [
+            TailReading(r.offset, r.time_ms, r.key, r.flags, r.metric_set, list[Value | None](r.values))
+            for r in rows
+            if start_ms <= r.time_ms < end_ms
+        ]
+        if tail:
+            take(sorted(tail))
+
+    async def close(self) -> None:
+        """As `StoredPast` says."""
 
 
 class MemoryLog:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from sensorium.serve import (
     alarm_actions,
     alarms,
+    backtest,
     commands,
     devices,
     health,
@@ -74,6 +75,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(commands.routes(services))
     app.include_router(lorawan.routes(services))
     app.include_router(rules.routes(services, refreshing))
+    app.include_router(backtest.routes(services))
     app.include_router(alarms.routes(services))
     app.include_router(alarm_actions.routes(services))
     app.include_router(health.routes(services))

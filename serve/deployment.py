@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +17,10 @@ import ray
 from fastapi import FastAPI
 from ray.exceptions import RayError
 
-from sensorium.actors.errors import Unavailable
+from sensorium.actors.backtest import BacktestResult
+from sensorium.actors.backtesting import Asked, Progress, backtest
+from sensorium.actors.errors import Overloaded, Unavailable
+from sensorium.actors.fleet import Fleet
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
 from sensorium.ingest.decode import Bounds
@@ -55,6 +58,7 @@ APPLICATION: Final = "sensorium"
 DEPLOYMENT: Final = "api"
 STATISTICS_FRESH_S: Final = 0.5
 STATISTICS_TIMEOUT_S: Final = 5.0
+BACKTESTS_AT_ONCE: Final = 2
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long a replica that stops waits for the commits of what it has sent."""
 STOP_TIMEOUT_S: Final = 15.0
@@ -183,6 +187,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             projections=SpreadProjections(pools) if spread else Projections(pool),
             commands=commands,
             waits=waits,
+            backtests=Backtests(settings.namespace),
             rules=rules,
             alarms=SpreadAlarms(pools) if spread else Alarms(pool),
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
@@ -224,6 +229,42 @@ async def _drain(router: Router) -> None:
         logging.getLogger(__name__).warning(
             "stopped with %d messages whose commit nobody has seen; their senders got no 2xx", router.pending
         )
+
+
+class Backtests:
+    """Backtests by Ray tasks, which a thread waits for.
+
+    At most `BACKTESTS_AT_ONCE` a replica; each takes what CPUs the cluster has.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._running = 0
+
+    async def run(self, asked: Asked) -> AsyncGenerator[Progress | BacktestResult, None]:
+        """See `services.TriesRules`. Raises `Overloaded` while too many run."""
+        if self._running >= BACKTESTS_AT_ONCE:
+            raise Overloaded(f"{BACKTESTS_AT_ONCE} backtests are running here already", 10.0)
+        self._running += 1
+        steps: Generator[Progress | BacktestResult, None, None] | None = None
+        try:
+            fleet = await asyncio.to_thread(Fleet, self._namespace)
+            steps = backtest(fleet, asked)
+            while True:
+                taken = asyncio.ensure_future(asyncio.to_thread(next, steps, None))
+                try:
+                    step = await asyncio.shield(taken)
+                except asyncio.CancelledError:
+                    # A thread cannot be stopped; the generator is closed once it stands still.
+                    await asyncio.wait({taken})
+                    raise
+                if step is None:
+                    return
+                yield step
+        finally:
+            self._running -= 1
+            if steps is not None:
+                steps.close()
 
 
 class Api:

@@ -227,3 +227,47 @@ COMMAND_CANCELLED: Final[dict[str, Any]] = {
     ],
 }
 COMMAND_PAGE: Final[dict[str, Any]] = {"items": [COMMAND], "next": None}
+BACKTESTS: Final[dict[str, Any]] = {
+    "a looser rule": {
+        "rule": {
+            "name": "Hot for two minutes",
+            "condition": {"type": "threshold", "metric": "temperature", "operator": ">", "value": 80},
+            "for_s": 120,
+        },
+        "since": "30d",
+        "select": {"device_type": "temperature"},
+    },
+    "an expression": {
+        "rule": {"name": "Hot", "expression": "temperature > 80 for '2m'"},
+        "since": "2023-12-01T00:00:00Z",
+        "until": "2024-01-01T12:00:00Z",
+    },
+}
+_TRIED: Final[dict[str, Any]] = {
+    "draft": {"alarms": 1, "active_s": 180.0, "devices": 1},
+    "present": {"alarms": 2, "active_s": 240.0, "devices": 1},
+    "new": 0,
+    "gone": 1,
+    "stays": 1,
+}
+BACKTEST: Final[dict[str, Any]] = {
+    "type": "result",
+    "start_ms": _TIME_MS - 86_400_000,
+    "end_ms": _TIME_MS,
+    "devices": 12,
+    "readings": 17_280,
+    **_TRIED,
+    "by_device": [{"device_id": "sensor-001", "readings": 1440, **_TRIED, "listed": []}],
+    "alarms": [
+        {
+            "device_id": "sensor-001",
+            "change": "gone",
+            "severity": "major",
+            "metric": "temperature",
+            "value": 80.5,
+            "start_ms": _TIME_MS - 3_600_000,
+            "end_ms": _TIME_MS - 3_540_000,
+        }
+    ],
+    "more": False,
+}

@@ -1,14 +1,16 @@
 """What lists and data answer with: the values beyond those that `actors` has already."""
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from fastapi import Request, Response
+from msgspec import Meta
 
+from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.messages import DeviceInfo, Latest, Value, WindowInfo
 from sensorium.actors.records import Alarm, Command, Registration
-from sensorium.actors.rules import Rule
+from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.written_rules import WrittenRule
 from sensorium.serve.query import cursor_out, link_header
 
@@ -41,6 +43,30 @@ class RuleList(msgspec.Struct, frozen=True):
     """All rules."""
 
     items: list[Rule]
+
+
+class SelectedDevices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Devices for which all holds that is given; `metadata` must be contained in the device's."""
+
+    device_type: str | None = None
+    device_ids: Annotated[list[str], Meta(max_length=10_000)] | None = None
+    metadata: dict[str, Any] = {}
+    status: str | None = "active"
+
+
+class BacktestBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A draft rule and the past to try it on.
+
+    `since` and `until` are ISO 8601, epoch ms, or so long ago (such as "30d"); `until` is now by default.
+    The rule may be a `WrittenRule`, too. `replaces` is the id of a rule to compare with.
+    `select` narrows what the rules' scopes cover.
+    """
+
+    rule: RuleSpec
+    since: str | int
+    until: str | int | None = None
+    replaces: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    select: SelectedDevices = SelectedDevices()
 
 
 class DeadLetterItem(msgspec.Struct, frozen=True):
@@ -210,6 +236,7 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, CommandPage, Command, RuleList,
     Rule, WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate, ProjectionList,
-    ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList,
+    ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, BacktestBody,
+    BacktestResult,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

@@ -17,6 +17,7 @@ from sensorium.actors.errors import (
     DeviceNotFound,
     Overloaded,
     Refused,
+    RuleNotFound,
     SensoriumError,
     Unavailable,
 )
@@ -29,6 +30,7 @@ RETRY_AFTER_S: Final = 1.0
 _TITLES: Final = {
     "not_found": "No such thing",
     "conflict": "The state forbids it",
+    "no_history": "Nothing is stored of it",
     "invalid": "The request breaks a bound",
     "refused": "The device refused",
     "unavailable": "Not available now",
@@ -128,7 +130,7 @@ def invalid_body(detail: str, pointer: str) -> Problem:
 def problem_of(error: SensoriumError) -> Problem:
     """What the caller is told of an error of the runtime."""
     match error:
-        case DeviceNotFound():
+        case DeviceNotFound() | RuleNotFound():
             return Problem(404, error.code, str(error))
         case DeviceConflict():
             return Problem(409, error.code, str(error))

@@ -47,7 +47,7 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
     )
     async def create(request: Request) -> Response:
         """It watches from each device's next reading on."""
-        rule = await rules.create(_spec(await json_bytes(request)))
+        rule = await rules.create(read_spec(await json_bytes(request)))
         return json_response(rule, 201, {"Location": f"/api/analytics/rules/{rule.rule_id}"})
 
     @router.get(
@@ -79,7 +79,7 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
     )
     async def replace(rule_id: RulePath, request: Request) -> Response:
         """Alarms of devices that it no longer watches are cleared soon after."""
-        spec = _spec(await json_bytes(request))
+        spec = read_spec(await json_bytes(request))
         rule = _found(await rules.replace(rule_id, spec), rule_id)
         refreshing.start(rule_id)
         return json_response(rule)
@@ -167,7 +167,8 @@ class _Written(msgspec.Struct):
     expression: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-def _spec(payload: bytes) -> RuleSpec:
+def read_spec(payload: bytes) -> RuleSpec:
+    """The rule of a body, with a condition or an expression; a `Problem` says what is wrong with it."""
     written = parse_value(payload, _Written)
     by_expression = written.condition is msgspec.UNSET and written.expression is not msgspec.UNSET
     try:

@@ -1,9 +1,11 @@
 """What the API needs from the rest of the platform, as Protocols: an app is built over any that fit."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sensorium.actors.backtest import BacktestResult
+from sensorium.actors.backtesting import Asked, Progress
 from sensorium.actors.errors import Unavailable
 from sensorium.actors.messages import Message, Outcome
 from sensorium.actors.ports import Filter
@@ -175,6 +177,12 @@ class SteersProjections(Protocol):
     async def rewind(self, name: str, to_ms: int) -> bool: ...
 
 
+class TriesRules(Protocol):
+    """Backtests. The first step comes before any work on readings; closing the iterator ends the work."""
+
+    def run(self, asked: Asked) -> AsyncGenerator[Progress | BacktestResult, None]: ...
+
+
 class ReadsDeadLetters(Protocol):
     """Dead letters, newest first."""
 
@@ -212,6 +220,7 @@ class Services:
     projections: SteersProjections
     commands: ReadsCommands
     waits: CommandWaits
+    backtests: TriesRules
     now_ms: Callable[[], int]
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics

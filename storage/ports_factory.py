@@ -14,6 +14,7 @@ from sensorium.storage.rules import PgRules
 from sensorium.storage.spread import SpreadLog
 from sensorium.storage.spread_members import SpreadMembership
 from sensorium.storage.spread_reads import SpreadRegistry
+from sensorium.storage.stored_past import PgStoredPastFactory
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class PgHostPorts:
             await log.close()
             await asyncio.gather(*map(close_pool, pools))
 
-        return HostPorts(log, PgRules(pools[0], self.dsn), registry, close)
+        past = PgStoredPastFactory(self.dsn, self.others)
+        return HostPorts(log, PgRules(pools[0], self.dsn), registry, close, past)
 
 
 @dataclass(frozen=True, slots=True)

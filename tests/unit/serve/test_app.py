@@ -25,6 +25,7 @@ PATHS = {
     "/api/devices/{device_id}/window/{metric}": {"get"},
     "/api/analytics/aggregated": {"get"},
     "/api/analytics/rules": {"get", "post"},
+    "/api/analytics/rules/backtest": {"post"},
     "/api/analytics/rules/{rule_id}": {"get", "put", "delete"},
     "/api/alarms": {"get"},
     "/api/alarms/{alarm_id}/life": {"get"},

@@ -1,7 +1,7 @@
 """The app over a real router, a real host and real devices, on the in-memory store. No Ray, no server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -10,15 +10,18 @@ from typing import Any
 import httpx
 import msgspec
 
+from sensorium.actors.backtest import BacktestResult, Gathering
+from sensorium.actors.backtesting import Asked, Progress, prepare, relive
 from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
 from sensorium.actors.messages import DeadLetter, Value
 from sensorium.actors.placement import SHARDS, device_key
 from sensorium.actors.ports import Filter
+from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.router import Router, Table
 from sensorium.actors.rules import Rule
-from sensorium.actors.testing import MemoryStore
+from sensorium.actors.testing import MemoryPast, MemoryStore
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
@@ -230,6 +233,26 @@ class ProjectionSide:
 
 
 @dataclass
+class BacktestSide:
+    """Backtests over the store, in this process."""
+
+    store: MemoryStore
+    failure: Exception | None = None
+    """Raised after the first step, if set."""
+
+    async def run(self, asked: Asked) -> AsyncGenerator[Progress | BacktestResult, None]:
+        stored = MemoryPast(self.store)
+        order, devices = await prepare(stored, asked)
+        yield Progress(0, len(devices), 0)
+        if self.failure is not None:
+            raise self.failure
+        gathering = Gathering(order)
+        gathering.add(await relive(stored, Profiles(), order, devices))
+        yield Progress(gathering.devices, len(devices), gathering.readings)
+        yield gathering.result()
+
+
+@dataclass
 class World:
     """An app, a client of it, and what lies behind."""
 
@@ -239,6 +262,7 @@ class World:
     read: ReadSide
     router: Router
     projections: ProjectionSide
+    backtests: BacktestSide
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -262,6 +286,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     commands = CommandSide(store)
     waits = CommandWaits([commands], commands)
     await waits.start()
+    backtests = BacktestSide(store)
 
     async def database() -> None:
         if store.down:
@@ -283,6 +308,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 projections=projections,
                 commands=commands,
                 waits=waits,
+                backtests=backtests,
                 now_ms=lambda: NOW_MS,
                 checks={"database": database},
                 statistics=statistics,
@@ -294,7 +320,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                yield World(http, store, host, read, router, projections)
+                yield World(http, store, host, read, router, projections, backtests)
     finally:
         store.down = False
         await waits.close()

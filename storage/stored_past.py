@@ -1,0 +1,148 @@
+"""The stored past, streamed a device at a time: implements `sensorium.actors.past.StoredPast`."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from sensorium.actors.metrics import MetricSet
+from sensorium.actors.past import Take
+from sensorium.actors.placement import device_key
+from sensorium.actors.ports import Filter
+from sensorium.actors.records import Registration, TailReading
+from sensorium.actors.rules import Rule
+from sensorium.storage._known_sets import KnownSets
+from sensorium.storage.database import EPOCH_2000_MS, Pool, acquired, close_pool, open_pool
+from sensorium.storage.decode_copy import COLUMNS, CopiedReading, CopiedReadings
+from sensorium.storage.encode import decode_values
+from sensorium.storage.registry import PgRegistry
+from sensorium.storage.rules import PgRules
+from sensorium.storage.spread import database_of_device
+from sensorium.storage.spread_reads import SpreadRegistry
+
+PAGE_ROWS: Final = 2_000
+STREAM_TIMEOUT_S: Final = 600.0
+"""For all readings of one device; a page waits while the ones before are used."""
+
+SORT_MEMORY: Final = "32MB"
+"""For putting a device's readings in the order in which they came, before the server turns to its disk."""
+
+# A reading's time is at most a day ahead of its commit, so older partitions cannot hold it.
+_READINGS: Final = f"""
+SELECT {COLUMNS} FROM readings
+WHERE device = {{device:d}} AND time >= {{start}} AND time < {{end}}
+    AND committed_at >= {{start}} - interval '25 hours'
+ORDER BY log_offset
+"""
+
+
+_ANY_READING: Final = """
+SELECT EXISTS (SELECT FROM unnest($1::bigint[]) AS asked (device), LATERAL (
+    SELECT FROM readings WHERE device = asked.device AND time >= $2 AND time < $3
+        AND committed_at >= $2::timestamptz - interval '25 hours' LIMIT 1) AS found)
+"""
+
+
+class PgStoredPast:
+    """`StoredPast` over the pools of the log's databases, which it closes. One `readings` at a time."""
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self._pools = pools
+        self._known = KnownSets()
+        self._sets: dict[int, MetricSet] = {}
+        """Those of the device that is being read."""
+        self._registry = SpreadRegistry(pools) if len(pools) > 1 else PgRegistry(pools[0])
+        self._rules = PgRules(pools[0])
+
+    async def devices(self, which: Filter, limit: int) -> list[Registration]:
+        """As the port says."""
+        found: list[Registration] = []
+        after: str | None = None
+        while len(found) < limit:
+            page = await self._registry.page(which, after, min(limit - len(found), 1000))
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return found
+
+    async def rule(self, rule_id: str, version: int | None = None) -> Rule | None:
+        """As the port says."""
+        return await self._rules.get(rule_id)
+
+    async def has_readings(self, device_ids: Sequence[str], start_ms: int, end_ms: int) -> bool:
+        """As the port says."""
+        keys: dict[int, list[int]] = {}
+        for device_id in device_ids:
+            keys.setdefault(self._database_of(device_id), []).append(device_key(device_id))
+        for database, asked in keys.items():
+            async with acquired(self._pools[database]) as connection:
+                if await connection.fetchval(_ANY_READING, asked, start_ms, end_ms):
+                    return True
+        return False
+
+    async def readings(self, device_id: str, start_ms: int, end_ms: int, take: Take) -> None:
+        """As the port says."""
+        statement = _READINGS.format(device=device_key(device_id), start=_time(start_ms), end=_time(end_ms))
+        self._sets = {}
+        pool = self._pools[self._database_of(device_id)]
+        copied = CopiedReadings()
+        waiting: list[CopiedReading] = []
+
+        async def sink(data: bytes) -> None:
+            waiting.extend(copied.feed(data))
+            if len(waiting) >= PAGE_ROWS:
+                take(await self._resolved(waiting, pool))
+                waiting.clear()
+
+        async with acquired(pool) as connection, connection.transaction(readonly=True):
+            await connection.execute(
+                f"SET LOCAL work_mem = '{SORT_MEMORY}';"
+                f" SET LOCAL statement_timeout = '{STREAM_TIMEOUT_S:.0f}s'"
+            )
+            await connection.copy_from_query(
+                statement, output=sink, format="binary", timeout=STREAM_TIMEOUT_S
+            )
+        if waiting:
+            take(await self._resolved(waiting, pool))
+
+    async def close(self) -> None:
+        """As the port says."""
+        await asyncio.gather(*map(close_pool, self._pools))
+
+    def _database_of(self, device_id: str) -> int:
+        return database_of_device(device_id, len(self._pools))
+
+    async def _resolved(self, rows: Sequence[CopiedReading], pool: Pool) -> list[TailReading]:
+        sets = self._sets
+        new = {row[4] for row in rows} - sets.keys()
+        if new:
+            # The connection that streams is busy, so it is another one.
+            async with acquired(pool) as connection:
+                sets |= await self._known.find(connection, new)
+        resolved = []
+        for offset, time_ms, key, flags, set_id, numbers, texts in rows:
+            metrics = sets[set_id]
+            plain = metrics.only_numbers and numbers is not None
+            values: list[Any] = cast(list[Any], numbers) if plain else decode_values(metrics, numbers, texts)
+            resolved.append(TailReading(offset, time_ms, key, flags, metrics, values))
+        return resolved
+
+
+@dataclass(frozen=True, slots=True)
+class PgStoredPastFactory:
+    """An `StoredPastFactory` over the databases that the log is spread over; they are migrated."""
+
+    dsn: str
+    others: tuple[str, ...] = ()
+
+    async def __call__(self) -> PgStoredPast:
+        """Opens nothing yet; the first use connects."""
+        dsns = (self.dsn, *self.others)
+        return PgStoredPast([await open_pool(dsn, 3, "sensorium-past") for dsn in dsns])
+
+
+def _time(ms: int) -> str:
+    """A time as the server's literal, exact to the millisecond, and never beyond its range."""
+    seconds, rest = divmod(ms - EPOCH_2000_MS, 1000)
+    return f"(timestamptz '2000-01-01 00:00:00+00' + interval '{seconds} seconds {rest} milliseconds')"
