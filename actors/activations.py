@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.footprint import footprint_bytes
+from sensorium.actors.heap import Heap
 from sensorium.actors.placement import device_key, shard_of_key
 from sensorium.actors.ports import Log
 from sensorium.actors.recency import Recency
@@ -69,6 +70,7 @@ class Activations:
         self.activated = 0
         self.estimated_bytes = 0
         """What the devices take, before any correction."""
+        self._heap = Heap()
         self._recency = Recency(settings.max_active)
         self._sizes: dict[str, int] = {}
         self._leaving: dict[str, Leaving] = {}
@@ -118,13 +120,15 @@ class Activations:
         if self._leaving:
             missing = await self._left(missing)
         for start in range(0, len(missing), LOAD_BATCH):
-            for stored in await self._log.load(missing[start : start + LOAD_BATCH]):
+            batch = missing[start : start + LOAD_BATCH]
+            for stored in await self._log.load(batch):
                 shard = self._shards[shard_of_key(device_key(stored.device_id))]
                 device = activate(stored, shard, around)
                 self._admit(device)
                 self.activated += 1
                 if len(stored.tail) >= self.settings.snapshot_every_turns:
                     self.changed([device])
+            self._heap.grew(len(batch))
 
     async def _left(self, device_ids: Iterable[str]) -> list[str]:
         """Those that are not in memory, once none of them is on its way out any more."""

@@ -1,10 +1,11 @@
 """Which devices a host keeps in memory, which it saves when, which it lets go."""
 
 import asyncio
+import gc
 from typing import Any
 
 from sensorium.actors.activations import Activations, ActivationSettings, Leaving
-from sensorium.actors.device import Surroundings
+from sensorium.actors.device import Device, Surroundings
 from sensorium.actors.testing import MemoryStore
 
 
@@ -146,3 +147,19 @@ async def test_a_clean_stop_takes_them_by_bounded_batches() -> None:
     while taken := kept.take_unsaved():
         sizes.append(len(taken))
     assert sizes == [2, 2, 1]
+
+
+async def test_what_leaves_is_freed_without_the_collector() -> None:
+    """The heap relies on it: frozen objects are never looked at again."""
+    kept = await activations(MemoryStore(), Clock(), idle_after_s=-1.0)
+    gc.collect()
+    before = sum(type(o) is Device for o in gc.get_objects())
+    gc.disable()
+    try:
+        await kept.ensure([f"freed-{n}" for n in range(20)], Surroundings(auto_register_as="generic"))
+        kept.changed(list(kept.devices.values()))
+        assert sum(type(o) is Device for o in gc.get_objects()) == before + 20
+        leave(kept)
+        assert sum(type(o) is Device for o in gc.get_objects()) == before
+    finally:
+        gc.enable()
