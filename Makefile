@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history chaos lock clean
+.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-runtime chaos lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -76,6 +76,9 @@ bench-commands: $(STAMP)
 
 bench-history: $(STAMP)
 	$(BIN)/sensorium bench history $(ARGS)
+
+bench-runtime: $(STAMP)
+	$(BIN)/sensorium bench runtime $(ARGS)
 
 # RUNS times each fault under load, and what became of every message that was acknowledged.
 RUNS ?= 5
