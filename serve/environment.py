@@ -51,8 +51,6 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
-        # A port that somebody else has is an error, and never half of the requests.
-        "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
         # One thread carries some tens of thousands of requests a second, far more than the replicas.
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # A log line for each request, parsed in Python, cost a quarter of the throughput.

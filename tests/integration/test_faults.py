@@ -51,6 +51,11 @@ async def registered(api: httpx.AsyncClient, name: str) -> list[str]:
     return ids
 
 
+def times_replaced(statistics: dict[str, Any], name: str) -> int:
+    """How often something whose name starts so has been replaced."""
+    return sum(count for who, count in statistics["replaced"].items() if who.startswith(name))
+
+
 async def replaced(fleet: Fleet, name: str, count: int, eventually: Eventually) -> None:
     """Return once so many of that name have been replaced, and everything is up."""
 
@@ -59,9 +64,7 @@ async def replaced(fleet: Fleet, name: str, count: int, eventually: Eventually) 
 
     await eventually(
         look,
-        lambda s: (
-            sum(n for who, n in s["replaced"].items() if who.startswith(name)) >= count and not s["down"]
-        ),
+        lambda s: times_replaced(s, name) >= count and not s["down"],
         30.0,
     )
 
@@ -101,7 +104,7 @@ async def test_hosts_killed_at_random_moments(
     async with Load(load_client, await registered(api, "host-kill"), MESSAGES_PER_S) as load:
         await load.more(300)
         for kill in range(4):
-            before = sum(fleet.statistics()["replaced"].values())
+            before = times_replaced(fleet.statistics(), "host-")
             await load.more(rng.randrange(50, 600))
             victim = rng.choice(sorted(pids("host-").items()))
             await asyncio.sleep(rng.random() * 0.1)  # the moment itself is what is random
