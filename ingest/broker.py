@@ -5,10 +5,11 @@ a member of a shared subscription leaves a backlog behind: give a lone subscribe
 """
 
 import asyncio
+import random
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 from iotcore import Broker
@@ -18,6 +19,13 @@ from sensorium.ingest.front_door import FrontDoor
 from sensorium.ingest.mqtt_address import BrokerAddress
 
 _HOST = "127.0.0.1"
+
+_PORTS: Final = range(20_000, 30_000)
+"""Ray's workers have 10002-19999, Ray Serve's replicas 30000-31000."""
+
+_PORT_TRIES: Final = 100
+_given: set[int] = set()
+"""Ports that this process was given already, and may not use yet."""
 
 _CONFIG = """\
 id = 0
@@ -146,8 +154,18 @@ class EmbeddedBroker:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that was free a moment ago and is never given to another unasked.
+
+    It lies below the ports that systems hand out for outgoing connections and for `bind` to port 0: dozens of
+    those are taken while Ray starts, and one of them may be the port that was found free just before.
+    """
+    for port in random.SystemRandom().sample(_PORTS, _PORT_TRIES):
+        with socket.socket() as probe:
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
+    raise OSError(f"none of {_PORT_TRIES} ports in {_PORTS.start}-{_PORTS.stop - 1} is free")
