@@ -8,15 +8,24 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 from platform_process import READY_TIMEOUT_S, PlatformProcess, wait_until
 
+from sensorium.actors.errors import LogUnavailable
 from sensorium.ingest.broker import free_port
 from sensorium.storage import Claim, DatabaseClaimed, EmbeddedPostgres
 from sensorium.storage.claim import Role
+from sensorium.storage.database import connect
+
+_HELD = """
+SELECT count(*) FROM platform_claims c JOIN pg_locks l ON l.pid = c.backend_pid AND l.locktype = 'advisory'
+WHERE c.role = 'platform' AND c.pid = $1
+"""
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -61,6 +70,20 @@ def refused(platform: PlatformProcess, holder: PlatformProcess) -> None:
     assert time.monotonic() - began_s < 30
 
 
+async def held_by(dsn: str, pid: int, within_s: float) -> None:
+    """Return once the platform of this process has the claim, without trying to take it."""
+    async with asyncio.timeout(within_s):
+        while True:
+            with suppress(LogUnavailable, asyncpg.PostgresError):
+                connection = await connect(dsn, "test")
+                try:
+                    if await connection.fetchval(_HELD, pid):
+                        return
+                finally:
+                    await connection.close()
+            await asyncio.sleep(0.05)
+
+
 async def claimable(dsn: str, within_s: float) -> None:
     """Return once nobody claims the database."""
     async with asyncio.timeout(within_s):
@@ -86,6 +109,7 @@ def test_the_second_is_refused_until_the_first_is_gone(
     database.start()
     ready = f"http://127.0.0.1:{first.http_port}/readyz"
     wait_until(lambda: httpx.get(ready, timeout=10).status_code == 200, 60, "the first to serve again")
+    asyncio.run(held_by(database.dsn, first.pid, within_s=15))
     refused(second, first)
 
     # One that hangs has it still; one that is killed has not, and nobody waits for a heartbeat to be missed.
