@@ -26,7 +26,7 @@ ARGS      ?=
 help:
 	@echo "make demo       start everything on this machine and simulate $(DEVICES) devices (DEVICES=, DURATION=)"
 	@echo "make up         the same without devices"
-	@echo "make test       all tests; make test-fast: those that need no Ray"
+	@echo "make test       all tests; make test-fast: those of under a second, without Ray"
 	@echo "make check      lint, format, types, import contracts: what CI runs"
 	@echo "make bench      how fast it is here; make bench-detection: how well anomalies are found (needs NAB's series)"
 	@echo "make chaos      kills and hangs its parts under load, RUNS=$(RUNS) times each, and counts what was lost"
@@ -57,7 +57,7 @@ test: $(STAMP)
 	$(BIN)/pytest $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/pytest -m "not ray" $(ARGS)
+	$(BIN)/pytest tests/unit -m "not slow" $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

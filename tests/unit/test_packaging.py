@@ -11,6 +11,8 @@ import pytest
 
 import sensorium
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("actors", "storage", "ingest", "serve", "cluster", "edge")
 

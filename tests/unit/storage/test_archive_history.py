@@ -173,6 +173,7 @@ def approximately(values: dict[str, Any]) -> dict[str, Any]:
     return {n: pytest.approx(v) if type(v) is float else v for n, v in values.items()}
 
 
+@pytest.mark.slow
 async def test_no_seam_is_to_be_seen(world: tuple[Pool, list[tuple[str, ReadingRow]], int]) -> None:
     pool, rows, kept_from_ms = world
     seam_ms = kept_from_ms + FUTURE_MS

@@ -27,7 +27,7 @@ from sensorium.storage.kafka_sink import MAX_MESSAGE_BYTES, KafkaSink
 from sensorium.storage.projection import ProjectionSettings
 from sensorium.storage.projection_runner import ProjectionRunner
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.slow]
 DEADLINE_S = 30.0
 
 

@@ -12,7 +12,7 @@ from sensorium.actors.placement import shard_of
 from sensorium.actors.records import Commit
 from sensorium.storage import EmbeddedPostgres, PgLog, PgMembershipFactory, migrate
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.slow]
 CRASHES = 4
 
 

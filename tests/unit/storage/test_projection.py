@@ -202,6 +202,7 @@ async def test_one_of_two_runners_feeds(dsn: str, log: PgLog) -> None:
     assert len(first.durable) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [random.randrange(2**32) for _ in range(2)])
 async def test_rollups_count_everything_once_although_everything_dies(
     dsn: str, pool: Pool, seed: int

@@ -282,6 +282,7 @@ async def test_a_first_start_that_was_cut_off_is_done_again(
 
 
 @pytest.mark.database
+@pytest.mark.slow
 async def test_one_of_two_is_killed_under_load(open_directory: Path) -> None:
     """What the host answered for is stored, once and in order, in either database."""
     settings = {"shared_buffers": "32MB", "fsync": "off"}
