@@ -5,20 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
-
-def sensorium(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from sensorium.cluster.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env={"PATH": "/usr/bin:/bin", **environment},
-    )
+from shell import sensorium
 
 
 def test_version() -> None:
-    done = sensorium("--version")
+    command = Path(sys.executable).with_name("sensorium")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "sensorium 0.1.0\n")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from deploy_orders import example
+from shell import Done, sensorium
 
 from sensorium.cluster.deploy import command, node
 from sensorium.cluster.deploy.checks import read
@@ -19,15 +20,8 @@ from sensorium.ingest.broker import free_port
 from sensorium.serve.environment import short_run_dir
 
 
-def deploy(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from sensorium.cluster.cli import main; main()", "deploy", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin"},
-    )
+def deploy(*arguments: str | Path, cwd: Path) -> Done:
+    return sensorium("deploy", *arguments, cwd=cwd)
 
 
 def test_a_dry_run_prints_and_writes_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from sensorium.storage.embedded import EmbeddedPostgres
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.slow]
 QUICK = {"shared_buffers": "32MB", "fsync": "off"}
 
 

@@ -133,6 +133,7 @@ async def test_a_server_that_hangs_is_given_up_and_asked_again(
     await running.stop()
 
 
+@pytest.mark.slow
 async def test_it_waits_as_long_as_the_server_asks(influx: FaultyInflux, dsn: str, log: PgLog) -> None:
     influx.answers.append(status(429, **{"Retry-After": "1"}))
     await committed(log, 1)
@@ -188,6 +189,7 @@ async def test_points_that_are_refused_are_dead_letters_and_the_rest_goes_on(
     assert "field type conflict" in page.items[0].detail
 
 
+@pytest.mark.slow
 async def test_source_and_sink_are_equal_although_everything_dies(
     influx: FaultyInflux, dsn: str, log: PgLog
 ) -> None:
