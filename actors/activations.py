@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sensorium.actors.device import Device, Shard, Surroundings
+from sensorium.actors.errors import Moved
 from sensorium.actors.footprint import footprint_bytes
 from sensorium.actors.heap import Heap
-from sensorium.actors.placement import device_key, shard_of_key
+from sensorium.actors.placement import SHARDS, device_key, shard_of_key
 from sensorium.actors.ports import Log
 from sensorium.actors.recency import Recency
 from sensorium.actors.records import Snapshot
@@ -75,7 +76,7 @@ class Activations:
         self._sizes: dict[str, int] = {}
         self._leaving: dict[str, Leaving] = {}
         self._log = log
-        self._owned = frozenset(shards)
+        self._given = list(shards)
         self._shards: dict[int, Shard] = {}
         self._unknown_heads: set[int] = set()
         self.settings = settings
@@ -85,12 +86,30 @@ class Activations:
 
     def owns(self, device_id: str) -> bool:
         """Whether the device's shard is among this host's."""
-        return shard_of_key(device_key(device_id)) in self._owned
+        return shard_of_key(device_key(device_id)) in self._shards
 
-    async def open(self) -> None:
-        """Learn the shards' heads. Raises `LogUnavailable`."""
-        heads = await self._log.open(sorted(self._owned))
-        self._shards = {number: Shard(number, heads.get(number, 0)) for number in self._owned}
+    async def open(self, shards: Mapping[int, int | None] | None = None) -> None:
+        """Own these shards too, by default those of the constructor; learn their heads where they are None.
+
+        Raises `LogUnavailable`.
+        """
+        known = dict.fromkeys(self._given) if shards is None else shards
+        unknown = sorted(number for number, head in known.items() if head is None)
+        heads = await self._log.open(unknown) if unknown else {}
+        for number, head in known.items():
+            self._shards[number] = Shard(number, heads.get(number, 0) if head is None else head)
+
+    def close(self, shards: Iterable[int]) -> None:
+        """Own these shards no longer, and forget their devices. Call it only between turns."""
+        gone = set(shards)
+        for number in gone:
+            self._shards.pop(number, None)
+        self._unknown_heads -= gone
+        self._drop([device.id for device in self.devices.values() if device.shard.number in gone])
+
+    def certain_heads(self, shards: Iterable[int]) -> dict[int, int]:
+        """The newest offsets of those of the shards where no commit is in doubt."""
+        return {n: self._shards[n].head for n in shards if n in self._shards and n not in self._unknown_heads}
 
     async def ensure(self, device_ids: Iterable[str], around: Surroundings, *, scan: bool = False) -> None:
         """Activate those of the devices that are not in memory; one that is leaving is waited for first.
@@ -117,6 +136,8 @@ class Activations:
                 use(device_id)
         if not missing:
             return
+        if not all(map(self.owns, missing)):
+            raise Moved("a device's shard is not owned here")
         if self._leaving:
             missing = await self._left(missing)
         for start in range(0, len(missing), LOAD_BATCH):
@@ -203,9 +224,10 @@ class Activations:
                 due.append(device)
         return [self._clean(device) for device in due]
 
-    def take_unsaved(self) -> list[Snapshot]:
-        """Snapshots of unsaved devices, due or not, `save_batch` at most: for a clean stop."""
-        some = list(itertools.islice(self._dirty.values(), self.settings.save_batch))
+    def take_unsaved(self, shards: Container[int] = range(SHARDS)) -> list[Snapshot]:
+        """Snapshots of unsaved devices, due or not, `save_batch` at most: for a clean stop or a hand-over."""
+        unsaved = (device for device in self._dirty.values() if device.shard.number in shards)
+        some = list(itertools.islice(unsaved, self.settings.save_batch))
         return [self._clean(device) for device in some]
 
     def unsaved(self, snapshots: Iterable[Snapshot]) -> None:

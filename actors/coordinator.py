@@ -1,59 +1,53 @@
-"""The coordinator: starts the hosts and services, watches them, replaces what died, says who owns what.
+"""The coordinator: keeps hosts and services running, has the hosts share the shards, says who owns what.
 
-A plain class over a `Launcher`; `runtime` makes a Ray actor of it. It keeps nothing that cannot be found
-again: which incarnation may commit stands in the database.
+A plain class over a `Launcher`; `runtime` makes a Ray actor of it. It decides nothing that the database does
+not hold: who may commit and who owns which shard stands there, and hosts change it by transactions of theirs.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
-from sensorium.actors.errors import SensoriumError, Unavailable
+from sensorium.actors.errors import Fenced, InvalidMessage, LeaseOver, SensoriumError, Unavailable
 from sensorium.actors.host import DeviceHost, HostSettings
-from sensorium.actors.placement import place
-from sensorium.actors.ports import HostPortsFactory, Membership, MembershipFactory
+from sensorium.actors.lease import LEASE_S
+from sensorium.actors.placement import SHARDS, Node, choose_node, plan
+from sensorium.actors.ports import HostPortsFactory, Members, Membership, MembershipFactory, Wanted
 from sensorium.actors.router import HostGone, Table
+from sensorium.actors.supervision import (
+    PING_TIMEOUT_S,
+    RETRY_S,
+    Kept,
+    Launcher,
+    Process,
+    brought_up,
+    stopped,
+    watched,
+)
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-PING_EVERY_S: Final = 0.5
-PING_TIMEOUT_S: Final = 5.0
-"""A host that does not answer for so long is taken for hung and replaced."""
-
-START_TIMEOUT_S: Final = 60.0
-STOP_TIMEOUT_S: Final = 30.0
-RETRY_S: Final = 1.0
 NEWER_TABLE_WAIT_S: Final = 2.0
+BALANCE_EVERY_S: Final = 2.0
+"""How often the assignment and the machines are looked at when nothing has happened."""
 
+HAND_OVER_SHARDS: Final = 64
+"""Shards that are frozen together: few, so that the pause is short."""
 
-class Process(Protocol):
-    """A launched object in its own process."""
+HAND_OVER_TIMEOUT_S: Final = 20.0
+CALL_TIMEOUT_S: Final = 5.0
+TAKE_AFTER: Final = 3
+"""Hand-overs in a row that a host may fail before its shards are taken from it."""
 
-    address: Any
-    """What a `Transport` reaches it with."""
+CUT_OFF_S: Final = 1.5
+"""For how long a host's lease may be over, while the database answers us, before the host is replaced."""
 
-    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        """Call a method. Raises what it raises; `HostGone` when it is dead or silent."""
-        ...
-
-    def kill(self) -> None:
-        """End it at once."""
-        ...
-
-
-class Launcher(Protocol):
-    """Starts objects in processes of their own."""
-
-    def launch(self, name: str, make: Callable[..., Any], *args: Any) -> Process:
-        """Make `make(*args)` in a new process. Does not wait for it."""
-        ...
-
-    def clear(self) -> None:
-        """End at once whatever an earlier coordinator of this runtime has launched and left behind."""
-        ...
+MAX_HOSTS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,10 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSpec:
-    """What a runtime consists of: its hosts by number, what they are given, and its services."""
+    """What a runtime consists of: its hosts by number, what they are given, and its services.
+
+    The number holds where the machines do not say how many they are meant for, until `scale` says another.
+    """
 
     hosts: int
     open_ports: HostPortsFactory
@@ -80,184 +77,448 @@ class RuntimeSpec:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """Something that is kept running."""
+class _Host:
+    """A host from its launch to its end."""
 
     name: str
-    launch: Callable[[], Awaitable[Process]]
+    node: str
+    weight: float = 1.0
+    incarnation: int = 0
     process: Process | None = None
-    replaced: int = 0
+    serving: bool = False
+    leaving: bool = False
+    """It gives its shards away and is stopped then."""
+    failures: int = 0
+    """Hand-overs in a row that it could not do."""
     task: asyncio.Task[None] | None = None
-    up: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Coordinator:
-    """One for a runtime. It may be killed and made anew; `start` then replaces what the one before launched,
-    and `table` waits for that. The hosts serve their senders meanwhile.
+    """One for a runtime. It may be killed and made anew: `start` goes on with the hosts and services that it
+    finds alive. They serve meanwhile.
     """
 
     def __init__(self, spec: RuntimeSpec, launcher: Launcher) -> None:
         self._spec = spec
         self._launcher = launcher
         self._membership: Membership | None = None
-        self._kept: dict[str, _Kept] = {}
-        # Above every version of a coordinator before this one.
-        self._version = time.time_ns() // 1_000_000
+        self._hosts: dict[str, _Host] = {}
+        self._services: dict[str, Kept] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._replaced: Counter[str] = Counter()
+        self._moves: Counter[str] = Counter()
+        self._wish = Wanted()
+        self._members = Members((), [(None, 0)] * SHARDS, 0.0)
+        self._table = Table(-1, (), {})
+        self._complete = False
+        self._balanced = False
         self._changed = asyncio.Event()
+        self._wake = asyncio.Event()
         self._starting = asyncio.Lock()
-        self._started = asyncio.Event()
-        names = [f"host-{number}" for number in range(spec.hosts)]
-        self._placement = place(dict.fromkeys(names, 1.0))
 
     async def start(self) -> None:
         """Start hosts, then services; returns when all are up. Does nothing when they were started."""
         async with self._starting:
             if self._membership is None:
-                self._launcher.clear()
                 self._membership = await _until_available(self._spec.open_membership)
-                hosts = [self._keep(name, self._host_launch(name)) for name in sorted(set(self._placement))]
-                self._started.set()
-                await asyncio.gather(*(kept.up.wait() for kept in hosts))
-                services = [self._keep(s.name, self._service_launch(s)) for s in self._spec.services]
-                await asyncio.gather(*(kept.up.wait() for kept in services))
+                await self._adopt(self._membership)
+                self._fit()
+                hosts = list(self._hosts.values())
+                await self._until(lambda: all(host.serving for host in hosts))
+                self._tasks.append(asyncio.create_task(self._balance(), name="balance the shards"))
+                await self._until(lambda: self._complete)
+                for spec in self._spec.services:
+                    if spec.name not in self._services:
+                        self._keep(Kept(spec.name, self._service_launch(spec)))
+                await asyncio.gather(*(kept.up.wait() for kept in self._services.values()))
 
     async def stop(self) -> None:
         """Stop services, then hosts, each flushing what it has; ends what does not stop in time."""
         async with self._starting:
-            self._started.clear()
-            for kept in self._kept.values():
-                if kept.task is not None:
-                    kept.task.cancel()
-            hosts = set(self._placement)
-            await asyncio.gather(*(self._stop(k) for k in self._kept.values() if k.name not in hosts))
-            await asyncio.gather(*(self._stop(k) for k in self._kept.values() if k.name in hosts))
-            self._kept.clear()
-            if self._membership is not None:
-                await self._membership.close()
-                self._membership = None
+            tasks = [*self._tasks, *(h.task for h in self._hosts.values() if h.task is not None)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._tasks.clear()
+            services = [(s.name, s.process) for s in self._services.values() if s.process is not None]
+            await asyncio.gather(*(stopped(name, process) for name, process in services))
+            hosts = [host for host in self._hosts.values() if host.process is not None]
+            await asyncio.gather(*(stopped(h.name, h.process) for h in hosts if h.process is not None))
+            membership, self._membership = self._membership, None
+            if membership is not None:
+                try:
+                    await asyncio.gather(*(membership.fence(h.incarnation, True) for h in hosts))
+                except Unavailable as error:
+                    _log.warning("the hosts have stopped, but the database does not know: %s", error)
+                await membership.close()
+            self._services.clear()
+            self._hosts.clear()
 
     async def table(self, newer_than: int | None = None) -> Table:
-        """See `router.Transport.table`. Waits until hosts have been started."""
-        await self._started.wait()
-        if newer_than is not None and newer_than >= self._version:
-            self._changed.clear()
+        """See `router.Transport.table`. Without `newer_than`, waits until every shard has an owner."""
+        if newer_than is None:
+            await self._until(lambda: self._complete)
+        else:
             try:
                 async with asyncio.timeout(NEWER_TABLE_WAIT_S):
-                    await self._changed.wait()
+                    await self._until(lambda: self._complete and self._table.version > newer_than)
             except TimeoutError:
-                pass
-        hosts = [self._kept[name] for name in sorted(set(self._placement)) if name in self._kept]
-        while not all(kept.up.is_set() for kept in hosts):
-            await asyncio.gather(*(kept.up.wait() for kept in hosts))
-        addresses = {kept.name: kept.process.address for kept in hosts if kept.process is not None}
-        return Table(self._version, self._placement, addresses)
+                await self._until(lambda: self._table.version >= 0)
+        return self._table
+
+    async def rebalance(self) -> None:
+        """Look at hosts, machines and shards now."""
+        self._wake.set()
+
+    async def scale(self, hosts: int) -> None:
+        """Have this many hosts from now on; a coordinator that is made anew remembers it.
+
+        Those that go hand over first. Wait for it with `balanced`.
+
+        Raises:
+            InvalidMessage: it is not 1 to `MAX_HOSTS`.
+        """
+        if not 1 <= hosts <= MAX_HOSTS:
+            raise InvalidMessage(f"a runtime has 1 to {MAX_HOSTS} hosts, not {hosts}")
+        await self._want(self._wish._replace(hosts=hosts))
+
+    async def drain(self, node: str) -> None:
+        """Have no hosts on that node from now on: those there hand over to others first.
+
+        Wait for it with `balanced`. Where there is no other node, they stay.
+        """
+        await self._want(self._wish._replace(drained=sorted({*self._wish.drained, node})))
+
+    async def undrain(self, node: str) -> None:
+        """Hosts may be on that node again."""
+        await self._want(self._wish._replace(drained=[n for n in self._wish.drained if n != node]))
+
+    async def balanced(self, timeout_s: float = 60.0) -> bool:
+        """Wait until there are as many hosts as wanted, where they are wanted, each with its shards."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until(lambda: self._balanced)
+        except TimeoutError:
+            return False
+        return True
 
     async def statistics(self) -> dict[str, Any]:
         """`{"hosts": [...], "services": [...], "replaced": {name: count}}`; what is down is left out."""
-        kept = list(self._kept.values())
-        answers = await asyncio.gather(*(self._statistics_of(k) for k in kept))
-        hosts = set(self._placement)
-        unstarted = sorted((hosts | {s.name for s in self._spec.services}) - self._kept.keys())
+        hosts = [host for host in self._hosts.values() if host.serving and host.process is not None]
+        services = [kept for kept in self._services.values() if kept.process is not None]
+        asked = [*((h.name, h.process) for h in hosts), *((s.name, s.process) for s in services)]
+        answers = await asyncio.gather(*(self._statistics_of(process) for _, process in asked))
+        found = [answer for answer in answers if answer is not None]
+        silent = [name for (name, _), answer in zip(asked, answers, strict=True) if answer is None]
+        names = {host.name for host in hosts}
+        leaving = {host.name for host in hosts if host.leaving}
+        expected = {*self._expected(), *(spec.name for spec in self._spec.services)}
+        replaced = self._replaced + Counter({s.name: s.replaced for s in self._services.values()})
         return {
-            "version": self._version,
-            "hosts": [a for k, a in zip(kept, answers, strict=True) if a is not None and k.name in hosts],
-            "services": [
-                a for k, a in zip(kept, answers, strict=True) if a is not None and k.name not in hosts
-            ],
-            "down": [k.name for k, a in zip(kept, answers, strict=True) if a is None] + unstarted,
-            "replaced": {k.name: k.replaced for k in kept if k.replaced},
+            "version": self._table.version,
+            "hosts": [{**a, "leaving": a["name"] in leaving} for a in found if a.get("name") in names],
+            "services": [a for a in found if a.get("name") not in names],
+            "down": sorted({*silent, *(expected - {name for name, _ in asked})}),
+            "replaced": dict(replaced),
+            "moves": dict(self._moves),
+            "balanced": self._balanced,
         }
 
-    # --- keeping things up ------------------------------------------------------------------------------
+    # --- hosts ------------------------------------------------------------------------------------------
 
-    def _host_launch(self, name: str) -> Callable[[], Awaitable[Process]]:
-        shards = [shard for shard, host in enumerate(self._placement) if host == name]
+    async def _adopt(self, membership: Membership) -> None:
+        """Go on with what a coordinator before this one has left alive, and end the rest."""
+        members = await _until_available(membership.read)
+        living = dict(self._launcher.living())
+        answers = dict(
+            zip(living, await asyncio.gather(*(_answers(p) for p in living.values())), strict=True)
+        )
+        for member in members.alive:
+            name = f"{member.host}.{member.incarnation}"
+            if answers.get(name):
+                host = _Host(member.host, member.node, member.weight, member.incarnation, living.pop(name))
+                self._add(host)
+            else:
+                await _until_available(lambda i=member.incarnation: membership.fence(i))  # type: ignore[misc]
+        for spec in self._spec.services:
+            for name in [n for n in living if n.partition(".")[0] == spec.name and answers[n]][:1]:
+                self._keep(Kept(spec.name, self._service_launch(spec), living.pop(name)))
+        for process in living.values():
+            process.kill()
+        if self._hosts:
+            self._wish = members.wanted
+        elif members.wanted != Wanted():
+            # It was of a platform that is gone.
+            await _until_available(lambda: membership.want(Wanted()))
 
-        async def launch() -> Process:
-            assert self._membership is not None
-            incarnation = await self._membership.join(name)
-            return self._launcher.launch(
-                f"{name}.{incarnation}",
-                DeviceHost,
-                name,
-                incarnation,
-                shards,
-                self._spec.open_ports,
-                self._spec.settings,
+    async def _want(self, wanted: Wanted) -> None:
+        if self._membership is None:
+            raise Unavailable("the runtime has not been started yet")
+        await self._membership.want(wanted)
+        self._wish = wanted
+        self._stir()
+
+    def _wanted(self) -> int:
+        if self._wish.hosts is not None:
+            return self._wish.hosts
+        room = [node.hosts for node in self._usable_nodes() if node.hosts is not None]
+        return max(1, sum(room)) if room else self._spec.hosts
+
+    def _usable_nodes(self) -> list[Node]:
+        nodes = self._launcher.nodes()
+        return [n for n in nodes if not n.draining and n.node_id not in self._wish.drained]
+
+    def _expected(self) -> list[str]:
+        """The hosts that there should be: those that stay, and names for those that lack."""
+        names = sorted((h.name for h in self._hosts.values() if not h.leaving), key=_number)
+        free = (name for n in range(MAX_HOSTS * 2) if (name := f"host-{n}") not in self._hosts)
+        wanted = self._wanted()
+        return [*names, *(next(free) for _ in range(wanted - len(names)))][:wanted]
+
+    def _fit(self) -> None:
+        """Launch hosts that lack, and have those leave that are too many or on a node that is to be empty."""
+        nodes = self._launcher.nodes()
+        usable = {node.node_id for node in self._usable_nodes()}
+        if usable:
+            for host in self._hosts.values():
+                host.leaving = host.leaving or (host.node in {n.node_id for n in nodes} - usable)
+        expected = self._expected()
+        for host in self._hosts.values():
+            host.leaving = host.leaving or host.name not in expected
+        for name in expected:
+            if name not in self._hosts:
+                counts = Counter(host.node for host in self._hosts.values() if not host.leaving)
+                self._add(_Host(name, choose_node(self._usable_nodes(), counts)))
+
+    def _add(self, host: _Host) -> None:
+        self._hosts[host.name] = host
+        host.task = asyncio.create_task(self._live(host), name=f"keep {host.name}")
+
+    async def _live(self, host: _Host) -> None:
+        if host.process is None:
+            await brought_up(host.name, lambda: self._launch(host))
+        assert host.process is not None
+        assert self._membership is not None or host.incarnation
+        host.serving = True
+        self._stir()
+        since_s: list[float] = []
+
+        async def look(lease_age_s: float) -> None:
+            """Raises when the host alone is cut off from the database."""
+            if lease_age_s < LEASE_S:
+                since_s.clear()
+            elif self._membership is not None:
+                await self._membership.read()
+                since_s.append(asyncio.get_running_loop().time())
+                if since_s[-1] - since_s[0] >= CUT_OFF_S:
+                    raise LeaseOver("it has no contact with the database, which we have")
+
+        while isinstance(error := await watched(host.process, look), Unavailable) and not isinstance(
+            error, Fenced
+        ):
+            since_s.clear()  # the database does not answer us either
+            await asyncio.sleep(RETRY_S)
+        _log.warning("%s is lost (%s); replacing it", host.name, error)
+        await self._lose(host, dead=type(error) is Fenced or (isinstance(error, HostGone) and error.dead))
+
+    async def _launch(self, host: _Host) -> Process:
+        assert self._membership is not None
+        host.incarnation = await self._membership.join(host.name, host.node, host.weight)
+        host.process = self._launcher.launch(
+            f"{host.name}.{host.incarnation}",
+            host.node,
+            DeviceHost,
+            host.name,
+            host.incarnation,
+            (),
+            self._spec.open_ports,
+            self._spec.settings,
+        )
+        return host.process
+
+    async def _lose(self, host: _Host, dead: bool) -> None:
+        host.serving = False
+        self._complete = self._balanced = False
+        assert host.process is not None
+        host.process.kill()
+        if not host.leaving:
+            self._replaced[host.name] += 1
+        assert self._membership is not None
+        membership = self._membership
+        await _until_available(lambda: membership.fence(host.incarnation, dead))
+        del self._hosts[host.name]
+        self._stir()
+
+    # --- shards -----------------------------------------------------------------------------------------
+
+    async def _balance(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                self._fit()
+                wait_s = await self._round()
+            except Unavailable as error:
+                _log.warning("the shards cannot be looked at: %s", error)
+                wait_s = RETRY_S
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _round(self) -> float:
+        """One look, and what follows from it; returns after how long the next one is due."""
+        await self._look()
+        takers = {h.name: h.weight for h in self._hosts.values() if h.serving and not h.leaving}
+        if not takers:
+            return BALANCE_EVERY_S
+        todo = plan(self._owners(), takers)
+        if todo.claims:
+            await asyncio.gather(*(self._claim(self._hosts[n], s) for n, s in todo.claims.items()))
+            await self._look()
+            if None in self._owners():
+                return min(BALANCE_EVERY_S, max(RETRY_S / 10, self._members.claimable_in_s))
+            return 0.0
+        if todo.moves:
+            for (giver, receiver), shards in todo.moves.items():
+                if not await self._move(giver, receiver, shards):
+                    return RETRY_S
+            return 0.0
+        for host in [host for host in self._hosts.values() if host.leaving and host.serving]:
+            await self._retire(host)
+        hosts = self._hosts.values()
+        self._balanced = all(h.serving and not h.leaving for h in hosts) and self._complete
+        self._announce()
+        return BALANCE_EVERY_S
+
+    async def _look(self) -> None:
+        assert self._membership is not None
+        self._members = await self._membership.read()
+        owners = self._owners()
+        version = sum(epoch for _, epoch in self._members.owners)
+        self._complete = None not in owners
+        known = self._table.hosts or [""] * SHARDS
+        hosts = [known[shard] if owner is None else owner for shard, owner in enumerate(owners)]
+        addresses = {h.name: h.process.address for h in self._hosts.values() if h.serving and h.process}
+        self._table = Table(version, hosts, addresses)
+        self._announce()
+
+    def _owners(self) -> list[str | None]:
+        """By shard the serving host that owns it."""
+        names = {host.incarnation: host.name for host in self._hosts.values() if host.serving}
+        return [None if owner is None else names.get(owner) for owner, _ in self._members.owners]
+
+    async def _claim(self, host: _Host, shards: Sequence[int]) -> None:
+        assert host.process is not None
+        try:
+            await host.process.call("claim", shards, timeout_s=HAND_OVER_TIMEOUT_S)
+            self._moves["claimed"] += len(shards)
+        except Exception as error:  # a fault of the host's comes as any error: the others go on
+            _log.warning("%s could not claim %d shards: %s", host.name, len(shards), error)
+
+    async def _move(self, giver: str, receiver: str, shards: Sequence[int]) -> bool:
+        """Have shards handed over, some at a time; whether all of them went."""
+        for start in range(0, len(shards), HAND_OVER_SHARDS):
+            chunk = shards[start : start + HAND_OVER_SHARDS]
+            from_host, to_host = self._hosts.get(giver), self._hosts.get(receiver)
+            if from_host is None or to_host is None or not (from_host.serving and to_host.serving):
+                return False
+            if not await self._hand_over(from_host, to_host, chunk):
+                return False
+        return True
+
+    async def _hand_over(self, giver: _Host, receiver: _Host, shards: Sequence[int]) -> bool:
+        assert giver.process is not None
+        assert receiver.process is not None
+        assert self._membership is not None
+        epochs = {shard: self._members.owners[shard][1] for shard in shards}
+        try:
+            went: Mapping[int, int] = await giver.process.call(
+                "hand_over", epochs, receiver.incarnation, timeout_s=HAND_OVER_TIMEOUT_S
             )
+            giver.failures = 0
+            self._moves["handed_over"] += len(went)
+        except Exception as error:  # a fault of the host's comes as any error: the others go on
+            giver.failures += 1
+            _log.warning("%s could not hand over to %s: %s", giver.name, receiver.name, error)
+            if giver.failures >= TAKE_AFTER:
+                giver.failures = 0
+                self._moves["taken"] += len(epochs)
+                await self._membership.take(epochs)
+            return False
+        try:
+            await receiver.process.call("refresh", timeout_s=CALL_TIMEOUT_S)
+        except Exception as error:  # it looks by itself every second
+            _log.warning("%s will open its new shards later: %s", receiver.name, error)
+        await self._look()
+        return len(went) == len(shards)
 
-        return launch
+    async def _retire(self, host: _Host) -> None:
+        """Stop a host that owns nothing any more."""
+        if host.name in self._owners():
+            return
+        assert host.task is not None
+        assert host.process is not None
+        host.task.cancel()
+        await asyncio.gather(host.task, return_exceptions=True)
+        if host.name in self._hosts:
+            host.serving = False
+            await stopped(host.name, host.process)
+            await self._lose(host, dead=True)
+
+    # --- the rest ---------------------------------------------------------------------------------------
+
+    def _stir(self) -> None:
+        self._balanced = False
+        self._wake.set()
+        self._announce()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
 
     def _service_launch(self, spec: ServiceSpec) -> Callable[[], Awaitable[Process]]:
         async def launch() -> Process:
-            return self._launcher.launch(f"{spec.name}.{time.monotonic_ns()}", spec.make, *spec.args)
+            node = choose_node(self._usable_nodes(), {})
+            name = f"{spec.name}.{time.monotonic_ns()}"
+            return self._launcher.launch(name, node, spec.make, *spec.args)
 
         return launch
 
-    def _keep(self, name: str, launch: Callable[[], Awaitable[Process]]) -> _Kept:
-        kept = self._kept[name] = _Kept(name, launch)
-        kept.task = asyncio.create_task(self._keep_up(kept), name=f"keep {name}")
-        return kept
+    def _keep(self, kept: Kept) -> None:
+        self._services[kept.name] = kept
+        self._tasks.append(asyncio.create_task(kept.run(), name=f"keep {kept.name}"))
 
-    async def _keep_up(self, kept: _Kept) -> None:
-        while True:
-            process = await self._bring_up(kept)
-            kept.process = process
-            self._version += 1
-            kept.up.set()
-            self._changed.set()
-            error = await self._watch(process)
-            _log.warning("%s is lost (%s); replacing it", kept.name, error)
-            kept.up.clear()
-            kept.process = None
-            kept.replaced += 1
-            process.kill()
-
-    async def _bring_up(self, kept: _Kept) -> Process:
-        while True:
-            process = None
-            try:
-                process = await kept.launch()
-                await process.call("start", timeout_s=START_TIMEOUT_S)
-            except Exception as error:  # whatever its start raises: a supervisor outlives what it keeps
-                _log.warning("%s does not start yet: %s", kept.name, error)
-                if process is not None:
-                    process.kill()
-                await asyncio.sleep(RETRY_S)
-            else:
-                return process
-
-    async def _watch(self, process: Process) -> BaseException:
-        while True:
-            try:
-                await process.call("ping", timeout_s=PING_TIMEOUT_S)
-            except Exception as error:  # a fault of ours that broke it comes as any error
-                return error
-            await asyncio.sleep(PING_EVERY_S)
-
-    async def _stop(self, kept: _Kept) -> None:
-        if kept.process is None:
-            return
-        try:
-            await kept.process.call("stop", timeout_s=STOP_TIMEOUT_S)
-        except Exception as error:  # the others must be stopped all the same
-            _log.warning("%s did not stop cleanly: %s", kept.name, error)
-        kept.process.kill()
-
-    async def _statistics_of(self, kept: _Kept) -> dict[str, Any] | None:
-        if kept.process is None:
+    async def _statistics_of(self, process: Process | None) -> dict[str, Any] | None:
+        if process is None:
             return None
         try:
-            answer: dict[str, Any] = await kept.process.call("statistics", timeout_s=PING_TIMEOUT_S)
+            answer: dict[str, Any] = await process.call("statistics", timeout_s=PING_TIMEOUT_S)
         except (HostGone, SensoriumError):
             return None
         return answer
 
 
-async def _until_available(open_membership: MembershipFactory) -> Membership:
+def _number(name: str) -> int:
+    return int(name.partition("-")[2])
+
+
+async def _answers(process: Process) -> bool:
+    try:
+        await process.call("ping", timeout_s=PING_TIMEOUT_S)
+    except Exception:  # whatever is wrong with it: it is not gone on with
+        return False
+    return True
+
+
+async def _until_available(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
-            return await open_membership()
+            return await ask()
         except Unavailable as error:
             _log.warning("the database is not there yet: %s", error)
             await asyncio.sleep(RETRY_S)

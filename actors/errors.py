@@ -11,6 +11,8 @@ SensoriumError
 └── Unavailable          our fault or the surroundings': the same request may work later
     ├── LogUnavailable   the database did not commit, or nobody knows whether it did
     ├── Fenced           this incarnation lost its shards; another host commits for them
+    │   ├── Moved        only some of them; the host goes on with the rest
+    │   └── LeaseOver    perhaps: it has not heard from the database for too long
     └── Overloaded       a bound was reached; slow down
 """
 
@@ -71,6 +73,14 @@ class LogUnavailable(Unavailable):
 
 class Fenced(Unavailable):
     """Another incarnation owns the shards now; this one must stop."""
+
+
+class Moved(Fenced):
+    """The shard is another host's now: ask for the routing table. This host goes on with its other shards."""
+
+
+class LeaseOver(Fenced):
+    """This host cannot tell whether its shards are still its own, so it does not answer for them."""
 
 
 class Overloaded(Unavailable):

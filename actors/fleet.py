@@ -114,6 +114,33 @@ class Fleet:
         result: dict[str, Any] = _get(self._coordinator.call.remote("statistics"))
         return result
 
+    def scale(self, hosts: int, timeout_s: float = 120.0) -> None:
+        """Have this many hosts from now on; returns when each has its shards.
+
+        Raises:
+            InvalidMessage: the number is out of range.
+            Unavailable: it is not done in time; it goes on all the same.
+        """
+        _get(self._coordinator.call.remote("scale", hosts))
+        self._await_balance(timeout_s)
+
+    def drain(self, node: str, timeout_s: float = 120.0) -> None:
+        """Have no hosts on a node of the Ray cluster any more: they hand over to others first.
+
+        Where it is the only node, they stay. Raises as `scale`.
+        """
+        _get(self._coordinator.call.remote("drain", node))
+        self._await_balance(timeout_s)
+
+    def undrain(self, node: str) -> None:
+        """Hosts may be on that node again."""
+        _get(self._coordinator.call.remote("undrain", node))
+
+    def _await_balance(self, timeout_s: float) -> None:
+        self._table = None
+        if not _get(self._coordinator.call.remote("balanced", timeout_s)):
+            raise Unavailable(f"hosts and shards are not in their places after {timeout_s:g} s")
+
     def table(self) -> Table:
         """The routing table, at most `TABLE_FRESH_S` old."""
         now_s = time.monotonic()
@@ -190,6 +217,17 @@ class Fleet:
     def hosts(self) -> list[Any]:
         """The actor handles of the hosts."""
         return list(self.table().addresses.values())
+
+    def on_hosts(self, method: str, *args: Any) -> list[Any]:
+        """A host's method called for all shards, at each host with its own as last argument: the references.
+
+        A host that has lost one of them meanwhile raises `Moved`, so that none is left out while they move.
+        """
+        table = self.table()
+        shards: dict[str, list[int]] = {}
+        for shard, host in enumerate(table.hosts):
+            shards.setdefault(host, []).append(shard)
+        return [table.addresses[host].call.remote(method, *args, own) for host, own in shards.items()]
 
     def _call(self, message: Message) -> Any:
         return retried(self, lambda: _get(self.ask(message)))
@@ -307,7 +345,8 @@ class Selection:
         """
         results: dict[str, T] = {}
         errors: list[Exception] = []
-        for part in self._on_hosts("map", self.which, function):
+        fleet = self._fleet
+        for part in retried(fleet, lambda: _get(fleet.on_hosts("map", self.which, function))):
             for device_id, value in part.items():
                 if isinstance(value, Exception):
                     value.add_note(f"device {device_id}")
@@ -324,15 +363,6 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.ids())
-
-    def _on_hosts(self, method: str, *args: Any) -> list[dict[str, Any]]:
-        def call() -> list[dict[str, Any]]:
-            parts: list[dict[str, Any]] = _get(
-                [host.call.remote(method, *args) for host in self._fleet.hosts()]
-            )
-            return parts
-
-        return retried(self._fleet, call)
 
 
 class Rules:

@@ -153,8 +153,7 @@ def open_fork(fleet: Fleet, which: Filter, name: str) -> Fork:
     try:
         # The copies go from the hosts to the sandbox; this process only passes their references on.
         def load() -> Any:
-            parts = [host.call.remote("clone", which, MAX_DEVICES) for host in fleet.hosts()]
-            return ray.get(actor.call.remote("load", *parts))
+            return ray.get(actor.call.remote("load", *fleet.on_hosts("clone", which, MAX_DEVICES)))
 
         if not retried(fleet, load):
             raise LookupError("no device matches the selection, so there is nothing to fork")

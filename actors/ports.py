@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from sensorium.actors.past import StoredPastFactory
 
 
+class Held(NamedTuple):
+    """A shard as its owner holds it. `head` is its newest offset, when the owner before has told it."""
+
+    epoch: int
+    head: int | None = None
+
+
 class Log(Protocol):
     """The one truth, as one incarnation of a host sees it.
 
@@ -21,11 +28,32 @@ class Log(Protocol):
         """The newest offset of each shard (0 for one without rows)."""
         ...
 
+    async def held(self) -> dict[int, Held]:
+        """The shards that this incarnation owns, by number; renews its lease.
+
+        What is called later sees what was called earlier: no `hand_over` of it is under way in between.
+        Raises `Fenced` like `commit`.
+        """
+        ...
+
+    async def claim(self, shards: Sequence[int]) -> dict[int, Held]:
+        """Own those of the shards that nobody may own any more; returns all that is held. Raises `Fenced`."""
+        ...
+
+    async def hand_over(self, held: Mapping[int, Held], to: int) -> dict[int, int]:
+        """Give shards to another incarnation, if that is alive; returns those that went, with the new epochs.
+
+        `held` says the epoch, and the newest offset where it is known. Every commit of this incarnation has
+        ended when it takes effect. Raises `Fenced` like `commit`.
+        """
+        ...
+
     async def commit(self, commit: Commit) -> None:
         """Make all of it durable, or nothing.
 
         Raises:
-            Fenced: this incarnation no longer owns its shards; nothing was written.
+            Moved: a shard of `commit.epochs` is at another epoch by now; nothing was written.
+            Fenced: this incarnation may not commit any more; nothing was written.
             InvalidMessage: the database refused a value; nothing was written.
             LogUnavailable: perhaps written, perhaps not: discard memory and load again.
         """
@@ -118,15 +146,62 @@ HostPortsFactory = Callable[[int], Awaitable[HostPorts]]
 """From the host's incarnation to its ports. Must pickle: it travels to the host's process."""
 
 
-class Membership(Protocol):
-    """The rows of `hosts`: who may commit."""
+class Member(NamedTuple):
+    """An incarnation that may commit."""
 
-    async def join(self, host: str) -> int:
+    incarnation: int
+    host: str
+    node: str
+    weight: float
+
+
+class Wanted(NamedTuple):
+    """What people have asked of the runtime: so many hosts (None: as configured), and none on these nodes."""
+
+    hosts: int | None = None
+    drained: Sequence[str] = ()
+
+
+class Members(NamedTuple):
+    """Who may commit, who owns which shard, and what is wanted.
+
+    `owners` has for each shard the incarnation, None when nobody who is alive owns it, and the epoch.
+    `claimable_in_s` is the time until the last of the shards without owner may be claimed.
+    """
+
+    alive: Sequence[Member]
+    owners: Sequence[tuple[int | None, int]]
+    claimable_in_s: float
+    wanted: Wanted = Wanted()
+
+
+class Membership(Protocol):
+    """Who may commit, and for which shards. Every call raises `LogUnavailable` as those of `Log` do."""
+
+    async def join(self, host: str, node: str = "", weight: float = 1.0) -> int:
         """A new incarnation for this host name, alive; every earlier one of the name is fenced first."""
         ...
 
-    async def fence(self, incarnation: int) -> None:
-        """No commit of this incarnation succeeds after this returns."""
+    async def fence(self, incarnation: int, dead: bool = False) -> None:
+        """No commit of this incarnation succeeds after this returns.
+
+        Its shards may be claimed once its lease is over, at once if it is `dead` and cannot answer anybody.
+        """
+        ...
+
+    async def take(self, epochs: Mapping[int, int]) -> None:
+        """Take shards from owners that do not hand them over: those that are still at these epochs.
+
+        No commit for them succeeds after this returns. They may be claimed once the owner's lease is over.
+        """
+        ...
+
+    async def want(self, wanted: Wanted) -> None:
+        """Keep what is wanted for the coordinators to come."""
+        ...
+
+    async def read(self) -> Members:
+        """All of it as of one moment."""
         ...
 
     async def close(self) -> None:

@@ -258,7 +258,7 @@ class Commit:
     """What one transaction makes durable: all of it or nothing.
 
     `registrations`, `alarms`, `timers`, `commands` and `presences` replace the rows of the same id, the later
-    the earlier.
+    the earlier. `epochs` are those of the shards that it is for, as their owner knows them.
     """
 
     readings: list[ReadingRow] = field(default_factory=list)
@@ -270,6 +270,7 @@ class Commit:
     commands: list[Command] = field(default_factory=list)
     presences: list[PresenceRow] = field(default_factory=list)
     alarm_notes: list[AlarmNote] = field(default_factory=list)
+    epochs: Mapping[int, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(

@@ -49,11 +49,21 @@ Done = Callable[[Any, Outcome], None]
 
 
 class HostGone(Exception):
-    """The host did not answer and may be dead; whether it ran the batch is unknown."""
+    """The host did not answer and may be dead; whether it ran the batch is unknown.
+
+    `dead` says that its process is known to have ended.
+    """
+
+    def __init__(self, message: str, dead: bool = False) -> None:
+        super().__init__(message)
+        self.dead = dead
 
 
 class Table(NamedTuple):
-    """Who owns what: the host's name by shard, and by name whatever the transport reaches a host with."""
+    """Who owns what: the host's name by shard, and by name whatever the transport reaches a host with.
+
+    A later table has a higher version. A host that is being replaced may lack an address.
+    """
 
     version: int
     hosts: Sequence[str]
@@ -76,6 +86,20 @@ class Transport(Protocol):
         ...
 
 
+class _Item(NamedTuple):
+    """A message between two parcels. `names` are those of a reading's metrics."""
+
+    message: Message
+    names: Names
+    done: Done
+    token: Any
+
+    @property
+    def shard(self) -> int:
+        """The shard of its device."""
+        return shard_of(self.message.device_id)
+
+
 class _Parcel:
     """Messages that become one batch, with what is to be called when they are done."""
 
@@ -91,11 +115,24 @@ class _Parcel:
         """The batch on the wire."""
         return batch_encoder.encode(Batch(sender, sequence, list(self.metrics), self.messages))
 
+    def items(self) -> list[_Item]:
+        """What it holds, to be put elsewhere."""
+        names = list(self.metrics)
+        rows = zip(self.messages, self.dones, self.tokens, strict=True)
+        return [
+            _Item(m, names[m.metrics] if isinstance(m, Reading) else (), done, token)
+            for m, done, token in rows
+        ]
+
 
 class _Lane:
-    """What one sender has for one host: the parcels that wait, and the task that carries them."""
+    """What one sender has for one host: the parcels that wait, and the task that carries them.
 
-    __slots__ = ("failing", "host", "open", "task", "waiting", "wake")
+    `held` has the messages for shards that left the host while a batch of them was under way: they wait here,
+    behind it, until its outcome is known.
+    """
+
+    __slots__ = ("failing", "held", "host", "open", "task", "under_way", "waiting", "wake")
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -105,6 +142,29 @@ class _Lane:
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.failing: SensoriumError | None = None
+        self.under_way = False
+        self.held: _Lane | None = None
+
+    def put(self, item: _Item) -> None:
+        """Add a message behind the others."""
+        parcel = self.open
+        if len(parcel.messages) >= BATCH_MESSAGES or len(parcel.metrics) >= BATCH_METRICS:
+            parcel = self.next_open()
+        message = item.message
+        if isinstance(message, Reading):
+            index = parcel.metrics.setdefault(item.names, len(parcel.metrics))
+            message = msgspec.structs.replace(message, metrics=index)
+        parcel.messages.append(message)
+        parcel.dones.append(item.done)
+        parcel.tokens.append(item.token)
+        self.wake.set()
+
+    def take_all(self) -> list[_Item]:
+        """Remove and return what waits."""
+        items = [item for parcel in self.waiting for item in parcel.items()]
+        self.waiting.clear()
+        self.next_open()
+        return items
 
     def next_open(self) -> _Parcel:
         """A new parcel behind the others."""
@@ -128,6 +188,8 @@ class Router:
         self._lanes: dict[str, _Lane] = {}
         self._lane_of: dict[str, _Lane] = {}
         """By device id, for as long as the table holds: saves working out the shard each time."""
+        self._holder_of: dict[int, _Lane] = {}
+        """By shard, the lane in whose `held` its messages wait."""
         self._pending = 0
         self._drained: list[tuple[int, asyncio.Future[None]]] = []
         self._sequence = 0
@@ -260,15 +322,23 @@ class Router:
     # --- carrying ---------------------------------------------------------------------------------------
 
     def _lane(self, device_id: str) -> _Lane:
-        host = self._table.hosts[shard_of(device_id)]
+        lane = self._lane_for(shard_of(device_id))
+        if len(self._lane_of) >= KNOWN_DEVICES:
+            self._lane_of.clear()
+        self._lane_of[device_id] = lane
+        return lane
+
+    def _lane_for(self, shard: int) -> _Lane:
+        holder = self._holder_of.get(shard)
+        if holder is not None:
+            assert holder.held is not None
+            return holder.held
+        host = self._table.hosts[shard]
         lane = self._lanes.get(host)
         if lane is None:
             lane = self._lanes[host] = _Lane(host)
             lane.task = asyncio.create_task(self._carry(lane), name=f"{self.sender} to {host}")
             lane.task.add_done_callback(self._ended)
-        if len(self._lane_of) >= KNOWN_DEVICES:
-            self._lane_of.clear()
-        self._lane_of[device_id] = lane
         return lane
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
@@ -281,24 +351,28 @@ class Router:
             if parcel is lane.open:
                 lane.next_open()
             if parcel.messages:
+                lane.under_way = True
                 reply = await self._deliver(lane, parcel)
-                if reply.moved:
-                    await self._reroute(parcel, reply.moved)
+                items = parcel.items() if reply.moved else []
                 self._settle(parcel, reply)
+                self._release(lane, [items[i] for i in reply.moved])
             elif not lane.open.messages:
                 lane.wake.clear()
                 await lane.wake.wait()
 
     async def _deliver(self, lane: _Lane, parcel: _Parcel) -> BatchReply:
-        """Deliver until there is an answer: the batch is the same each time, so order and identity hold."""
+        """Deliver until there is an answer. What is to go elsewhere by a newer table counts as moved."""
         self._sequence += 1
         data = parcel.encoded(self.sender, self._sequence)
         retry_s = RETRY_FIRST_S
         tries = 0
         while True:
             tries += 1
+            version = self._table.version
             try:
-                address = self._table.addresses[lane.host]
+                address = self._table.addresses.get(lane.host)
+                if address is None:
+                    raise HostGone(f"{lane.host} is being replaced")
                 reply = reply_decoder.decode(await self._transport.deliver(address, data))
             except (HostGone, Unavailable) as error:
                 # A host that is gone was perhaps replaced long ago: only the next try can tell.
@@ -308,38 +382,60 @@ class Router:
                 await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
                 retry_s = min(retry_s * 2, RETRY_MOST_S)
                 if not isinstance(error, LogUnavailable):
-                    await self._learn_table()
-                    if lane.host not in self._table.hosts:
-                        return BatchReply(self._sequence, {}, list(range(len(parcel.messages))))
+                    await self._learn_table(version)
+                if self._table.version != version:
+                    return BatchReply(self._sequence, {}, list(range(len(parcel.messages))))
             else:
                 lane.failing = None
                 self._counts["batches"] += 1
-                self._counts["messages"] += len(parcel.messages)
+                self._counts["messages"] += len(parcel.messages) - len(reply.moved)
+                if reply.moved:
+                    self._counts["moved"] += len(reply.moved)
+                    await self._learn_table(version)
                 return reply
 
-    async def _learn_table(self) -> None:
-        self._table = await self._transport.table(newer_than=self._table.version)
-        self._lane_of.clear()
+    async def _learn_table(self, wrong: int) -> None:
+        """Ask for a newer table than `wrong`, unless there is one already."""
+        if self._table.version <= wrong:
+            self._adopt(await self._transport.table(newer_than=wrong))
 
-    async def _reroute(self, parcel: _Parcel, moved: Sequence[int]) -> None:
-        """Put messages that met the wrong host in front of what waits for the right one."""
-        self._counts["moved"] += len(moved)
-        await self._learn_table()
-        names = list(parcel.metrics)
-        front: dict[str, _Parcel] = {}
-        for i in moved:
-            message = parcel.messages[i]
-            to = front.setdefault(self._lane(message.device_id).host, _Parcel())
-            if isinstance(message, Reading):
-                index = to.metrics.setdefault(names[message.metrics], len(to.metrics))
-                message = msgspec.structs.replace(message, metrics=index)
-            to.messages.append(message)
-            to.dones.append(parcel.dones[i])
-            to.tokens.append(parcel.tokens[i])
-        for host, first in front.items():
-            lane = self._lanes[host]
-            lane.waiting.appendleft(first)
-            lane.wake.set()
+    def _adopt(self, table: Table) -> None:
+        """Go by this table, if it is newer. What waits for shards that go elsewhere goes along, in order."""
+        old, self._table = self._table, max(self._table, table, key=lambda known: known.version)
+        if self._table is old:
+            return
+        self._lane_of.clear()
+        pairs = enumerate(zip(old.hosts, self._table.hosts, strict=True))
+        moved = {shard for shard, (before, now) in pairs if before != now} - self._holder_of.keys()
+        for lane in list(self._lanes.values()) if moved else ():
+            leaving = {shard for shard in moved if old.hosts[shard] == lane.host}
+            if not leaving:
+                continue
+            if lane.under_way:
+                lane.held = lane.held or _Lane(lane.host)
+                self._holder_of.update(dict.fromkeys(leaving, lane))
+            for item in lane.take_all():
+                (self._lane_for(item.shard) if item.shard in leaving else lane).put(item)
+
+    def _release(self, lane: _Lane, moved: Sequence[_Item]) -> None:
+        """Nothing of the lane is under way any more: what was sent back goes where it belongs, in front."""
+        lane.under_way = False
+        if moved:
+            lane.failing = None
+        held, lane.held = lane.held, None
+        if held is not None:
+            for shard in [shard for shard, holder in self._holder_of.items() if holder is lane]:
+                del self._holder_of[shard]
+            self._lane_of.clear()
+        items = [*moved, *(held.take_all() if held is not None else ())]
+        mine = [item for item in items if self._lane_for(item.shard) is lane]
+        if mine:
+            for item in [*mine, *lane.take_all()]:
+                lane.put(item)
+        for item in items:
+            to = self._lane_for(item.shard)
+            if to is not lane:
+                to.put(item)
 
     def _settle(self, parcel: _Parcel, reply: BatchReply) -> None:
         outcomes = reply.outcomes

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import ray
+import ray._private.state
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
+from sensorium.actors.placement import Node
 from sensorium.actors.router import HostGone, Router, Table
 
 NAMESPACE: Final = "sensorium"
@@ -83,11 +85,11 @@ class RayProcess:
         self.address = handle
 
     async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        """See `coordinator.Process.call`."""
+        """See `supervision.Process.call`."""
         return await _bounded(self.address.call.remote(method, *args), timeout_s)
 
     def kill(self) -> None:
-        """See `coordinator.Process.kill`."""
+        """See `supervision.Process.kill`."""
         ray.kill(self.address)
 
 
@@ -96,42 +98,40 @@ class RayLauncher:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._nodes: dict[str, str] = {}
-        """Where what was launched last under a name went."""
 
-    def launch(self, name: str, make: Callable[..., Any], *args: Any) -> RayProcess:
-        """See `coordinator.Launcher.launch`."""
+    def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> RayProcess:
+        """See `supervision.Launcher.launch`."""
         options = {**_OPTIONS, "name": name, "namespace": self._namespace}
-        node = self._choose_node(name.partition(".")[0])
-        if node is not None:
+        if node:
+            # Ray would put all that claims nothing on one node, and its SPREAD counts only roughly.
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
         return RayProcess(remote_class(make).options(**options).remote(*args))
 
-    def _choose_node(self, name: str) -> str | None:
-        """The node with the fewest of the name's kind (`host-3` is a host); None where there is no choice.
-
-        Ray would put all that claims nothing on one node, and its SPREAD counts only roughly. A node that is
-        meant for no hosts takes some when there is no other.
-        """
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        alive = [node for node in nodes if node["Alive"]]
-        meant = [node for node in alive if node["Labels"].get(HOSTS_LABEL) != "0"] or alive
-        if len(alive) < 2:
-            return None
-        kind = name.partition("-")[0]
-        others = [node for other, node in self._nodes.items() if other != name and other.startswith(kind)]
-        chosen = min((str(node["NodeID"]) for node in meant), key=lambda node: (others.count(node), node))
-        self._nodes[name] = chosen
-        return chosen
-
-    def clear(self) -> None:
-        """See `coordinator.Launcher.clear`."""
+    def living(self) -> dict[str, RayProcess]:
+        """See `supervision.Launcher.living`."""
+        found = {}
         for actor in ray.util.list_named_actors(all_namespaces=True):
-            if actor["namespace"] == self._namespace and actor["name"] != COORDINATOR:
+            name = actor["name"]
+            if actor["namespace"] == self._namespace and name != COORDINATOR:
                 try:
-                    ray.kill(ray.get_actor(actor["name"], self._namespace))
+                    found[name] = RayProcess(ray.get_actor(name, self._namespace))
                 except ValueError:
                     continue  # it died meanwhile
+        return found
+
+    def nodes(self) -> list[Node]:
+        """See `supervision.Launcher.nodes`. Those that Ray was asked to drain are told apart."""
+        draining = ray._private.state.state.get_draining_nodes()
+        found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return [
+            Node(
+                node["NodeID"],
+                None if (hosts := node["Labels"].get(HOSTS_LABEL)) is None else int(hosts),
+                node["NodeID"] in draining,
+            )
+            for node in found
+            if node["Alive"]
+        ]
 
 
 class RayTransport:
@@ -210,7 +210,8 @@ def end_left_behind(namespace: str = NAMESPACE) -> bool:
         ray.kill(find_coordinator(namespace))
     except ValueError:
         return False
-    RayLauncher(namespace).clear()
+    for process in RayLauncher(namespace).living().values():
+        process.kill()
     return True
 
 
@@ -245,7 +246,7 @@ async def _bounded(ref: Any, timeout_s: float) -> Any:
     except TimeoutError as error:
         raise HostGone(f"no answer within {timeout_s:g} s") from error
     except (RayActorError, GetTimeoutError) as error:
-        raise HostGone(str(error).splitlines()[0]) from error
+        raise HostGone(str(error).splitlines()[0], dead=isinstance(error, ActorDiedError)) from error
     except RayError as error:
         cause = getattr(error, "cause", None)
         if cause is None:

@@ -119,8 +119,10 @@ class Sandbox:
             raise refused(outcome.code, outcome.detail)
         return outcome.value if isinstance(outcome, Answer) else None
 
-    def map(self, which: Filter, function: Callable[[DeviceView], Any]) -> dict[str, Any]:
-        """See `DeviceHost.map`."""
+    def map(
+        self, which: Filter, function: Callable[[DeviceView], Any], shards: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """See `DeviceHost.map`. All `shards` are this sandbox's."""
         results: dict[str, Any] = {}
         for relived in self._matching(which):
             device = relived.device
@@ -138,7 +140,7 @@ class Sandbox:
         rules = relived.device.covering(self._around)
         return [{"rule": rule, "alarm": relived.device.alarms.get(rule.rule_id)} for rule in rules]
 
-    def clone(self, which: Filter, limit: int) -> Clones:
+    def clone(self, which: Filter, limit: int, shards: Sequence[int] | None = None) -> Clones:
         """See `DeviceHost.clone`: a fork can be forked."""
         chosen = self._matching(which)
         if len(chosen) > limit:

@@ -3,16 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from itertools import count
 from uuid import uuid4
 
 import msgspec
 
-from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
+from sensorium.actors.errors import InvalidMessage, LogUnavailable
+from sensorium.actors.memory_members import MemoryMembers
 from sensorium.actors.messages import DeadLetter, Value
 from sensorium.actors.past import Take
 from sensorium.actors.placement import device_key, shard_of
-from sensorium.actors.ports import Filter, HostPorts
+from sensorium.actors.ports import Filter, Held, HostPorts
 from sensorium.actors.records import (
     Alarm,
     Command,
@@ -32,7 +32,7 @@ from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.selection import matches
 
 
-class MemoryStore:
+class MemoryStore(MemoryMembers):
     """What a database would hold, and the faults to come.
 
     Implements `Membership`, `RuleStore` and `Registry` itself; `log(incarnation)` gives a `Log`. What it
@@ -47,6 +47,7 @@ class MemoryStore:
     """
 
     def __init__(self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        super().__init__()
         self._now_ms = now_ms
         self.fail_before = 0
         self.fail_after = 0
@@ -63,9 +64,6 @@ class MemoryStore:
         self.presences: dict[str, PresenceRow] = {}
         self.snapshots: dict[int, Snapshot] = {}
         self.heads: dict[int, int] = {}
-        self.hosts: dict[int, tuple[str, bool]] = {}
-        """By incarnation: the host's name, and whether it may commit."""
-        self._incarnations = count(1)
         self._rules: dict[str, Rule] = {}
         self._listeners: set[asyncio.Event] = set()
         self._by_device: dict[int, list[ReadingRow]] = {}
@@ -84,22 +82,6 @@ class MemoryStore:
     async def membership(self) -> "MemoryStore":
         """A `MembershipFactory` for coordinators in this process."""
         return self
-
-    async def join(self, host: str) -> int:
-        """As `Membership` says."""
-        await self._turn()
-        for incarnation, (name, _) in self.hosts.items():
-            if name == host:
-                self.hosts[incarnation] = (name, False)
-        incarnation = next(self._incarnations)
-        self.hosts[incarnation] = (host, True)
-        return incarnation
-
-    async def fence(self, incarnation: int) -> None:
-        """As `Membership` says."""
-        await self._turn()
-        if incarnation in self.hosts:
-            self.hosts[incarnation] = (self.hosts[incarnation][0], False)
 
     async def close(self) -> None:
         """As `Membership` says; what is stored stays."""
@@ -168,10 +150,6 @@ class MemoryStore:
         await asyncio.sleep(0)
         if self.down:
             raise LogUnavailable("the memory store is down")
-
-    def _check_fence(self, incarnation: int) -> None:
-        if not self.hosts.get(incarnation, ("", False))[1]:
-            raise Fenced(f"incarnation {incarnation} is fenced")
 
     def _write(self, commit: Commit) -> None:
         for row in commit.readings:
@@ -249,6 +227,18 @@ class MemoryLog:
         await self._store._turn()
         return {s: max(self._store._tops.get(s, 0), self._store.heads.get(s, 0)) for s in shards}
 
+    async def held(self) -> dict[int, Held]:
+        """As `Log` says."""
+        return await self._store.held(self.incarnation)
+
+    async def claim(self, shards: Sequence[int]) -> dict[int, Held]:
+        """As `Log` says."""
+        return await self._store.claim(self.incarnation, shards)
+
+    async def hand_over(self, held: Mapping[int, Held], to: int) -> dict[int, int]:
+        """As `Log` says."""
+        return await self._store.hand_over(self.incarnation, held, to)
+
     async def commit(self, commit: Commit) -> None:
         """As `Log` says. Two at once are a fault of the caller's, and fail an assertion."""
         assert not self._committing, "two commits at once"
@@ -269,6 +259,7 @@ class MemoryLog:
             await store.stalled[self.incarnation].wait()
         await store._turn()
         store._check_fence(self.incarnation)
+        store._check_epochs(commit.epochs)
         if store.fail_before:
             store.fail_before -= 1
             raise LogUnavailable("failed before the commit, as told")

@@ -38,11 +38,17 @@ class Ticker:
         fire: Callable[[Sequence[TimerFired]], Awaitable[None]],
     ) -> None:
         self._log = log
-        self._shards = shards
+        self._shards = list(shards)
         self._clock_ms = clock_ms
         self._fire = fire
         self._queue = TimerQueue()
         self._fired = 0
+
+    def own(self, shards: Iterable[int]) -> None:
+        """Bring the timers of these shards from now on. Those of others may still come out."""
+        self._shards = list(shards)
+        # What the log holds for shards that are new is not known yet.
+        self._queue.horizon_ms = 0
 
     def add(self, rows: Iterable[TimerRow]) -> None:
         """Take timers that were just committed."""
@@ -65,14 +71,19 @@ class Ticker:
                 await asyncio.sleep(RETRY_S)
 
     def statistics(self) -> dict[str, Any]:
-        """How many timers are due within the horizon, and how many were fired."""
-        return {"timers_soon": len(self._queue), "timers_fired": self._fired}
+        """How many timers are due within the horizon, how many were fired, and how late the next one is."""
+        next_ms = self._queue.next_ms
+        late_ms = 0 if next_ms is None else max(0, self._clock_ms() - next_ms)
+        return {"timers_soon": len(self._queue), "timers_fired": self._fired, "timers_lag_s": late_ms / 1000}
 
     async def _look_ahead(self, horizon_ms: int) -> None:
-        rows = await self._log.timers(self._shards, horizon_ms, PAGE)
+        shards = self._shards
+        rows = await self._log.timers(shards, horizon_ms, PAGE)
         last_ms = rows[-1].due_ms if len(rows) == PAGE else None
         # The last one's millisecond may hold more, so the next look begins with it.
         self._queue.extend(rows, horizon_ms if last_ms is None else last_ms)
+        if shards is not self._shards:
+            self._queue.horizon_ms = 0
 
     async def _bring(self, due: Sequence[tuple[int, str, str]]) -> None:
         try:

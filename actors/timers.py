@@ -47,5 +47,10 @@ class TimerQueue:
                 self._known.add(entry)
                 heapq.heappush(self._heap, entry)
 
+    @property
+    def next_ms(self) -> int | None:
+        """When the next one is due."""
+        return self._heap[0][0] if self._heap else None
+
     def __len__(self) -> int:
         return len(self._heap)

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
-from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
+from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Moved
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -32,6 +32,7 @@ EPOCH_2000_MS: Final = 946_684_800_000
 """PostgreSQL counts its timestamps from 2000."""
 
 FENCED_SQLSTATE: Final = "SF001"
+MOVED_SQLSTATE: Final = "SF002"
 
 
 class MissingPartition(LogUnavailable):
@@ -162,7 +163,7 @@ def translated() -> Iterator[None]:
     """Turn what asyncpg and the network raise into our errors; ours pass through.
 
     Raises:
-        Fenced: the transaction's fence check failed.
+        Fenced: the transaction's fence check failed; `Moved` when that is so of some shards only.
         InvalidMessage: the database refused a value (SQLSTATE class 22 or 23).
         MissingPartition: a row's commit time has no partition.
         LogUnavailable: everything that another attempt may mend: connection, time-out, disk full, shut-down.
@@ -173,6 +174,8 @@ def translated() -> Iterator[None]:
         state = e.sqlstate or ""
         if state == FENCED_SQLSTATE:
             raise Fenced(f"{e}: another incarnation owns its shards") from e
+        if state == MOVED_SQLSTATE:
+            raise Moved(str(e)) from e
         if isinstance(e, asyncpg.CheckViolationError) and not e.constraint_name:
             raise MissingPartition(f"the log lacks a partition: {e}") from e
         if state[:2] in ("22", "23"):

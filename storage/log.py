@@ -9,6 +9,7 @@ import asyncpg
 from sensorium.actors.errors import LogUnavailable, SensoriumError
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
+from sensorium.actors.ports import Held
 from sensorium.actors.records import (
     Command,
     Commit,
@@ -21,7 +22,7 @@ from sensorium.actors.records import (
     TimerRow,
 )
 from sensorium.storage import _log_sql as sql
-from sensorium.storage import _write, _write_commands
+from sensorium.storage import _write, _write_commands, assignments
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import alarm_of, command_of, registration_of
 from sensorium.storage.database import (
@@ -42,7 +43,6 @@ from sensorium.storage.encode import (
     encode_events,
     encode_readings,
 )
-from sensorium.storage.hosts import application_of
 from sensorium.storage.partitions import ensure_partitions
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PgLog:
         self.incarnation = incarnation
         self._dsn = dsn
         self._readers = readers
-        self._application = application_of(incarnation)
+        self._application = assignments.application_of(incarnation)
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._settling = asyncio.Lock()
@@ -84,6 +84,21 @@ class PgLog:
             rows = await connection.fetch(sql.OPEN, list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
         self._doubtful.difference_update(shards)
         return {row["shard"]: row["head"] for row in rows}
+
+    async def held(self) -> dict[int, Held]:
+        """As the port says."""
+        async with acquired(await self._ready()) as connection, connection.transaction():
+            return await assignments.held(connection, self.incarnation)
+
+    async def claim(self, shards: Sequence[int]) -> dict[int, Held]:
+        """As the port says."""
+        async with acquired(await self._ready()) as connection, connection.transaction():
+            return await assignments.claim(connection, self.incarnation, shards)
+
+    async def hand_over(self, held: Mapping[int, Held], to: int) -> dict[int, int]:
+        """As the port says."""
+        async with acquired(await self._ready()) as connection, connection.transaction():
+            return await assignments.hand_over(connection, self.incarnation, held, to)
 
     async def commit(self, commit: Commit) -> None:
         """As the port says. A missing partition of the log is created, and the commit tried once more."""
@@ -113,7 +128,8 @@ class PgLog:
         try:
             with translated():
                 async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                    await writer.execute(f"BEGIN; SELECT sensorium_check_fence({self.incarnation:d})")
+                    check = assignments.check(self.incarnation, commit.epochs)
+                    await writer.execute(f"BEGIN; {check}")
                     if new_sets:
                         await _write.metric_sets(writer, new_sets.values())
                     if readings:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
 from sensorium.actors.placement import SHARDS, shard_of, shard_of_key
-from sensorium.actors.ports import Log
+from sensorium.actors.ports import Held, Log
 from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TimerRow
 
 T = TypeVar("T")
@@ -66,6 +66,8 @@ def split(commit: Commit, databases: int) -> dict[int, Commit]:
         part(shard_of(note.device_id)).alarm_notes.append(note)
     for letter in commit.dead_letters:
         part(shard_of(letter.device_id)).dead_letters.append(letter)
+    for position, present in parts.items():
+        present.epochs = {s: e for s, e in commit.epochs.items() if database_of(s, databases) == position}
     return parts
 
 
@@ -80,6 +82,31 @@ class SpreadLog:
         parts = by_database(shards, lambda shard: shard, len(self._logs))
         found = await _all(self._logs[n].open(part) for n, part in parts.items())
         return {shard: head for heads in found for shard, head in heads.items()}
+
+    async def held(self) -> dict[int, Held]:
+        """As the port says, once every database has answered."""
+        return self._own(await _all(log.held() for log in self._logs))
+
+    async def claim(self, shards: Sequence[int]) -> dict[int, Held]:
+        """As the port says, in one transaction a database."""
+        parts = by_database(shards, lambda shard: shard, len(self._logs))
+        return self._own(await _all(log.claim(parts.get(n, [])) for n, log in enumerate(self._logs)))
+
+    async def hand_over(self, held: Mapping[int, Held], to: int) -> dict[int, int]:
+        """As the port says, in one transaction a database: when it raises, some shards may have gone."""
+        parts = by_database(held, lambda shard: shard, len(self._logs))
+        calls = (self._logs[n].hand_over({s: held[s] for s in part}, to) for n, part in parts.items())
+        return {shard: epoch for went in await _all(calls) for shard, epoch in went.items()}
+
+    def _own(self, answers: Sequence[Mapping[int, Held]]) -> dict[int, Held]:
+        """Of each database the shards that are in it: only there does their assignment count."""
+        databases = len(self._logs)
+        return {
+            shard: one
+            for n, held in enumerate(answers)
+            for shard, one in held.items()
+            if database_of(shard, databases) == n
+        }
 
     async def commit(self, commit: Commit) -> None:
         """As the port says, but part of it may have been written whatever is raised: one part a database."""

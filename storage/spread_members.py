@@ -1,14 +1,17 @@
 """Who may commit, over several databases: the first gives out incarnations, each has all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from sensorium.actors.placement import SHARDS
+from sensorium.actors.ports import Member, Members, Wanted
 from sensorium.storage.database import Connection, Pool, acquired, close_pool
 from sensorium.storage.hosts import Guard, HostRow, PgMembership, fence_by
+from sensorium.storage.spread import by_database, database_of
 
 _ALIVE: Final = "SELECT incarnation FROM hosts WHERE host = $1 AND state = 'alive' AND incarnation <> $2"
 _LET_IN: Final = (
-    "INSERT INTO hosts (incarnation, host) OVERRIDING SYSTEM VALUE VALUES ($1, $2)"
+    "INSERT INTO hosts (incarnation, host, node, weight) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)"
     " ON CONFLICT (incarnation) DO NOTHING"
 )
 
@@ -22,25 +25,45 @@ class SpreadMembership:
 
     def __init__(self, pools: Sequence[Pool], guards: Sequence[Guard] = ()) -> None:
         self._main = PgMembership(pools[0])
+        self._members = [self._main, *map(PgMembership, pools[1:])]
         self._others = pools[1:]
         self._guards = guards
 
-    async def join(self, host: str) -> int:
+    async def join(self, host: str, node: str = "", weight: float = 1.0) -> int:
         """As the port says. Raises `DatabaseClaimed` when a guard has been lost to another platform."""
         await self._check()
-        incarnation = await self._main.join(host)
+        incarnation = await self._main.join(host, node, weight)
         for pool in self._others:
             async with acquired(pool) as connection, connection.transaction():
-                await _let_in(connection, host, incarnation)
+                await _let_in(connection, Member(incarnation, host, node, weight))
         return incarnation
 
-    async def fence(self, incarnation: int) -> None:
+    async def fence(self, incarnation: int, dead: bool = False) -> None:
         """As the port says, in every database; raises `LogUnavailable` unless it is done in all."""
         await self._check()
-        await self._main.fence(incarnation)
-        for pool in self._others:
-            async with acquired(pool) as connection, connection.transaction():
-                await fence_by(connection, incarnation)
+        for members in self._members:
+            await members.fence(incarnation, dead)
+
+    async def take(self, epochs: Mapping[int, int]) -> None:
+        """As the port says, in each shard's database."""
+        await self._check()
+        for n, shards in by_database(epochs, lambda shard: shard, len(self._members)).items():
+            await self._members[n].take({shard: epochs[shard] for shard in shards})
+
+    async def want(self, wanted: Wanted) -> None:
+        """As the port says, in the first database."""
+        await self._main.want(wanted)
+
+    async def read(self) -> Members:
+        """As the port says, but each database as of its own moment. Alive is who is so in all of them."""
+        found = [await members.read() for members in self._members]
+        everywhere = set.intersection(*({m.incarnation for m in members.alive} for members in found))
+        owners = []
+        for shard in range(SHARDS):
+            owner, epoch = found[database_of(shard, len(found))].owners[shard]
+            owners.append((owner if owner in everywhere else None, epoch))
+        alive = [member for member in found[0].alive if member.incarnation in everywhere]
+        return Members(alive, owners, max(members.claimable_in_s for members in found), found[0].wanted)
 
     async def alive(self) -> list[HostRow]:
         """Those that may commit, oldest first, as the first database says."""
@@ -59,8 +82,8 @@ class SpreadMembership:
             await guard.hold()
 
 
-async def _let_in(connection: Connection, host: str, incarnation: int) -> None:
+async def _let_in(connection: Connection, member: Member) -> None:
     # One that joined the first database only, and was fenced there, never came this far.
-    for row in await connection.fetch(_ALIVE, host, incarnation):
+    for row in await connection.fetch(_ALIVE, member.host, member.incarnation):
         await fence_by(connection, row["incarnation"])
-    await connection.execute(_LET_IN, incarnation, host)
+    await connection.execute(_LET_IN, *member)

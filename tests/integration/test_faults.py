@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from conftest import Eventually
 from faults import pids, postmaster, suspended
@@ -20,6 +19,7 @@ from platform_process import PlatformProcess
 from real_mosquitto import RealMosquitto
 
 from sensorium.actors.fleet import Fleet
+from sensorium.actors.placement import SHARDS
 from sensorium.actors.runtime import COORDINATOR
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient
@@ -204,7 +204,7 @@ async def test_the_broker_restarted(
 async def test_the_coordinator_killed(
     api: httpx.AsyncClient, load_client: MqttClient, fleet: Fleet, log: LogAudit, eventually: Eventually
 ) -> None:
-    """The hosts serve on without it. It comes back by itself and replaces what it does not know."""
+    """Hosts and services serve on without it. It comes back by itself and goes on with them."""
     async with Load(load_client, await registered(api, "coordinator-kill"), MESSAGES_PER_S) as load:
         await load.more(300)
         before = pids("")
@@ -212,17 +212,34 @@ async def test_the_coordinator_killed(
         await load.more(300)
 
         async def anew() -> bool:
-            now = await asyncio.to_thread(pids, "")
-            kinds = sorted(name.partition(".")[0] for name in now)
-            return kinds == sorted(name.partition(".")[0] for name in before) and not {*now.values()} & {
-                *before.values()
-            }
+            return (await asyncio.to_thread(pids, "")).get(COORDINATOR) not in (None, before[COORDINATOR])
 
         await eventually(anew, deadline_s=60.0)
         await ready(api, eventually)
+        after = pids("")
+        assert before.pop(COORDINATOR) != after.pop(COORDINATOR)
+        assert before == after
         # And it does its work: a host that dies now is replaced.
         os.kill(next(iter(pids("host-").values())), signal.SIGKILL)
         await replaced(fleet, "host-", 1, eventually)
         await load.more(300)
     await check(load, log, eventually)
-    assert not [pid for pid in before.values() if psutil.pid_exists(pid)]
+
+
+async def test_hosts_join_and_leave(
+    api: httpx.AsyncClient, load_client: MqttClient, fleet: Fleet, log: LogAudit, eventually: Eventually
+) -> None:
+    """From two hosts to three and back to two while messages come: every shard that moves is handed over."""
+    hosts = len(fleet.statistics()["hosts"])
+    async with Load(load_client, await registered(api, "join-leave"), MESSAGES_PER_S) as load:
+        for wanted in (2, 3, 2, hosts):
+            before = fleet.statistics()
+            await load.more(300)
+            await asyncio.to_thread(fleet.scale, wanted)
+            after = fleet.statistics()
+            assert len(after["hosts"]) == wanted
+            assert sum(host["shards_owned"] for host in after["hosts"]) == SHARDS
+            assert after["replaced"] == before["replaced"]
+            assert after["moves"].get("taken") == before["moves"].get("taken")
+        await load.more(300)
+    await check(load, log, eventually)

@@ -166,7 +166,8 @@ class Driver:
             assert effects == Commit(dead_letters=effects.dead_letters)
             assert len(effects.dead_letters) == int(outcome.dead_lettered)
         for kind in fields(Commit):
-            getattr(self.log, kind.name).extend(getattr(effects, kind.name))
+            if kind.name != "epochs":  # which the host adds
+                getattr(self.log, kind.name).extend(getattr(effects, kind.name))
         offsets = sorted(row.offset for row in (*self.log.readings, *self.log.events))
         assert offsets == list(range(self.first_offset, self.device.shard.head + 1)), "offsets have a gap"
         assert all(row.device == self.device.key for row in (*effects.readings, *effects.events))

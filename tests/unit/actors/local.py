@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from sensorium.actors.placement import Node
 from sensorium.actors.router import HostGone, Table
 
 
@@ -22,9 +23,13 @@ class LocalProcess:
         self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: set[asyncio.Task[Any]] = set()
 
+    @property
+    def dead(self) -> bool:
+        return self._dead.done()
+
     async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
         if self._dead.done() or self._cut.done():
-            raise HostGone("dead or cut off")
+            raise HostGone("dead or cut off", dead=self._dead.done())
         result = getattr(self.thing, method)(*args)
         if not asyncio.iscoroutine(result):
             return result
@@ -39,7 +44,7 @@ class LocalProcess:
         if self._dead.done() or not task.done():
             task.cancel()
             await asyncio.wait({task})
-            raise HostGone("died during the call")
+            raise HostGone("died during the call", dead=self._dead.done())
         return task.result()
 
     async def deliver(self, data: bytes) -> bytes:
@@ -64,23 +69,27 @@ class LocalProcess:
 
 
 class LocalLauncher:
-    """Launches into this loop and remembers what lives, by the name's part before the dot."""
+    """Launches into this loop and remembers the newest of each name, by the part before the dot."""
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = random.Random(seed)
-        self.living: dict[str, LocalProcess] = {}
+        self.current: dict[str, LocalProcess] = {}
+        self.named: dict[str, LocalProcess] = {}
+        self.machines: list[Node] = []
         self.launched: list[LocalProcess] = []
 
-    def launch(self, name: str, make: Callable[..., Any], *args: Any) -> LocalProcess:
+    def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> LocalProcess:
         process = LocalProcess(make(*args), self.rng)
-        self.living[name.partition(".")[0]] = process
+        self.current[name.partition(".")[0]] = process
+        self.named[name] = process
         self.launched.append(process)
         return process
 
-    def clear(self) -> None:
-        for process in self.living.values():
-            process.kill()
-        self.living.clear()
+    def living(self) -> dict[str, LocalProcess]:
+        return {name: process for name, process in self.named.items() if not process.dead}
+
+    def nodes(self) -> list[Node]:
+        return self.machines
 
 
 class LocalTransport:

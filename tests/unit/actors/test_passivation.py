@@ -82,7 +82,7 @@ async def test_a_message_to_a_leaving_device_waits_for_its_flush_and_activates_i
     await until(lambda: saves.waiting == 1)
     assert host.statistics()["devices_active"] == 0
     coming = asyncio.create_task(send(host, "a", 2))
-    await until(lambda: not host._waiting)
+    await until(lambda: not host._delivery._waiting)
     for _ in range(20):
         await asyncio.sleep(0)
     assert not coming.done()

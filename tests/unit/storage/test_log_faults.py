@@ -24,8 +24,8 @@ from sensorium.storage import (
     ensure_partitions,
     migrate,
 )
+from sensorium.storage.assignments import application_of
 from sensorium.storage.database import Pool, acquired, connect
-from sensorium.storage.hosts import application_of
 from sensorium.storage.migrate import SchemaMismatch, migrations
 
 pytestmark = pytest.mark.database

@@ -80,7 +80,7 @@ def test_a_commit_is_split_without_loss() -> None:
         presences=[PresenceRow(d, True, NOON_MS) for d in DEVICES],
         alarm_notes=[AlarmNote(d, f"a-{d}", NOON_MS, "ada", assignee="eve") for d in DEVICES],
     )
-    kinds = [field.name for field in dataclasses.fields(Commit)]
+    kinds = [field.name for field in dataclasses.fields(Commit) if field.name != "epochs"]
     assert all(getattr(commit, kind) for kind in kinds), "a kind of rows that is new here"
     parts = split(commit, 3)
     assert sorted(parts) == [0, 1, 2]

@@ -1,0 +1,117 @@
+"""What the coordinator launches and keeps running: processes by name, replaced when they are lost."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from sensorium.actors.placement import Node
+
+_log = logging.getLogger(__name__)
+
+PING_EVERY_S: Final = 0.5
+PING_TIMEOUT_S: Final = 3.0
+"""What does not answer for so long is taken for hung and replaced."""
+
+START_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 30.0
+RETRY_S: Final = 1.0
+
+
+class Process(Protocol):
+    """A launched object in its own process."""
+
+    address: Any
+    """What a `Transport` reaches it with."""
+
+    async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+        """Call a method. Raises what it raises; `HostGone` when it is dead or silent."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts objects in processes of their own."""
+
+    def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> Process:
+        """Make `make(*args)` in a new process, on that node if it is not "". Does not wait for it."""
+        ...
+
+    def living(self) -> Mapping[str, Process]:
+        """By name what any coordinator of this runtime has launched and has not been found dead."""
+        ...
+
+    def nodes(self) -> Sequence[Node]:
+        """The machines to launch on; none where there is no choice."""
+        ...
+
+
+class Kept:
+    """A service that is kept running; `run` is its life, `up` says whether it serves.
+
+    Args:
+        launch: starts a new process of it.
+        process: one that runs already, to go on with.
+    """
+
+    def __init__(
+        self, name: str, launch: Callable[[], Awaitable[Process]], process: Process | None = None
+    ) -> None:
+        self.name = name
+        self.process = process
+        self.replaced = 0
+        self.up = asyncio.Event()
+        self._launch = launch
+
+    async def run(self) -> None:
+        """Keep it up until cancelled."""
+        while True:
+            if self.process is None:
+                self.process = await brought_up(self.name, self._launch)
+            self.up.set()
+            error = await watched(self.process)
+            _log.warning("%s is lost (%s); replacing it", self.name, error)
+            self.up.clear()
+            self.process.kill()
+            self.process = None
+            self.replaced += 1
+
+
+async def brought_up(name: str, launch: Callable[[], Awaitable[Process]]) -> Process:
+    """A process that has started, however often it takes."""
+    while True:
+        process = None
+        try:
+            process = await launch()
+            await process.call("start", timeout_s=START_TIMEOUT_S)
+        except Exception as error:  # whatever its start raises: a supervisor outlives what it keeps
+            _log.warning("%s does not start yet: %s", name, error)
+            if process is not None:
+                process.kill()
+            await asyncio.sleep(RETRY_S)
+        else:
+            return process
+
+
+async def watched(process: Process, look: Callable[[Any], Awaitable[None]] | None = None) -> Exception:
+    """Ping until it fails, or `look` at an answer raises; returns why."""
+    while True:
+        try:
+            answer = await process.call("ping", timeout_s=PING_TIMEOUT_S)
+            if look is not None:
+                await look(answer)
+        except Exception as error:  # a fault of ours that broke it comes as any error
+            return error
+        await asyncio.sleep(PING_EVERY_S)
+
+
+async def stopped(name: str, process: Process) -> None:
+    """Stop it cleanly if that works in time, and end it."""
+    try:
+        await process.call("stop", timeout_s=STOP_TIMEOUT_S)
+    except Exception as error:  # the others must be stopped all the same
+        _log.warning("%s did not stop cleanly: %s", name, error)
+    process.kill()

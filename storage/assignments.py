@@ -1,0 +1,120 @@
+"""The rows of `assignments`: which incarnation owns a shard, at which epoch. For `hosts` and `log`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import asyncpg
+
+from sensorium.actors.lease import LEASE_S
+from sensorium.actors.ports import Held
+from sensorium.storage.database import Connection
+
+PATIENCE: Final = "1s"
+"""How long one who takes from a host waits for its commit in flight; then its connections are cut."""
+
+# Claims and takings go one after the other. No incarnation has the number 0.
+_ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(1397051987, 0)"
+
+_RENEW: Final = "UPDATE hosts SET renewed_at = clock_timestamp() WHERE incarnation = $1"
+_HELD: Final = "SELECT shard, epoch, head FROM assignments WHERE incarnation = $1"
+
+_CLAIM: Final = """
+UPDATE assignments a SET incarnation = $1, epoch = a.epoch + 1, head = NULL
+FROM (SELECT shard FROM assignments LEFT JOIN hosts h USING (incarnation)
+          WHERE shard = ANY($2::smallint[]) AND clock_timestamp() >= CASE
+              WHEN incarnation IS NULL THEN assignments.free_at
+              WHEN h.state = 'fenced' THEN h.free_at ELSE 'infinity' END) AS free
+WHERE a.shard = free.shard
+"""
+
+_HAND_OVER: Final = """
+UPDATE assignments a SET incarnation = $2, epoch = a.epoch + 1, head = given.head
+FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS given (shard, epoch, head)
+WHERE a.shard = given.shard AND a.epoch = given.epoch AND a.incarnation = $1
+    AND EXISTS (SELECT FROM hosts WHERE incarnation = $2 AND state = 'alive')
+RETURNING a.shard, a.epoch
+"""
+
+_OWNERS: Final = """
+SELECT DISTINCT a.incarnation FROM assignments a
+JOIN unnest($1::smallint[], $2::bigint[]) AS asked (shard, epoch) USING (shard, epoch)
+WHERE a.incarnation IS NOT NULL ORDER BY a.incarnation
+"""
+
+_TAKE: Final = f"""
+UPDATE assignments a SET incarnation = NULL, epoch = a.epoch + 1, head = NULL,
+    free_at = clock_timestamp() + interval '{LEASE_S} s'
+FROM unnest($1::smallint[], $2::bigint[]) AS asked (shard, epoch)
+WHERE a.shard = asked.shard AND a.epoch = asked.epoch AND a.incarnation IS NOT NULL
+"""
+
+
+async def held(connection: Connection, incarnation: int) -> dict[int, Held]:
+    """As `Log.held`, in the connection's transaction."""
+    await connection.execute("SELECT sensorium_check_fence($1)", incarnation)
+    await connection.execute(_RENEW, incarnation)
+    return await _held(connection, incarnation)
+
+
+async def claim(connection: Connection, incarnation: int, shards: Sequence[int]) -> dict[int, Held]:
+    """As `Log.claim`, in the connection's transaction."""
+    await connection.execute(_ONE_AT_A_TIME)
+    await connection.execute("SELECT sensorium_check_fence($1)", incarnation)
+    await connection.execute(_CLAIM, incarnation, list(shards))
+    return await _held(connection, incarnation)
+
+
+async def hand_over(
+    connection: Connection, incarnation: int, given: Mapping[int, Held], to: int
+) -> dict[int, int]:
+    """As `Log.hand_over`, in the connection's transaction."""
+    await connection.execute("SELECT sensorium_await_commits($1)", incarnation)
+    await connection.execute("SELECT sensorium_check_fence($1)", incarnation)
+    epochs = [one.epoch for one in given.values()]
+    heads = [one.head for one in given.values()]
+    rows = await connection.fetch(_HAND_OVER, incarnation, to, list(given), epochs, heads)
+    return {row["shard"]: row["epoch"] for row in rows}
+
+
+async def take(connection: Connection, epochs: Mapping[int, int]) -> None:
+    """As `Membership.take`, in the connection's transaction."""
+    await connection.execute(_ONE_AT_A_TIME)
+    asked = (list(epochs), list(epochs.values()))
+    for row in await connection.fetch(_OWNERS, *asked):
+        await exclude(connection, row["incarnation"], "SELECT sensorium_await_commits($1)")
+    await connection.execute(_TAKE, *asked)
+
+
+async def exclude(connection: Connection, incarnation: int, statement: str) -> None:
+    """Run the statement, which waits for the incarnation's commits in flight; they end or are cut off."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")
+            await connection.execute(statement, incarnation)
+    except asyncpg.LockNotAvailableError:
+        # A host that hangs inside of a transaction, or whose machine is gone, holds the lock: its connections
+        # are cut, which rolls the transaction back. Locks queue, so it cannot slip another one in.
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = $1 AND usename = current_user",
+            application_of(incarnation),
+        )
+        await connection.execute(statement, incarnation)
+
+
+def application_of(incarnation: int) -> str:
+    """The application name of a host's connections, by which they are found to be cut."""
+    return f"sensorium-host-{incarnation}"
+
+
+def check(incarnation: int, epochs: Mapping[int, int]) -> str:
+    """The statement that raises `Fenced` or `Moved` unless the incarnation owns these shards."""
+    if not epochs:
+        return f"SELECT sensorium_check_fence({incarnation:d})"
+    shards = ",".join(map(str, epochs))
+    return f"SELECT sensorium_check_shards({incarnation:d}, '{{{shards}}}', {sum(epochs.values()):d})"
+
+
+async def _held(connection: Connection, incarnation: int) -> dict[int, Held]:
+    rows = await connection.fetch(_HELD, incarnation)
+    return {row["shard"]: Held(row["epoch"], row["head"]) for row in rows}
