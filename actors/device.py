@@ -438,13 +438,15 @@ class Device:
         metadata = old.metadata
         if message.metadata is not None:
             metadata = merge_patch(metadata, message.metadata)
-        self.registration = msgspec.structs.replace(
+        changed = msgspec.structs.replace(
             old,
             device_type=message.device_type if message.device_type is not None else old.device_type,
             location=message.location if message.location is not None else old.location,
             metadata=metadata,
-            updated_ms=now_ms,
         )
+        if changed == old:
+            return self._answer(self.info(now_ms, around))
+        self.registration = msgspec.structs.replace(changed, updated_ms=now_ms)
         if self.registration.device_type != old.device_type:
             self.furnish(around)
             self._refresh(around, now_ms, effects)

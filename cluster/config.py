@@ -16,6 +16,7 @@ from sensorium.cluster import explain, sections, tracked_yaml, urls
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.lorawan_section import Lorawan
 from sensorium.cluster.sections import Section
+from sensorium.cluster.sparkplug_section import Sparkplug
 from sensorium.cluster.stream_sections import Streaming, Timeseries
 from sensorium.cluster.tracked_yaml import Path as SettingPath
 from sensorium.cluster.tracked_yaml import dotted
@@ -49,6 +50,7 @@ class Config(Section):
     http: sections.Http = sections.Http()
     coap: sections.Coap = sections.Coap()
     lorawan: Lorawan = Field(default_factory=Lorawan)
+    sparkplug: Sparkplug = Field(default_factory=Sparkplug)
     ingest: sections.Ingest = sections.Ingest()
     cluster: sections.Cluster = Field(default_factory=sections.Cluster)
     profiles: dict[TypeName, sections.DeviceType] = Field(default_factory=dict)

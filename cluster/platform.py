@@ -43,6 +43,7 @@ from sensorium.cluster.services import (
     api_settings,
     storage_services,
 )
+from sensorium.cluster.sparkplug import sparkplug_services
 from sensorium.cluster.streams import stream_services
 from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
@@ -288,6 +289,7 @@ class Platform:
                 ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
                 *self._coap(),
                 *self._lorawan(mqtt),
+                *sparkplug_services(config, mqtt, NAMESPACE),
                 self._commands(mqtt, dsns),
                 *storage_services(config, dsns),
                 *stream_services(config, dsns, NAMESPACE),

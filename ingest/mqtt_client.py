@@ -6,6 +6,7 @@ Stands on gmqtt's codec; gmqtt's own client neither holds back acknowledgements 
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,6 +79,7 @@ class MqttClient:
         subscriptions: filters with their maximum QoS, subscribed at every connect.
         on_packets: called with the connection and each batch of packets; it must not block. Every packet
             with an ack word must be given back to that connection's `acknowledge`, when its work is durable.
+        on_connect: called whenever packets can come and go again; must not block.
         repeat: whether what was published and not answered when a connection breaks is published again.
     """
 
@@ -91,6 +93,7 @@ class MqttClient:
         options: MqttOptions | None = None,
         will: Will | None = None,
         repeat: bool = True,
+        on_connect: Callable[[], None] | None = None,
     ) -> None:
         if not (
             client_id.isascii() and client_id.isprintable() and 0 < len(client_id) <= _MAX_CLIENT_ID_BYTES
@@ -101,6 +104,7 @@ class MqttClient:
         self.address = address
         self.client_id = client_id
         self._subscriptions = subscriptions
+        self._on_connect = on_connect
         self._on_packets = on_packets or _acknowledge_at_once
         self._options = options or MqttOptions()
         self._will = will
@@ -281,6 +285,8 @@ class MqttClient:
         if self._paused:
             connection.pause()
         self._up.set()
+        if self._on_connect is not None:
+            self._on_connect()
         return connection
 
     def _new_connection(self) -> Connection:

@@ -1,0 +1,65 @@
+"""The way in from Sparkplug B as a service of the coordinator."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from sensorium.actors.coordinator import ServiceSpec
+from sensorium.actors.runtime import make_router
+from sensorium.cluster.config import Config
+from sensorium.ingest.mqtt import MqttSettings
+from sensorium.ingest.sparkplug.ingestor import SparkplugIngestor, SparkplugSettings
+
+
+def sparkplug_services(config: Config, mqtt: MqttSettings, namespace: str) -> list[ServiceSpec]:
+    """One, where it is configured; `mqtt` says how to talk to the broker."""
+    section = config.sparkplug
+    if not section.enabled:
+        return []
+    settings = SparkplugSettings(
+        address=mqtt.address,
+        client_id=f"{config.mqtt.client_id}-sparkplug-0",
+        groups=tuple(section.groups),
+        naming=section.naming(),
+        host_id=section.host_id,
+        options=mqtt.options,
+        bounds=config.bounds,
+        max_pending=config.ingest.max_pending,
+        limit=config.ingest.limit(),
+    )
+    return [ServiceSpec("sparkplug-0", SparkplugService, ("sparkplug-0", settings, namespace))]
+
+
+class SparkplugService:
+    """A reader of Sparkplug messages in a process of its own."""
+
+    def __init__(self, name: str, settings: SparkplugSettings, namespace: str) -> None:
+        self._name = name
+        self._settings = settings
+        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+
+    async def start(self) -> None:
+        """Begin to connect to the broker, and keep trying while it is away."""
+        await self._router.start()
+        self._ingestor = SparkplugIngestor(self._settings, self._router)
+        await self._ingestor.start()
+
+    async def ping(self) -> None:
+        """Raise what broke it, if something did."""
+        self._router.check()
+        self._ingestor.check()
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the ingestor, with the router's under "router"."""
+        return {
+            "name": self._name,
+            "protocol": "sparkplug",
+            **msgspec.to_builtins(self._ingestor.statistics()),
+            "router": self._router.statistics(),
+        }
+
+    async def stop(self) -> None:
+        """Stop reading, wait for what was read, acknowledge it."""
+        await self._ingestor.stop()
+        await self._router.close()

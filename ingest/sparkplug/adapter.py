@@ -1,0 +1,250 @@
+"""From Sparkplug messages to committed readings and presence. Not a transport: it is handed messages."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from sensorium.actors.messages import ACCEPTED, Message, Outcome, Patch, PresenceSaid, Refusal, Value
+from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
+from sensorium.ingest.errors import Reason, Undecodable
+from sensorium.ingest.pipeline import Done, Pipeline, Router, is_device_id
+from sensorium.ingest.sparkplug import payload as payloads
+from sensorium.ingest.sparkplug.address import Address, Naming, parse
+from sensorium.ingest.sparkplug.payload import Payload
+from sensorium.ingest.sparkplug.session import Definitions, EdgeNode
+from sensorium.ingest.sparkplug.values import is_control, unit_of, values
+
+KNOWN_NODES: Final = 10_000
+"""Edge nodes whose birth is remembered; of one that is forgotten a rebirth is asked for."""
+KNOWN_ROUTES: Final = 262_144
+"""Devices of which is remembered what their metadata was told."""
+MAX_UNITS: Final = 200
+"""Units of one device in its metadata."""
+ROUTE: Final = "sparkplug"
+"""The key of a device's metadata under which its topic and the units of its metrics stand."""
+
+AskRebirth = Callable[[Address], None]
+
+
+class SparkplugAdapter:
+    """Follows edge nodes and hands on what they and their devices say.
+
+    Args:
+        ask_rebirth: called with an edge node that must say anew what its metrics are; must not block.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        router: Router,
+        naming: Naming,
+        ask_rebirth: AskRebirth,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._router = router
+        self._naming = naming
+        self._ask_rebirth = ask_rebirth
+        self._telemetry = TelemetryDecoder(bounds)
+        self._nodes: OrderedDict[Address, EdgeNode] = OrderedDict()
+        self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+
+    def take(
+        self,
+        topic: str,
+        payload: bytes,
+        received_ms: int,
+        redelivery: int | None,
+        done: Done,
+        token: Any,
+        *,
+        redelivered: bool = False,
+    ) -> None:
+        """Take a message; `done(token, outcome)` follows once all that it says is committed."""
+        device_id = ""
+        try:
+            kind, address = parse(topic)
+            device_id = self._naming.id_of(address)
+            if not is_device_id(device_id):
+                raise Undecodable(Reason.BAD_DEVICE_ID, f"the topic makes the device id {device_id[:200]!r}")
+            if len(payload) > self._telemetry.bounds.max_payload_bytes:
+                raise Undecodable(Reason.TOO_LARGE, f"{len(payload)} bytes")
+            said = payloads.decode(payload)
+            node = self._node(address.of_node)
+            try:
+                messages, readings = self._said(
+                    kind, address, device_id, node, said, received_ms, redelivered
+                )
+            finally:
+                if node.asks(received_ms):
+                    self._counts["rebirths_asked"] += 1
+                    self._ask_rebirth(address.of_node)
+        except Undecodable as error:
+            self._pipeline.refuse(topic, device_id, payload, received_ms, error, done, token)
+            return
+        self._counts[kind] += 1
+        together = _Together(len(messages) + bool(readings), done)
+        if not messages and not readings:
+            done(token, ACCEPTED)
+        for message in messages:
+            if not isinstance(message, Patch):
+                self._router.message(message, together.done, token)
+        if readings:
+            self._pipeline.telemetry(
+                topic,
+                device_id,
+                payload,
+                received_ms,
+                redelivery,
+                together.done,
+                token,
+                redelivered=redelivered,
+                decode=lambda _, __: readings,
+            )
+        for message in messages:
+            if isinstance(message, Patch):
+                # After the reading, which may have registered the device.
+                self._router.message(message, self._remembering(message, together), token)
+
+    def definitions(self, address: Address) -> Definitions | None:
+        """What the birth of an edge node or device has said; None when it is not known."""
+        node = self._nodes.get(address.of_node)
+        if node is None or node.alive is not True:
+            return None
+        return node.own if address.device is None else node.devices.get(address.device)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts since the start: messages by kind, rebirths asked for, deaths of replaced sessions."""
+        return {**self._counts, "edge_nodes": len(self._nodes)}
+
+    # --- what a message says ----------------------------------------------------------------------------
+
+    def _node(self, address: Address) -> EdgeNode:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = EdgeNode()
+            if len(self._nodes) > KNOWN_NODES:
+                self._nodes.popitem(last=False)
+        else:
+            self._nodes.move_to_end(address)
+        return node
+
+    def _said(
+        self,
+        kind: str,
+        address: Address,
+        device_id: str,
+        node: EdgeNode,
+        said: Payload,
+        received_ms: int,
+        redelivered: bool,
+    ) -> tuple[list[Message], list[Telemetry]]:
+        match kind:
+            case "NBIRTH":
+                born = _definitions(said)
+                readings = self._readings(said, born, received_ms)
+                gone = self._presences(address, node.born(said, born), online=False)
+                return [*gone, *self._births(device_id, address, born)], readings
+            case "NDEATH":
+                devices = node.died(said)
+                if devices is None:
+                    self._counts["stale_deaths"] += 1
+                    return [], []
+                return [*self._presences(address, devices, online=False), PresenceSaid(device_id, False)], []
+        if not node.follow(said.seq, redelivered=redelivered):
+            self._counts["gaps"] += 1
+        device = address.device
+        if device is None:
+            return [], self._data(node, node.own, said, received_ms)
+        match kind:
+            case "DBIRTH":
+                born = _definitions(said)
+                readings = self._readings(said, born, received_ms)
+                node.devices[device] = born
+                return self._births(device_id, address, born), readings
+            case "DDEATH":
+                node.devices.pop(device, None)
+                return [PresenceSaid(device_id, False)], []
+            case _:
+                return [], self._data(node, node.device_of(device), said, received_ms)
+
+    def _data(
+        self, node: EdgeNode, definitions: Definitions, said: Payload, received_ms: int
+    ) -> list[Telemetry]:
+        try:
+            return self._readings(said, definitions, received_ms)
+        except Undecodable as error:
+            if error.reason is Reason.UNKNOWN_METRIC:
+                node.missed()
+            raise
+
+    def _readings(self, said: Payload, definitions: Definitions, received_ms: int) -> list[Telemetry]:
+        """One reading for each time that the metrics have, at most `max_metrics` of them in each."""
+        at_most = self._telemetry.bounds.max_metrics
+        groups: dict[int | None, list[dict[str, Value]]] = {}
+        for metric in said.metrics:
+            name, datatype, _ = definitions.of(metric)
+            if is_control(name):
+                continue
+            time_ms = said.time_ms if metric.time_ms is None else metric.time_ms
+            parts = groups.setdefault(time_ms, [{}])
+            for key, value in values(name, datatype, metric):
+                if key in parts[-1] or len(parts[-1]) >= at_most:
+                    parts.append({})
+                parts[-1][key] = value
+        full = [(time_ms, part) for time_ms, parts in groups.items() for part in parts if part]
+        if len(full) > self._telemetry.bounds.max_array:
+            raise Undecodable(Reason.BATCH_TOO_LONG, f"{len(full)} readings in one message")
+        return [self._telemetry.reading(part, received_ms, time_ms) for time_ms, part in full]
+
+    def _presences(self, address: Address, devices: Iterable[str], *, online: bool) -> list[Message]:
+        ids = (self._naming.id_of(Address(address.group, address.node, device)) for device in devices)
+        return [PresenceSaid(device_id, online) for device_id in ids if is_device_id(device_id)]
+
+    def _births(self, device_id: str, address: Address, born: Definitions) -> list[Message]:
+        """That it is there; and, unless it was told so before, its topic and units for its metadata."""
+        messages: list[Message] = [PresenceSaid(device_id, True)]
+        units = {name: unit for name, _, unit in born.by_name.values() if unit is not None}
+        route: dict[str, Any] = {"group": address.group, "node": address.node}
+        if address.device is not None:
+            route["device"] = address.device
+        if units:
+            route["units"] = dict(list(units.items())[:MAX_UNITS])
+        if self._told.get(device_id) != route:
+            messages.append(Patch(device_id, metadata={ROUTE: route}))
+        return messages
+
+    def _remembering(self, patch: Patch, together: "_Together") -> Done:
+        def done(token: Any, outcome: Outcome) -> None:
+            if not isinstance(outcome, Refusal) and patch.metadata is not None:
+                self._told[patch.device_id] = patch.metadata[ROUTE]
+                if len(self._told) > KNOWN_ROUTES:
+                    self._told.popitem(last=False)
+            # A device that is not registered has nothing to remember it by.
+            together.done(token, ACCEPTED)
+
+        return done
+
+
+class _Together:
+    """Calls `done` once, when all that a message says is committed; with the first refusal, if any."""
+
+    __slots__ = ("_done", "_left", "_outcome")
+
+    def __init__(self, left: int, done: Done) -> None:
+        self._left = left
+        self._done = done
+        self._outcome: Outcome = ACCEPTED
+
+    def done(self, token: Any, outcome: Outcome) -> None:
+        self._left -= 1
+        if isinstance(outcome, Refusal) and self._outcome is ACCEPTED:
+            self._outcome = outcome
+        if not self._left:
+            self._done(token, self._outcome)
+
+
+def _definitions(said: Payload) -> Definitions:
+    units = {m.name: unit for m in said.metrics if m.name is not None and (unit := unit_of(m)) is not None}
+    return Definitions(said.metrics, units)
