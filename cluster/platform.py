@@ -41,6 +41,7 @@ from sensorium.cluster.services import (
     CommandService,
     MqttService,
     api_settings,
+    connections_needed,
     storage_services,
 )
 from sensorium.cluster.sparkplug import sparkplug_services
@@ -62,6 +63,7 @@ from sensorium.storage import (
     PgMembershipFactory,
     migrate,
 )
+from sensorium.storage.checkup import check_server
 from sensorium.storage.claim import Role, await_no_other_runtime
 from sensorium.storage.layout import check_layout
 
@@ -228,8 +230,12 @@ class Platform:
         return url
 
     async def _claim_databases(self, stack: AsyncExitStack, url: str) -> None:
-        """Be the only platform on the databases, from now to the end."""
-        for dsn in (url, *self._config.storage.further_urls):
+        """Be the only platform on the databases, from now to the end, once they all will do."""
+        dsns = (url, *self._config.storage.further_urls)
+        for dsn in dsns:
+            for trouble in await check_server(dsn, connections_needed(self._config)):
+                _log.warning("%s", trouble)
+        for dsn in dsns:
             claim = Claim(dsn, Role.PLATFORM)
             stack.push_async_callback(claim.close)
             await claim.hold()

@@ -32,8 +32,10 @@ def _mqtt_url(url: str) -> str:
 
 
 def _postgres_url(url: str) -> str:
-    # A PostgreSQL URL may name a socket directory by ?host= instead of a host.
-    return urls.check(url, {"postgresql", "postgres"}, host=False)
+    # A PostgreSQL URL may name a socket directory by ?host= instead of a host, and several hosts.
+    for one in urls.by_host(url):
+        urls.check(one, {"postgresql", "postgres"}, host=False)
+    return url
 
 
 def _http_url(url: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,9 @@ from sensorium.storage.rollup_sink import NAME as ROLLUPS
 from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
 from sensorium.storage.rollup_sink import RollupSink
 
+_SERVICES: Final = 6
+"""That use the database, at most: retention, commands, and projections with one to come and go."""
+
 
 def api_settings(config: Config, dsn: str) -> ApiSettings:
     """What a replica of the API is given."""
@@ -34,6 +37,16 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         lorawan=config.lorawan.settings(),
         limit=config.ingest.limit(),
     )
+
+
+def connections_needed(config: Config) -> int:
+    """How many connections a database has to grant at most to hosts, replicas of the API, and services.
+
+    A host has one to commit, two to load, two to select and one that listens; a replica its pool and one that
+    listens; a service two; the membership two, claims two.
+    """
+    per_database = 6 * config.cluster.hosts + (ApiSettings("").pool_size + 1) * config.http.replicas
+    return per_database + 2 * _SERVICES + 4
 
 
 def storage_services(config: Config, dsns: Sequence[str]) -> Iterator[ServiceSpec]:

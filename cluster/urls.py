@@ -25,6 +25,14 @@ def redacted(url: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc))
 
 
+def by_host(url: str) -> list[str]:
+    """A URL that names several hosts, with commas between them, as one URL for each."""
+    scheme, mark, rest = url.partition("://")
+    end = next((i for i, letter in enumerate(rest) if letter in "/?#"), len(rest))
+    user, at, hosts = rest[:end].rpartition("@")
+    return [f"{scheme}{mark}{user}{at}{host}{rest[end:]}" for host in hosts.split(",")]
+
+
 def check(url: str, schemes: Collection[str], *, path: bool = True, host: bool = True) -> str:
     """The URL unchanged when its scheme is among `schemes` and it names what it must.
 

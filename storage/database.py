@@ -48,28 +48,42 @@ def check_dsn(dsn: str) -> str:
     parts = urlsplit(dsn)
     if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError(f"a database URL starts with postgresql://, not {parts.scheme or dsn[:12]!r}")
-    try:
-        _ = parts.port
-    except ValueError as e:
-        raise ValueError(f"the database URL's port is wrong: {e}") from e
-    if not parts.hostname and "host=" not in parts.query:
+    # Several hosts have commas between them: the one is tried that `target_session_attrs` asks for.
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    for host in hosts:
+        try:
+            _ = urlsplit(f"//{host}").port
+        except ValueError as e:
+            raise ValueError(f"the database URL's port is wrong: {e}") from e
+    if not all(urlsplit(f"//{host}").hostname for host in hosts) and "host=" not in parts.query:
         raise ValueError("the database URL names no host, neither as //HOST/ nor as ?host=/socket/directory")
     return dsn
 
 
+# Set by statement: what stands between us and the server, such as PgBouncer, refuses most of them at first.
+_SET: Final = f"""
+SET statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'; SET lock_timeout = '{LOCK_TIMEOUT_S:.0f}s';
+SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_TIMEOUT_S:.0f}s';
+SET default_transaction_isolation = 'read committed'
+"""
+
+
+class _Ours(asyncpg.Connection):
+    """A connection that keeps its settings when a pool takes it back."""
+
+    def get_reset_query(self) -> str:
+        """As asyncpg has it, and then the settings."""
+        query: str = super().get_reset_query()
+        return f"{query};{_SET}"
+
+
 def _settings(application: str) -> dict[str, str]:
-    return {
-        "application_name": application,
-        "statement_timeout": f"{STATEMENT_TIMEOUT_S:.0f}s",
-        "lock_timeout": f"{LOCK_TIMEOUT_S:.0f}s",
-        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S:.0f}s",
-        "default_transaction_isolation": "read committed",
-        "timezone": "UTC",
-    }
+    return {"application_name": application, "timezone": "UTC"}
 
 
 async def _speak(connection: Any) -> None:
-    """Timestamps travel as epoch milliseconds and jsonb as the value it means."""
+    """Timestamps travel as epoch milliseconds and jsonb as the value it means; nothing waits for ever."""
+    await connection.execute(_SET)
     await connection.set_type_codec(
         "timestamptz",
         schema="pg_catalog",
@@ -98,6 +112,7 @@ async def connect(dsn: str, application: str = "sensorium") -> "asyncpg.Connecti
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_S + GRACE_S,
             server_settings=_settings(application),
+            connection_class=_Ours,
         )
         try:
             _check_version(connection)
@@ -123,6 +138,7 @@ async def open_pool(dsn: str, size: int = 4, application: str = "sensorium") -> 
             command_timeout=STATEMENT_TIMEOUT_S + GRACE_S,
             max_inactive_connection_lifetime=300.0,
             server_settings=_settings(application),
+            connection_class=_Ours,
             init=_first,
         )
 
@@ -183,6 +199,8 @@ def translated() -> Iterator[None]:
         if state[:2] in ("42", "28", "3D"):
             raise LogUnavailable(f"the database refused us: {e} (SQLSTATE {state}); is it migrated?") from e
         raise LogUnavailable(f"the database failed: {e} (SQLSTATE {state})") from e
+    except asyncpg.ClientConfigurationError as e:
+        raise LogUnavailable(f"the database URL cannot be used: {e}") from e
     except (asyncpg.InterfaceError, asyncpg.InternalClientError) as e:
         if isinstance(e, ValueError):
             raise InvalidMessage(f"a value does not fit its column: {e}") from e

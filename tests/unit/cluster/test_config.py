@@ -79,6 +79,10 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
             ":1: storage: log_urls begins with another database than url; the first one is both",
         ),
         (
+            "storage: {url: 'postgresql://u:hunter2@a:5432,b:none/x'}",
+            ":1: storage.url: not a valid address: the port must be a number from 1 to 65535",
+        ),
+        (
             "storage: {log_urls: ['postgresql://b/x', 'postgresql://b/x']}",
             ":1: storage: log_urls names a database twice",
         ),

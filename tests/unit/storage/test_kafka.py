@@ -138,6 +138,8 @@ async def test_readings_and_alarms_are_cloud_events_by_device(tansu: Tansu, dsn:
     assert running.statistics()["lag_entries"] == 0
 
 
+# aiokafka leaves a connection unclosed when it is cancelled while it opens it, as here it may be.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_everything_arrives_in_order_although_everything_dies(
     tansu: Tansu, dsn: str, log: PgLog
 ) -> None:
