@@ -239,6 +239,47 @@ def deploy(
         print(f"ready {planned.url}")
 
 
+@app.command("broker-config")
+def broker_config(
+    directory: Annotated[Path, typer.Argument(help="Where to write it, and where the broker keeps things.")],
+    ca: Annotated[Path, typer.Option(help="Who signs the devices' certificates (PEM).")],
+    cert: Annotated[Path, typer.Option(help="The broker's own certificate.")],
+    key: Annotated[Path, typer.Option(help="Its key.")],
+    target: Annotated[str, typer.Option(help="The broker: mosquitto.")] = "mosquitto",
+    platform_ca: Annotated[Path | None, typer.Option(help="Who signs the platform's, if another.")] = None,
+    crl: Annotated[Path | None, typer.Option(help="Revoked certificates.")] = None,
+    account: Annotated[str, typer.Option(help="The name in the platform's certificate.")] = "sensorium",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="For devices.")] = 8883,
+    host: Annotated[str, typer.Option(help="The address to listen at for devices.")] = "0.0.0.0",
+    platform_port: Annotated[int, typer.Option(min=1, max=65535, help="For the platform.")] = 8884,
+    platform_host: Annotated[str, typer.Option(help="The address to listen at for it.")] = "127.0.0.1",
+    network_server: Annotated[list[str] | None, typer.Option(help="The name of a ChirpStack server.")] = None,
+    user: Annotated[str, typer.Option(help="Whom the broker becomes when root starts it.")] = "mosquitto",
+    config: Annotated[Path | None, typer.Option(help="The platform's configuration, for Sparkplug.")] = None,
+) -> None:
+    """Write a broker's configuration: TLS, client certificates, rights for each device's own topics."""
+    from sensorium.cluster import broker_config as broker
+
+    if target not in broker.TARGETS:
+        raise ConfigError(f"--target: {target!r} is none of {', '.join(broker.TARGETS)}")
+    sparkplug = configuration.load(config, os.environ).sparkplug
+    settings = broker.BrokerSettings(
+        directory,
+        broker.BrokerFiles(ca, cert, key, platform_ca, crl),
+        account,
+        port,
+        host,
+        platform_port,
+        platform_host,
+        network_server or (),
+        sparkplug.groups if sparkplug.enabled else None,
+        user,
+    )
+    for path in broker.written(settings):
+        print(f"wrote {path}")
+    print(broker.next_steps(settings))
+
+
 @projections.command("list")
 def list_projections(
     url: HttpUrl = _LOCAL_HTTP,
