@@ -68,7 +68,7 @@ def show(result: dict[str, Any]) -> None:
         show_host(result["host"])
     for size, figure in result.get("fence", {}).items():
         print(
-            f"commit of {size} readings: {figure['checked_ms']} ms with the check of ownership,"
+            f"{size} readings through a host: {figure['checked_ms']} ms with the check of ownership,"
             f" {figure['unchecked_ms']} ms without: ratio {figure['ratio']}"
         )
     if "ray" in result:

@@ -12,10 +12,14 @@ from sensorium.storage.database import Connection
 PATIENCE: Final = "1s"
 """How long one who takes from a host waits for its commit in flight; then its connections are cut."""
 
+LOSSES_SQLSTATE: Final = "SF003"
+
 # Claims and takings go one after the other. No incarnation has the number 0.
 _ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(1397051987, 0)"
 
 _RENEW: Final = "UPDATE hosts SET renewed_at = clock_timestamp() WHERE incarnation = $1"
+_LOSSES: Final = "SELECT losses FROM hosts WHERE incarnation = $1"
+_LOST: Final = "UPDATE hosts SET losses = losses + 1 WHERE incarnation = $1"
 _HELD: Final = "SELECT shard, epoch, head FROM assignments WHERE incarnation = $1"
 
 _CLAIM: Final = """
@@ -49,31 +53,75 @@ WHERE a.shard = asked.shard AND a.epoch = asked.epoch AND a.incarnation IS NOT N
 """
 
 
-async def held(connection: Connection, incarnation: int) -> dict[int, Held]:
-    """As `Log.held`, in the connection's transaction."""
-    await connection.execute("SELECT sensorium_check_fence($1)", incarnation)
-    await connection.execute(_RENEW, incarnation)
-    return await _held(connection, incarnation)
+class Title:
+    """What an incarnation owned when it last looked, and how many losses it had had by then.
 
+    It is what makes the check of a commit cheap: as long as there is no further loss, all of that is still
+    its own. Whatever is not covered so is looked up shard by shard.
+    """
 
-async def claim(connection: Connection, incarnation: int, shards: Sequence[int]) -> dict[int, Held]:
-    """As `Log.claim`, in the connection's transaction."""
-    await connection.execute(_ONE_AT_A_TIME)
-    await connection.execute("SELECT sensorium_check_fence($1)", incarnation)
-    await connection.execute(_CLAIM, incarnation, list(shards))
-    return await _held(connection, incarnation)
+    def __init__(self, incarnation: int) -> None:
+        self._incarnation = incarnation
+        self._losses = 0
+        self._epochs: dict[int, int] = {}
 
+    async def held(self, connection: Connection) -> dict[int, Held]:
+        """As `Log.held`, in a transaction of its own."""
+        async with connection.transaction():
+            await connection.execute("SELECT sensorium_check_fence($1)", self._incarnation)
+            await connection.execute(_RENEW, self._incarnation)
+            looked = await self._look(connection)
+        return self._found(*looked)
 
-async def hand_over(
-    connection: Connection, incarnation: int, given: Mapping[int, Held], to: int
-) -> dict[int, int]:
-    """As `Log.hand_over`, in the connection's transaction."""
-    await connection.execute("SELECT sensorium_await_commits($1)", incarnation)
-    await connection.execute("SELECT sensorium_check_fence($1)", incarnation)
-    epochs = [one.epoch for one in given.values()]
-    heads = [one.head for one in given.values()]
-    rows = await connection.fetch(_HAND_OVER, incarnation, to, list(given), epochs, heads)
-    return {row["shard"]: row["epoch"] for row in rows}
+    async def claim(self, connection: Connection, shards: Sequence[int]) -> dict[int, Held]:
+        """As `Log.claim`, in a transaction of its own."""
+        async with connection.transaction():
+            await connection.execute(_ONE_AT_A_TIME)
+            await connection.execute("SELECT sensorium_check_fence($1)", self._incarnation)
+            await connection.execute(_CLAIM, self._incarnation, list(shards))
+            looked = await self._look(connection)
+        return self._found(*looked)
+
+    async def hand_over(self, connection: Connection, given: Mapping[int, Held], to: int) -> dict[int, int]:
+        """As `Log.hand_over`, in a transaction of its own."""
+        epochs = [one.epoch for one in given.values()]
+        heads = [one.head for one in given.values()]
+        async with connection.transaction():
+            await connection.execute("SELECT sensorium_await_commits($1)", self._incarnation)
+            await connection.execute("SELECT sensorium_check_fence($1)", self._incarnation)
+            rows = await connection.fetch(_HAND_OVER, self._incarnation, to, list(given), epochs, heads)
+            if rows:
+                await connection.execute(_LOST, self._incarnation)
+            looked = await self._look(connection)
+        self._found(*looked)
+        return {row["shard"]: row["epoch"] for row in rows}
+
+    async def begin(self, writer: "asyncpg.Connection[asyncpg.Record]", epochs: Mapping[int, int]) -> None:
+        """Begin a transaction that nobody takes these shards from before it ends.
+
+        Raises the database's error, to be `translated`: `Fenced`, or `Moved` when one is at another epoch.
+        """
+        if epochs and epochs.items() <= self._epochs.items():
+            known = f"{self._incarnation:d}, {self._losses:d}"
+            try:
+                await writer.execute(f"BEGIN; SELECT sensorium_check_losses({known})")
+            except asyncpg.PostgresError as error:
+                if error.sqlstate != LOSSES_SQLSTATE:
+                    raise
+                await writer.execute("ROLLBACK")
+            else:
+                return
+        await writer.execute(f"BEGIN; {check(self._incarnation, epochs)}")
+
+    async def _look(self, connection: Connection) -> tuple[int, list[asyncpg.Record]]:
+        # Nothing leaves the incarnation meanwhile: the transaction holds its lock.
+        losses: int = await connection.fetchval(_LOSSES, self._incarnation)
+        return losses, await connection.fetch(_HELD, self._incarnation)
+
+    def _found(self, losses: int, rows: Sequence[asyncpg.Record]) -> dict[int, Held]:
+        # Only once it is committed: what is rolled back would be taken for true at that number of losses.
+        self._losses, self._epochs = losses, {row["shard"]: row["epoch"] for row in rows}
+        return {row["shard"]: Held(row["epoch"], row["head"]) for row in rows}
 
 
 async def take(connection: Connection, epochs: Mapping[int, int]) -> None:
@@ -82,6 +130,7 @@ async def take(connection: Connection, epochs: Mapping[int, int]) -> None:
     asked = (list(epochs), list(epochs.values()))
     for row in await connection.fetch(_OWNERS, *asked):
         await exclude(connection, row["incarnation"], "SELECT sensorium_await_commits($1)")
+        await connection.execute(_LOST, row["incarnation"])
     await connection.execute(_TAKE, *asked)
 
 
@@ -113,8 +162,3 @@ def check(incarnation: int, epochs: Mapping[int, int]) -> str:
         return f"SELECT sensorium_check_fence({incarnation:d})"
     shards = ",".join(map(str, epochs))
     return f"SELECT sensorium_check_shards({incarnation:d}, '{{{shards}}}', {sum(epochs.values()):d})"
-
-
-async def _held(connection: Connection, incarnation: int) -> dict[int, Held]:
-    rows = await connection.fetch(_HELD, incarnation)
-    return {row["shard"]: Held(row["epoch"], row["head"]) for row in rows}

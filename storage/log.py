@@ -74,6 +74,7 @@ class PgLog:
         self._doubtful: set[int] = set()
         """Shards of commits whose outcome is unknown, until `open` has read their heads anew."""
         self._sets = KnownSets()
+        self._title = assignments.Title(incarnation)
 
     async def open(self, shards: Sequence[int]) -> dict[int, int]:
         """As the port says."""
@@ -87,18 +88,18 @@ class PgLog:
 
     async def held(self) -> dict[int, Held]:
         """As the port says."""
-        async with acquired(await self._ready()) as connection, connection.transaction():
-            return await assignments.held(connection, self.incarnation)
+        async with acquired(await self._ready()) as connection:
+            return await self._title.held(connection)
 
     async def claim(self, shards: Sequence[int]) -> dict[int, Held]:
         """As the port says."""
-        async with acquired(await self._ready()) as connection, connection.transaction():
-            return await assignments.claim(connection, self.incarnation, shards)
+        async with acquired(await self._ready()) as connection:
+            return await self._title.claim(connection, shards)
 
     async def hand_over(self, held: Mapping[int, Held], to: int) -> dict[int, int]:
         """As the port says."""
-        async with acquired(await self._ready()) as connection, connection.transaction():
-            return await assignments.hand_over(connection, self.incarnation, held, to)
+        async with acquired(await self._ready()) as connection:
+            return await self._title.hand_over(connection, held, to)
 
     async def commit(self, commit: Commit) -> None:
         """As the port says. A missing partition of the log is created, and the commit tried once more."""
@@ -128,8 +129,7 @@ class PgLog:
         try:
             with translated():
                 async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                    check = assignments.check(self.incarnation, commit.epochs)
-                    await writer.execute(f"BEGIN; {check}")
+                    await self._title.begin(writer, commit.epochs)
                     if new_sets:
                         await _write.metric_sets(writer, new_sets.values())
                     if readings:

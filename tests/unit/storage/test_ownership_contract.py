@@ -83,6 +83,23 @@ async def test_shards_can_be_taken_from_a_living_host(store: Store) -> None:
     assert members.owners[1] == (first, 1)
 
 
+async def test_what_a_hand_over_leaves_is_committed_on_and_what_is_taken_then_is_not(store: Store) -> None:
+    first, second = [await store.members.join(name) for name in "ab"]
+    a = store.log(first)
+    await a.claim([1, 2, SHARD])
+    for shard in (1, 2):
+        assert await a.hand_over({shard: Held(1)}, second) == {shard: 2}
+        assert await a.hand_over({shard: Held(1)}, second) == {}
+        await a.commit(Commit(readings=[reading("d", shard)], epochs={SHARD: 1}))
+        with pytest.raises(Moved):
+            await a.commit(Commit(readings=[reading("d", 9)], epochs={shard: 1, SHARD: 1}))
+    await store.members.take({SHARD: 1})
+    for _ in range(2):
+        with pytest.raises(Moved):
+            await a.commit(Commit(readings=[reading("d", 9)], epochs={SHARD: 1}))
+        await a.held()
+
+
 async def test_what_is_wanted_is_kept(store: Store) -> None:
     assert (await store.members.read()).wanted == Wanted()
     await store.members.want(Wanted(3, ("n1",)))
