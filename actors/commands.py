@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from sensorium.actors.downlinks import route_of
 from sensorium.actors.messages import (
     ACCEPTED,
     DEAD_LETTER_PAYLOAD_BYTES,
@@ -62,16 +63,16 @@ class Commands:
     Attributes:
         open: by id, in order.
         said: what the device or its last will said last of its presence.
-        pushed: whether the device is told by us; otherwise it asks.
+        downlink: by which protocol the device is told; see `downlinks`.
         listening: whether an uplink of the device makes a difference.
     """
 
-    __slots__ = ("_ended", "listening", "open", "pushed", "said", "timer")
+    __slots__ = ("_ended", "downlink", "listening", "open", "said", "timer")
 
     def __init__(self) -> None:
         self.open: dict[str, Command] = {}
         self.said: PresenceRow | None = None
-        self.pushed = True
+        self.downlink = "mqtt"
         self.listening = False
         self.timer: Timer | None = None
         self._ended: dict[str, CommandState] = {}
@@ -163,7 +164,7 @@ class Commands:
                     break
                 self._expire(device, command, now_ms, effects)
             self._advance(device, now_ms, effects)
-        return Answer([_telling(command) for command in self.open.values() if command.state is SENT])
+        return Answer([_telling(device, command) for command in self.open.values() if command.state is SENT])
 
     def undelivered(
         self, device: "Device", message: CommandUndelivered, now_ms: int, effects: Commit
@@ -181,6 +182,12 @@ class Commands:
             self._step(device, back, QUEUED, now_ms, effects, message.reason)
         self._advance(device, now_ms, effects)
         return ACCEPTED
+
+    def redirect(self, device: "Device", downlink: str, now_ms: int, effects: Commit) -> None:
+        """From now on the device is told by another protocol; so is what waits."""
+        if downlink != self.downlink:
+            self.downlink = downlink
+            self._advance(device, now_ms, effects)
 
     # --- hearing from the device ------------------------------------------------------------------------
 
@@ -239,13 +246,14 @@ class Commands:
 
     def _advance(self, device: "Device", now_ms: int, effects: Commit) -> None:
         """Make the first that waits ready if it may be told now, and set the timer to what is due next."""
-        free = self.pushed and self.online is not False
+        free = self.online is not False
         for command in list(self.open.values()):
             if command.state is QUEUED:
                 due_ms = None if command.due_ms is None or now_ms >= command.due_ms else command.due_ms
                 ready = free and due_ms is None
-                if (command.ready, command.due_ms) != (ready, due_ms):
-                    self._put(command, now_ms, effects, ready=ready, due_ms=due_ms)
+                now = (ready, due_ms, self.downlink)
+                if (command.ready, command.due_ms, command.downlink) != now:
+                    self._put(command, now_ms, effects, ready=ready, due_ms=due_ms, downlink=self.downlink)
                 free = False
             elif command.state is SENT:
                 free = False
@@ -281,7 +289,7 @@ class Commands:
         sent = msgspec.structs.replace(
             command, attempt=command.attempt + 1, due_ms=now_ms + command.timeout_ms
         )
-        telling = _telling(self._step(device, sent, SENT, now_ms, effects))
+        telling = _telling(device, self._step(device, sent, SENT, now_ms, effects))
         self._arm(device, now_ms, effects)
         return telling
 
@@ -366,7 +374,9 @@ def _due_ms(command: Command) -> int:
     return command.expires_ms if command.due_ms is None else command.due_ms
 
 
-def _telling(command: Command) -> Telling:
+def _telling(device: "Device", command: Command) -> Telling:
+    metadata = {} if device.registration is None else device.registration.metadata
     return Telling(
-        command.command_id, command.command, command.parameters, command.attempt, command.expires_ms
+        *(command.command_id, command.command, command.parameters, command.attempt, command.expires_ms),
+        route=route_of(device.commands.downlink, metadata),
     )

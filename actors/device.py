@@ -13,6 +13,7 @@ import msgspec
 from sensorium.actors.commands import TIMER as COMMANDS_TIMER
 from sensorium.actors.commands import Commands
 from sensorium.actors.conditions import same_length
+from sensorium.actors.downlinks import downlink_of
 from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -450,6 +451,8 @@ class Device:
         if self.registration.device_type != old.device_type:
             self.furnish(around)
             self._refresh(around, now_ms, effects)
+        of_profile = around.profiles.of(self.registration.device_type).downlink
+        self.commands.redirect(self, downlink_of(of_profile, metadata), now_ms, effects)
         effects.registrations.append(self.registration)
         self.event("updated", now_ms, self.registration, effects)
         return self._answer(self.info(now_ms, around))
@@ -475,7 +478,7 @@ class Device:
         self.fit_windows(around.rules)
         self.lateness_ms = round(profile.lateness_s * 1000)
         self.max_metrics = profile.max_metrics
-        self.commands.pushed = profile.downlink == "mqtt"
+        self.commands.downlink = downlink_of(profile.downlink, self.registration.metadata)
         self.watch.book = None
 
     def fit_windows(self, book: RuleBook) -> None:

@@ -243,14 +243,19 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     messages: list[Message]
 
 
-class Telling(msgspec.Struct, frozen=True):
-    """What a device is told of a command, as it goes over the wire. The same id is the same command."""
+class Telling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a device is told of a command, as it goes over the wire. The same id is the same command.
+
+    Attributes:
+        route: where a device behind another system is found there; such devices are told otherwise.
+    """
 
     command_id: str
     command: str
     parameters: dict[str, Any]
     attempt: int
     expires_ms: int
+    route: dict[str, Any] | None = None
 
 
 class DeviceInfo(msgspec.Struct, frozen=True):

@@ -46,7 +46,8 @@ class Profile(msgspec.Struct, frozen=True):
         lateness_s: a reading this much older than the device's newest is still in order for windows.
         max_metrics: distinct metric names a device may ever send.
         offline_after_s: silence after which the device counts as offline.
-        downlink: how the device is told of commands: "mqtt" is published to, "coap" asks.
+        downlink: how the device is told of commands: "mqtt" is published to, "coap" asks. Where its metadata
+            says that it is behind another system, that counts.
     """
 
     windows: tuple[WindowSpec, ...] = (WindowSpec(),)

@@ -153,6 +153,7 @@ class Command(msgspec.Struct, frozen=True):
         expires_ms: from then on the device is not told any more.
         attempt: how often the device was told, at most `retries` + 1 times.
         ready: whether the device may be told now.
+        downlink: by which protocol; see `downlinks`.
         due_ms: of one that is SENT or DELIVERED, when its time is out; of one that is QUEUED, before when
             telling the device need not be tried again.
         result: what the device answered with.
@@ -177,6 +178,7 @@ class Command(msgspec.Struct, frozen=True):
     result: Any = None
     job_id: str | None = None
     steps: tuple[CommandStep, ...] = ()
+    downlink: str = "mqtt"
 
 
 class PresenceRow(NamedTuple):

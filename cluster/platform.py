@@ -295,7 +295,7 @@ class Platform:
                 ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
                 *self._coap(),
                 *self._lorawan(mqtt),
-                *sparkplug_services(config, mqtt, NAMESPACE),
+                *sparkplug_services(config, mqtt, dsns, NAMESPACE),
                 self._commands(mqtt, dsns),
                 *storage_services(config, dsns),
                 *stream_services(config, dsns, NAMESPACE),

@@ -1,6 +1,7 @@
 """The way in from Sparkplug B as a service of the coordinator."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,11 +10,15 @@ from sensorium.actors.coordinator import ServiceSpec
 from sensorium.actors.runtime import make_router
 from sensorium.cluster.config import Config
 from sensorium.ingest.mqtt import MqttSettings
+from sensorium.ingest.sparkplug.adapter import ROUTE
 from sensorium.ingest.sparkplug.ingestor import SparkplugIngestor, SparkplugSettings
+from sensorium.storage.command_notices import PgReadyCommands
 
 
-def sparkplug_services(config: Config, mqtt: MqttSettings, namespace: str) -> list[ServiceSpec]:
-    """One, where it is configured; `mqtt` says how to talk to the broker."""
+def sparkplug_services(
+    config: Config, mqtt: MqttSettings, dsns: Sequence[str], namespace: str
+) -> list[ServiceSpec]:
+    """One, where it is configured; `mqtt` says how to talk to the broker, `dsns` where commands are."""
     section = config.sparkplug
     if not section.enabled:
         return []
@@ -28,13 +33,14 @@ def sparkplug_services(config: Config, mqtt: MqttSettings, namespace: str) -> li
         max_pending=config.ingest.max_pending,
         limit=config.ingest.limit(),
     )
-    return [ServiceSpec("sparkplug-0", SparkplugService, ("sparkplug-0", settings, namespace))]
+    return [ServiceSpec("sparkplug-0", SparkplugService, ("sparkplug-0", settings, dsns, namespace))]
 
 
 class SparkplugService:
-    """A reader of Sparkplug messages in a process of its own."""
+    """Sparkplug messages in and commands out, in a process of its own."""
 
-    def __init__(self, name: str, settings: SparkplugSettings, namespace: str) -> None:
+    def __init__(self, name: str, settings: SparkplugSettings, dsns: Sequence[str], namespace: str) -> None:
+        self._dsns = dsns
         self._name = name
         self._settings = settings
         self._router = make_router(f"{name}.{os.getpid()}", namespace)
@@ -42,7 +48,8 @@ class SparkplugService:
     async def start(self) -> None:
         """Begin to connect to the broker, and keep trying while it is away."""
         await self._router.start()
-        self._ingestor = SparkplugIngestor(self._settings, self._router)
+        sources = [PgReadyCommands(dsn, ROUTE) for dsn in self._dsns]
+        self._ingestor = SparkplugIngestor(self._settings, self._router, sources)
         await self._ingestor.start()
 
     async def ping(self) -> None:

@@ -6,21 +6,20 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from sensorium.actors.messages import (
     Answer,
-    ClaimCommand,
     CommandReply,
-    CommandUndelivered,
     Outcome,
     PresenceSaid,
     Telling,
 )
-from sensorium.ingest.errors import BrokerRefused, Disconnected, Reason, Undecodable
+from sensorium.ingest.dispatch import Dispatcher, ReadyCommands, Untold
+from sensorium.ingest.errors import BrokerRefused, Reason, Undecodable
 from sensorium.ingest.mqtt_acks import Acks
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import NO_SUBSCRIBERS, MqttClient, MqttOptions
@@ -32,25 +31,10 @@ from sensorium.ingest.replies import decode_presence, decode_reply
 RESPONSES: Final = "devices/+/commands/+/response"
 PRESENCE: Final = "devices/+/status"
 
-PUBLISH_TIMEOUT_S: Final = 10.0
-"""How long the broker may take with a command; whether it has it is unknown then."""
-MAX_UNDER_WAY: Final = 1_000
-"""Commands between their claim and the broker's answer; the rest waits where it is, in the database."""
 MAX_COMMAND_ID_CHARS: Final = 128
 
-_REFUSED_FOR_NOW: Final = frozenset((0x80, 0x88, 0x89, 0x97))
+REFUSED_FOR_NOW: Final = frozenset((0x80, 0x88, 0x89, 0x97))
 """Unspecified, unavailable, busy, quota exceeded: the same publication may be taken later."""
-
-Ready = tuple[str, str, int]
-"""A command that may be sent: device id, command id, attempt."""
-
-
-class ReadyCommands(Protocol):
-    """Where it stands which commands may be sent now."""
-
-    def watch(self) -> AsyncIterator[Sequence[Ready]]:
-        """Soon after they become ready, and all there are again now and then."""
-        ...
 
 
 class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +55,36 @@ class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float = 10.0
 
 
+class MqttCarrier:
+    """Tells devices that have subscribed to `devices/{id}/commands`."""
+
+    def __init__(self, publisher: MqttClient, clock_ms: Callable[[], int]) -> None:
+        self._publisher = publisher
+        self._clock_ms = clock_ms
+
+    async def ready(self) -> None:
+        """Return once connected."""
+        await self._publisher.connected()
+
+    async def tell(self, device_id: str, telling: Telling) -> None:
+        """Publish; see `Carrier.tell`."""
+        topic = f"devices/{device_id}/commands"
+        left_s = max(1, math.ceil((telling.expires_ms - self._clock_ms()) / 1000))
+        try:
+            code = await self._publisher.publish(
+                topic,
+                msgspec.json.encode(telling),
+                1,
+                response_topic=f"{topic}/{telling.command_id}/response",
+                correlation_data=telling.command_id.encode(),
+                message_expiry_interval=min(left_s, 2**32 - 1),
+            )
+        except BrokerRefused as error:
+            raise Untold(str(error), final=error.reason_code not in REFUSED_FOR_NOW) from None
+        if code == NO_SUBSCRIBERS:
+            raise Untold(f"nobody has subscribed to {topic}", final=False, count="unreached")
+
+
 class Downlink:
     """Tells devices and hears their answers. Start and stop it once.
 
@@ -88,7 +102,6 @@ class Downlink:
     ) -> None:
         self._settings = settings
         self._router = router
-        self._sources = sources
         self._clock_ms = clock_ms
         self._pipeline = Pipeline(router, source="mqtt")
         self._listener = MqttClient(
@@ -104,9 +117,8 @@ class Downlink:
             options=msgspec.structs.replace(settings.options, session_expiry_s=0),
             repeat=False,
         )
+        self._dispatcher = Dispatcher(router, sources, MqttCarrier(self._publisher, clock_ms))
         self._acks: Acks | None = None
-        self._under_way: set[tuple[str, int]] = set()
-        self._room = asyncio.Semaphore(MAX_UNDER_WAY)
         self._counts: Counter[str] = Counter()
         self._received = self._finished = 0
         self._idle = asyncio.Event()
@@ -141,11 +153,8 @@ class Downlink:
         return {
             "received": self._received,
             "pending": self._received - self._finished,
-            "under_way": len(self._under_way),
-            **{
-                name: self._counts[name]
-                for name in ("published", "unreached", "refused", "unanswered", "not_claimed", "replies")
-            },
+            "replies": self._counts["replies"],
+            **self._dispatcher.statistics(),
             "connected": self._listener.is_connected and self._publisher.is_connected,
             "listener": self._listener.statistics(),
             "publisher": self._publisher.statistics(),
@@ -155,8 +164,7 @@ class Downlink:
     async def _run(self) -> None:
         async with self._publisher, self._listener, asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            ours = [tasks.create_task(self._dispatch(source)) for source in self._sources]
-            ours.append(tasks.create_task(self._throttle()))
+            ours = [tasks.create_task(self._dispatcher.run(tasks)), tasks.create_task(self._throttle())]
             await self._stop.wait()
             for task in ours:
                 task.cancel()
@@ -164,66 +172,9 @@ class Downlink:
             try:
                 async with asyncio.timeout(self._settings.drain_timeout_s):
                     await self._idle.wait()
-                    for _ in range(MAX_UNDER_WAY):
-                        await self._room.acquire()
+                    await self._dispatcher.drained()
             except TimeoutError:
                 pass
-
-    # --- out --------------------------------------------------------------------------------------------
-
-    async def _dispatch(self, source: ReadyCommands) -> None:
-        async for batch in source.watch():
-            for device_id, command_id, attempt in batch:
-                if (command_id, attempt) in self._under_way:
-                    continue
-                # While the broker is away, commands stay queued, to expire or to be cancelled.
-                await self._publisher.connected()
-                await self._room.acquire()
-                self._under_way.add((command_id, attempt))
-                claim = ClaimCommand(device_id, command_id, attempt)
-                self._router.message(claim, self._claimed, claim)
-
-    def _claimed(self, claim: ClaimCommand, outcome: Outcome) -> None:
-        if isinstance(outcome, Answer) and outcome.value is not None:
-            telling = msgspec.convert(outcome.value, Telling)
-            self._tasks.create_task(self._publish(claim, telling))
-        else:
-            self._counts["not_claimed"] += 1
-            self._leave(claim)
-
-    def _leave(self, claim: ClaimCommand) -> None:
-        self._under_way.discard((claim.command_id, claim.attempt))
-        self._room.release()
-
-    async def _publish(self, claim: ClaimCommand, telling: Telling) -> None:
-        topic = f"devices/{claim.device_id}/commands"
-        left_s = max(1, math.ceil((telling.expires_ms - self._clock_ms()) / 1000))
-        try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                code = await self._publisher.publish(
-                    topic,
-                    msgspec.json.encode(telling),
-                    1,
-                    response_topic=f"{topic}/{claim.command_id}/response",
-                    correlation_data=claim.command_id.encode(),
-                    message_expiry_interval=min(left_s, 2**32 - 1),
-                )
-        except (TimeoutError, Disconnected):
-            self._counts["unanswered"] += 1
-        except BrokerRefused as error:
-            self._counts["refused"] += 1
-            self._undelivered(claim, str(error), final=error.reason_code not in _REFUSED_FOR_NOW)
-        else:
-            self._counts["published"] += 1
-            if code == NO_SUBSCRIBERS:
-                self._counts["unreached"] += 1
-                self._undelivered(claim, f"nobody has subscribed to {topic}", final=False)
-        finally:
-            self._leave(claim)
-
-    def _undelivered(self, claim: ClaimCommand, reason: str, final: bool) -> None:
-        said = CommandUndelivered(claim.device_id, claim.command_id, claim.attempt, reason, final)
-        self._router.message(said, _nothing, None)
 
     # --- in ---------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class CommandBody(BaseModel):
         if self.idempotency_key is None:
             return f"{now_ms:012x}{secrets.token_hex(10)}"
         name = f"{device_id}\0{self.idempotency_key}".encode(errors="surrogatepass")
-        return "key-" + blake2b(name, digest_size=16).hexdigest()
+        return blake2b(name, digest_size=16).hexdigest()
 
     def message(self, device_id: str, command_id: str, now_ms: int) -> SendCommand:
         """As the device takes it. Raises a `Problem` about when it expires."""

@@ -10,7 +10,7 @@ from sensorium.actors.records import OPEN_STATES, Command, PresenceRow
 from sensorium.storage.database import Connection
 
 READY_CHANNEL: Final = "sensorium_commands_ready"
-"""Told with [device id, command id, attempt] of commands that may be sent now; empty: look into the table."""
+"""Told with [device id, command id, attempt, downlink] of what may be sent; empty: look into the table."""
 
 ENDED_CHANNEL: Final = "sensorium_commands_ended"
 """Told with the ids of commands that have ended; empty: look into the table."""
@@ -48,7 +48,7 @@ async def commands(connection: Connection, rows: Sequence[Command]) -> None:
         strict=True,
     )
     await connection.execute(COMMANDS, *map(list, columns))
-    ready = [(c.device_id, c.command_id, c.attempt + 1) for c in latest.values() if c.ready]
+    ready = [(c.device_id, c.command_id, c.attempt + 1, c.downlink) for c in latest.values() if c.ready]
     ended = [c.command_id for c in latest.values() if c.state not in OPEN_STATES]
     for channel, told in ((READY_CHANNEL, ready), (ENDED_CHANNEL, ended)):
         if told:

@@ -16,15 +16,16 @@ LOOK_EVERY_S: Final = 2.0
 
 PAGE: Final = 2_000
 
-_decode_ready = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
+_decode_ready = msgspec.json.Decoder(list[tuple[str, str, int, str]]).decode
 _decode_ended = msgspec.json.Decoder(list[str]).decode
 
 
 class PgReadyCommands:
-    """Implements `ingest.downlink.ReadyCommands` over one database, which is migrated."""
+    """Implements `ingest.dispatch.ReadyCommands` for one protocol over one database, which is migrated."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, downlink: str = "mqtt") -> None:
         self._dsn = dsn
+        self._downlink = downlink
 
     async def watch(self) -> AsyncIterator[Sequence[tuple[str, str, int]]]:
         """Device id, command id and attempt. Until closed, through failures of the database."""
@@ -34,11 +35,17 @@ class PgReadyCommands:
             async for batch in notices(self._dsn, READY_CHANNEL, LOOK_EVERY_S):
                 if batch is None:
                     try:
-                        yield await commands.ready(PAGE)
+                        yield await commands.ready(PAGE, self._downlink)
                     except LogUnavailable:
                         continue  # the next look is due soon
                 else:
-                    yield [ready for payload in batch if payload for ready in _decode_ready(payload)]
+                    yield [
+                        (device_id, command_id, attempt)
+                        for payload in batch
+                        if payload
+                        for device_id, command_id, attempt, downlink in _decode_ready(payload)
+                        if downlink == self._downlink
+                    ]
         finally:
             await close_pool(pool)
 

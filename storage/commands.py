@@ -65,13 +65,14 @@ class PgCommands:
             )
         return [command_of(row["body"]) for row in rows]
 
-    async def ready(self, limit: int) -> list[tuple[str, str, int]]:
-        """Commands that may be sent now: device id, command id, and which attempt it is."""
+    async def ready(self, limit: int, downlink: str = "mqtt") -> list[tuple[str, str, int]]:
+        """Commands that may be sent now by a protocol: device id, command id, and which attempt it is."""
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT device_id, command_id, (body->>'attempt')::int + 1 AS attempt FROM commands"
-                " WHERE ready ORDER BY number LIMIT $1",
+                " WHERE ready AND coalesce(body->>'downlink', 'mqtt') = $2 ORDER BY number LIMIT $1",
                 limit,
+                downlink,
             )
         return [(row["device_id"], row["command_id"], row["attempt"]) for row in rows]
 

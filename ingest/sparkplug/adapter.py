@@ -24,6 +24,7 @@ ROUTE: Final = "sparkplug"
 """The key of a device's metadata under which its topic and the units of its metrics stand."""
 
 AskRebirth = Callable[[Address], None]
+Reported = Callable[[Address, dict[str, Any]], None]
 
 
 class SparkplugAdapter:
@@ -31,6 +32,8 @@ class SparkplugAdapter:
 
     Args:
         ask_rebirth: called with an edge node that must say anew what its metrics are; must not block.
+        reported: called with the values of an edge node or device, by metric, as their types are.
+        born: called with an edge node or device that was born.
     """
 
     def __init__(
@@ -40,7 +43,12 @@ class SparkplugAdapter:
         naming: Naming,
         ask_rebirth: AskRebirth,
         bounds: Bounds | None = None,
+        *,
+        reported: Reported = lambda _, __: None,
+        born: AskRebirth = lambda _: None,
     ) -> None:
+        self._reported = reported
+        self._born = born
         self._pipeline = pipeline
         self._router = router
         self._naming = naming
@@ -143,8 +151,9 @@ class SparkplugAdapter:
         match kind:
             case "NBIRTH":
                 born = _definitions(said)
-                readings = self._readings(said, born, received_ms)
+                readings = self._readings(address, said, born, received_ms)
                 gone = self._presences(address, node.born(said, born), online=False)
+                self._born(address)
                 return [*gone, *self._births(device_id, address, born)], readings
             case "NDEATH":
                 devices = node.died(said)
@@ -156,33 +165,37 @@ class SparkplugAdapter:
             self._counts["gaps"] += 1
         device = address.device
         if device is None:
-            return [], self._data(node, node.own, said, received_ms)
+            return [], self._data(address, node, node.own, said, received_ms)
         match kind:
             case "DBIRTH":
                 born = _definitions(said)
-                readings = self._readings(said, born, received_ms)
+                readings = self._readings(address, said, born, received_ms)
                 node.devices[device] = born
+                self._born(address)
                 return self._births(device_id, address, born), readings
             case "DDEATH":
                 node.devices.pop(device, None)
                 return [PresenceSaid(device_id, False)], []
             case _:
-                return [], self._data(node, node.device_of(device), said, received_ms)
+                return [], self._data(address, node, node.device_of(device), said, received_ms)
 
     def _data(
-        self, node: EdgeNode, definitions: Definitions, said: Payload, received_ms: int
+        self, address: Address, node: EdgeNode, definitions: Definitions, said: Payload, received_ms: int
     ) -> list[Telemetry]:
         try:
-            return self._readings(said, definitions, received_ms)
+            return self._readings(address, said, definitions, received_ms)
         except Undecodable as error:
             if error.reason is Reason.UNKNOWN_METRIC:
                 node.missed()
             raise
 
-    def _readings(self, said: Payload, definitions: Definitions, received_ms: int) -> list[Telemetry]:
+    def _readings(
+        self, address: Address, said: Payload, definitions: Definitions, received_ms: int
+    ) -> list[Telemetry]:
         """One reading for each time that the metrics have, at most `max_metrics` of them in each."""
         at_most = self._telemetry.bounds.max_metrics
         groups: dict[int | None, list[dict[str, Value]]] = {}
+        reported: dict[str, Any] = {}
         for metric in said.metrics:
             name, datatype, _ = definitions.of(metric)
             if is_control(name):
@@ -193,10 +206,14 @@ class SparkplugAdapter:
                 if key in parts[-1] or len(parts[-1]) >= at_most:
                     parts.append({})
                 parts[-1][key] = value
+                if key == name and not metric.is_historical:
+                    reported[name] = value
         full = [(time_ms, part) for time_ms, parts in groups.items() for part in parts if part]
         if len(full) > self._telemetry.bounds.max_array:
             raise Undecodable(Reason.BATCH_TOO_LONG, f"{len(full)} readings in one message")
-        return [self._telemetry.reading(part, received_ms, time_ms) for time_ms, part in full]
+        readings = [self._telemetry.reading(part, received_ms, time_ms) for time_ms, part in full]
+        self._reported(address, reported)
+        return readings
 
     def _presences(self, address: Address, devices: Iterable[str], *, online: bool) -> list[Message]:
         ids = (self._naming.id_of(Address(address.group, address.node, device)) for device in devices)

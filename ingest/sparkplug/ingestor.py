@@ -1,14 +1,15 @@
-"""Sparkplug B over MQTT: reads what edge nodes say, asks them for rebirths, and says that we are there."""
+"""Sparkplug B over MQTT: reads what edge nodes say, tells them commands, and says that we are there."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from zlib import crc32
 
 import msgspec
 
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.dispatch import Dispatcher, ReadyCommands
 from sensorium.ingest.errors import Disconnected
 from sensorium.ingest.mqtt_acks import Acks
 from sensorium.ingest.mqtt_address import BrokerAddress
@@ -19,10 +20,11 @@ from sensorium.ingest.pipeline import Pipeline, Router
 from sensorium.ingest.rate_limit import RateLimit
 from sensorium.ingest.sparkplug.adapter import SparkplugAdapter
 from sensorium.ingest.sparkplug.address import NAMESPACE, Address, Naming, subscriptions
+from sensorium.ingest.sparkplug.commands import REBIRTH_METRIC, SparkplugCarrier
 from sensorium.ingest.sparkplug.encode import encode
-from sensorium.ingest.sparkplug.payload import DataType, Metric, Payload
+from sensorium.ingest.sparkplug.payload import Metric, Payload
+from sensorium.ingest.sparkplug.session import Definitions
 
-REBIRTH: Final = "Node Control/Rebirth"
 REBIRTHS_PER_S: Final = 50
 """Asked for at most, so that not all edge nodes say everything at once after a restart of ours."""
 
@@ -56,20 +58,30 @@ class SparkplugIngestor:
     """Reads all of a namespace, in order, and acknowledges what is committed. Start and stop it once.
 
     There is one for a broker: the order of an edge node's messages is what tells that one is missing.
+
+    Args:
+        sources: where it stands which commands edge nodes and devices may be told.
     """
 
     def __init__(
         self,
         settings: SparkplugSettings,
         router: Router,
+        sources: Sequence[ReadyCommands] = (),
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._settings = settings
         self._router = router
         self._clock_ms = clock_ms
         self._pipeline = Pipeline(router, settings.bounds, "sparkplug", settings.limit)
+        carrier = SparkplugCarrier(
+            router, self.connected, self.send, self._definitions, self._ask_rebirth, clock_ms
+        )
+        self._dispatcher = Dispatcher(router, sources, carrier)
         self.adapter = SparkplugAdapter(
-            self._pipeline, router, settings.naming, self._ask_rebirth, settings.bounds
+            *(self._pipeline, router, settings.naming, self._ask_rebirth, settings.bounds),
+            reported=carrier.reported,
+            born=carrier.born,
         )
         self._since_ms = clock_ms()
         self._client = MqttClient(
@@ -134,6 +146,7 @@ class SparkplugIngestor:
             "client": self._client.statistics(),
             **self._pipeline.statistics(),
             "sparkplug": self.adapter.statistics(),
+            "commands": self._dispatcher.statistics(),
         }
 
     async def _run(self) -> None:
@@ -141,11 +154,14 @@ class SparkplugIngestor:
             ours = [
                 tasks.create_task(step()) for step in (self._throttle, self._ask_for_rebirths, self._tell)
             ]
+            dispatching = tasks.create_task(self._dispatcher.run(tasks))
             await self._stop.wait()
+            dispatching.cancel()
             self._client.pause()
             try:
                 async with asyncio.timeout(self._settings.drain_timeout_s):
                     await self._idle.wait()
+                    await self._dispatcher.drained()
             except TimeoutError:
                 pass
             for task in ours:
@@ -193,6 +209,9 @@ class SparkplugIngestor:
 
     # --- out --------------------------------------------------------------------------------------------
 
+    def _definitions(self, address: Address) -> Definitions | None:
+        return self.adapter.definitions(address)
+
     def _ask_rebirth(self, node: Address) -> None:
         # At most as many as there are edge nodes that are remembered.
         self._rebirths[node] = None
@@ -207,7 +226,7 @@ class SparkplugIngestor:
                 self._wake.clear()
             await self._client.connected()
             try:
-                await self.send(node, (Metric(REBIRTH, datatype=DataType.BOOLEAN, raw=True),))
+                await self.send(node, (REBIRTH_METRIC,))
             except Disconnected:
                 continue  # it is asked again when it says something that cannot be understood
             await asyncio.sleep(1 / REBIRTHS_PER_S)

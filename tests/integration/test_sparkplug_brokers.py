@@ -14,11 +14,13 @@ from field import mqtt_client
 from real_mosquitto import MOSQUITTO, MOSQUITTO_PUB, RealMosquitto
 
 from sensorium.actors.host import DeviceHost, HostSettings
-from sensorium.actors.messages import GetDevice, GetLatest, Register
+from sensorium.actors.messages import GetDevice, GetLatest, Register, SendCommand
 from sensorium.actors.placement import SHARDS
+from sensorium.actors.records import OPEN_STATES, Command
 from sensorium.actors.router import Router
 from sensorium.actors.testing import MemoryStore
 from sensorium.ingest.broker import EmbeddedBroker, free_port
+from sensorium.ingest.dispatch import ReadyCommands
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient, Will
 from sensorium.ingest.mqtt_connection import Connection
@@ -51,9 +53,24 @@ async def address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     mosquitto.stop()
 
 
+class Queued:
+    """Commands that are ready, as the test says."""
+
+    def __init__(self) -> None:
+        self.ready: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
+
+    async def watch(self) -> AsyncIterator[list[tuple[str, str, int]]]:
+        while True:
+            yield [await self.ready.get()]
+
+
 @pytest.fixture
-async def router() -> AsyncIterator[Router]:
-    store = MemoryStore(lambda: 0)
+def store() -> MemoryStore:
+    return MemoryStore(lambda: 0)
+
+
+@pytest.fixture
+async def router(store: MemoryStore) -> AsyncIterator[Router]:
     host = DeviceHost("host-0", 1, range(SHARDS), store.ports, HostSettings(), lambda: 0)
     await store.join("host-0")
     await host.start()
@@ -65,8 +82,11 @@ async def router() -> AsyncIterator[Router]:
 
 
 @asynccontextmanager
-async def platform(address: BrokerAddress, router: Router) -> AsyncIterator[SparkplugIngestor]:
-    ingestor = SparkplugIngestor(SparkplugSettings(address=address, host_id="sensorium"), router)
+async def platform(
+    address: BrokerAddress, router: Router, *sources: ReadyCommands
+) -> AsyncIterator[SparkplugIngestor]:
+    settings = SparkplugSettings(address=address, host_id="sensorium")
+    ingestor = SparkplugIngestor(settings, router, sources)
     await ingestor.start()
     async with asyncio.timeout(10):
         await ingestor.connected()
@@ -80,13 +100,18 @@ class EdgeNode:
 
     def __init__(self, address: BrokerAddress, bd_seq: int) -> None:
         self.asked: asyncio.Queue[str] = asyncio.Queue()
+        self.told: asyncio.Queue[Metric] = asyncio.Queue()
         self.states: list[dict[str, Any]] = []
         self._bd_seq = Metric("bdSeq", datatype=DataType.INT64, raw=bd_seq)
         self._seq = 0
         self.client = MqttClient(
             address,
             f"edge-node-{bd_seq}",
-            subscriptions=(("spBv1.0/plant/NCMD/line1", 1), ("spBv1.0/STATE/sensorium", 1)),
+            subscriptions=(
+                ("spBv1.0/plant/NCMD/line1", 1),
+                ("spBv1.0/plant/DCMD/line1/+", 1),
+                ("spBv1.0/STATE/sensorium", 1),
+            ),
             on_packets=self._take,
             will=Will(
                 topic="spBv1.0/plant/NDEATH/line1",
@@ -100,6 +125,8 @@ class EdgeNode:
         for topic, payload, *_ in packets:
             if b"STATE" in topic:
                 self.states.append(json.loads(payload))
+            elif b"DCMD" in topic:
+                self.told.put_nowait(decode(payload).metrics[0])
             else:
                 self.asked.put_nowait(str(decode(payload).metrics[0].name))
 
@@ -172,6 +199,45 @@ async def test_after_our_restart_the_node_is_asked_for_its_birth(
             latest = await router.ask(GetLatest(OVEN))
             assert latest["metrics"]["Zone 1/Temperature"]["value"] == 23.5
             assert node.asked.empty()
+
+
+async def test_commands_are_written_and_reported_back(
+    address: BrokerAddress, router: Router, store: MemoryStore
+) -> None:
+    async def ended(command_id: str) -> Command:
+        async with asyncio.timeout(10):
+            while store.commands[command_id].state in OPEN_STATES:
+                await asyncio.sleep(0.01)
+        return store.commands[command_id]
+
+    async def command(command_id: str, name: str, parameters: dict[str, Any]) -> None:
+        asked = await router.ask(SendCommand(OVEN, command_id, name, parameters, 30_000, 10**15))
+        assert asked["downlink"] == "sparkplug"
+        queued.ready.put_nowait((OVEN, command_id, 1))
+
+    node, queued = EdgeNode(address, 3), Queued()
+    async with platform(address, router, queued) as ingestor, node.client:
+        async with asyncio.timeout(10):
+            await node.client.connected()
+        await node.birth()
+        await until(lambda: ingestor.adapter.statistics().get("DBIRTH") == 1)
+        await command("c1", "write", {"Zone 1/Temperature": 180.1})
+        async with asyncio.timeout(10):
+            told = await node.told.get()
+        assert (told.name, told.datatype) == ("Zone 1/Temperature", DataType.FLOAT)
+        assert store.commands["c1"].state == "SENT"
+        await node.say("DDATA", Metric(alias=5, raw=25.0))
+        await node.say("DDATA", Metric(alias=5, datatype=DataType.FLOAT, raw=180.1))
+        assert (await ended("c1")).state == "SUCCEEDED"
+        await command("c2", "write", {"Zone 1/Temperature": "hot"})
+        assert "not a number" in str((await ended("c2")).reason)
+        await command("c3", "open", {})
+        assert (await ended("c3")).state == "FAILED"
+        await command("c4", "rebirth", {})
+        async with asyncio.timeout(10):
+            assert await node.asked.get() == "Node Control/Rebirth"
+        await node.birth()
+        assert (await ended("c4")).state == "SUCCEEDED"
 
 
 @pytest.mark.skipif(MOSQUITTO_PUB is None, reason="mosquitto_pub is not installed")

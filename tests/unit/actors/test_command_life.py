@@ -17,6 +17,7 @@ from sensorium.actors.messages import (
     CommandUndelivered,
     Decommission,
     Outcome,
+    Patch,
     PresenceSaid,
     Refusal,
     Register,
@@ -239,7 +240,7 @@ def test_a_device_that_asks_is_not_published_to() -> None:
     driver = Driver(around_of(profile=Profile(downlink="coap")))
     answer = send(driver)
     assert isinstance(answer, Answer)
-    assert not answer.value.ready
+    assert (answer.value.ready, answer.value.downlink) == (True, "coap")
     send(driver, "c2")
     for _ in range(2):  # asking again tells the same
         taken = driver.send(TakeCommands(DEVICE_ID))
@@ -337,3 +338,28 @@ def test_in_any_schedule_each_is_told_once_an_attempt_and_ends_once(steps: list[
     schedule.check()
     assert not schedule.driver.device.commands.open, "everything ends"
     assert not schedule.driver.timers, "no timer is left"
+
+
+def test_where_a_device_is_found_goes_with_what_it_is_told() -> None:
+    driver = Driver()
+    answer = send(driver)
+    assert isinstance(answer, Answer)
+    assert answer.value.downlink == "mqtt"
+    driver.send(Patch(DEVICE_ID, metadata={"tts": {"application": "app"}}))
+    assert (stored(driver)["c1"].downlink, stored(driver)["c1"].ready) == ("tts", True)
+    driver = driver.recovered()
+    told = claim(driver)
+    assert isinstance(told, Answer)
+    assert told.value.route == {"application": "app"}
+    driver.send(Patch(DEVICE_ID, metadata={"tts": None}))
+    send(driver, "c2")
+    assert stored(driver)["c2"].downlink == "mqtt"
+
+
+def test_a_patch_that_changes_nothing_writes_nothing() -> None:
+    driver = Driver()
+    driver.send(Patch(DEVICE_ID, metadata={"a": 1}))
+    before = driver.device.registration
+    driver.wait(1_000)
+    driver.send(Patch(DEVICE_ID, metadata={"a": 1}))
+    assert driver.device.registration == before
