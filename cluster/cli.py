@@ -280,6 +280,36 @@ def broker_config(
     print(broker.next_steps(settings))
 
 
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="New, or of an earlier backup: what is new is copied.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Where the platform keeps everything.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The platform's configuration file.")] = None,
+) -> None:
+    """Copy everything that a platform keeps into a folder, as it is at this moment. The platform may run."""
+    settings = configuration.load(config, os.environ, {"--data-dir": ("storage.data_dir", data_dir)})
+    from sensorium.cluster import backup as backups
+
+    made = backups.make(settings, folder, Console(stderr=True))
+    print(f"{folder}: {backups.told(made)}")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="With a backup.", exists=True, file_okay=False)],
+    data_dir: Annotated[Path | None, typer.Option(help="Of the new platform: empty or not there.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The new platform's configuration file.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only compare the checksums.")] = False,
+) -> None:
+    """Fill an empty platform from a backup. One that was cut off goes on when it is run again."""
+    settings = configuration.load(config, os.environ, {"--data-dir": ("storage.data_dir", data_dir)})
+    from sensorium.cluster import backup as backups
+
+    console = Console(stderr=True)
+    done = backups.check(folder, console) if check else backups.put_back(settings, folder, console)
+    print(f"{folder}: {backups.told(done)}, {'whole' if check else 'restored'}")
+
+
 @projections.command("list")
 def list_projections(
     url: HttpUrl = _LOCAL_HTTP,

@@ -11,6 +11,7 @@ _ASK: Final = """
 SELECT current_database() AS database, current_user AS role,
        pg_is_in_recovery() AS standby,
        current_setting('transaction_read_only')::bool AS read_only,
+       to_regclass('restore_under_way') IS NOT NULL AS restoring,
        has_schema_privilege(current_schema(), 'CREATE, USAGE') AS creates,
        has_database_privilege(current_database(), 'TEMPORARY') AS stages,
        pg_encoding_to_char(d.encoding) AS encoding, d.datconnlimit AS database_limit,
@@ -59,6 +60,8 @@ def _wrong(found: asyncpg.Record) -> list[str]:
         lines.append("is a standby: name the primary too, and target_session_attrs=read-write in the URL")
     elif found["read_only"]:
         lines.append("is read-only: set default_transaction_read_only to off")
+    if found["restoring"]:
+        lines.append("is half restored from a backup: run sensorium restore again, to its end")
     if not found["creates"]:
         lines.append(f"lets {found['role']} create no tables: GRANT CREATE, USAGE ON SCHEMA public")
     if not found["stages"]:

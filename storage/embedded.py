@@ -99,6 +99,14 @@ class EmbeddedPostgres:
             raise EmbeddedFailed("the embedded PostgreSQL has not been started: call start() first")
         return f"postgresql://postgres@/postgres?host={quote(str(self._socket_dir), safe='/')}"
 
+    def serving(self) -> str | None:
+        """The URL of the server that works in the directory, whoever started it; None when none does."""
+        if not _servers_in(self.data_dir):
+            return None
+        if self._socket_dir is None:
+            self._socket_dir = self._make_socket_dir(_server_user())
+        return self.dsn
+
     @property
     def pid(self) -> int:
         """The server's process id; its clients' processes are children of it."""

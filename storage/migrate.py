@@ -42,8 +42,10 @@ def migrations() -> list[Migration]:
     return found
 
 
-async def migrate(dsn: str) -> int:
+async def migrate(dsn: str, to: int | None = None) -> int:
     """Apply the steps that are missing and create the next days' partitions. Safe at any time, by many.
+
+    With `to` no step after that one is applied, as for a database that an older backup is to fill.
 
     Each step commits by itself, so that one which fails leaves those before it.
 
@@ -59,14 +61,14 @@ async def migrate(dsn: str) -> int:
         with translated():
             await connection.execute("SET statement_timeout = 0; SET lock_timeout = 0")
             await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY, timeout=MIGRATION_TIMEOUT_S)
-            applied = await _apply(connection)
+            applied = await _apply(connection, to)
             await ensure_partitions(connection)
     finally:
         connection.terminate() if connection.is_closed() else await connection.close()
     return applied
 
 
-async def _apply(connection: Connection) -> int:
+async def _apply(connection: Connection, to: int | None) -> int:
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text NOT NULL,"
         " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
@@ -84,7 +86,8 @@ async def _apply(connection: Connection) -> int:
                 f"migration {step.name} is not the one that the database applied as {row['name']}:"
                 " applied migrations never change; add a new one"
             )
-    for step in steps[len(rows) :]:
+    missing = steps[len(rows) : to]
+    for step in missing:
         async with connection.transaction():
             await connection.execute(step.sql, timeout=MIGRATION_TIMEOUT_S)
             await connection.execute(
@@ -93,4 +96,4 @@ async def _apply(connection: Connection) -> int:
                 step.name,
                 step.checksum,
             )
-    return len(steps) - len(rows)
+    return len(missing)

@@ -10,6 +10,8 @@ TABLES: Final = ("readings", "events")
 DAYS_AHEAD: Final = 2
 LOCK_KEY: Final = 0x53454E_504152
 """The advisory lock that one process that changes partitions holds at a time."""
+BACKUP_KEY: Final = 0x53454E_42434B
+"""The advisory lock that backups share while they read, and that dropping partitions needs for itself."""
 
 
 async def ensure_partitions(
@@ -40,11 +42,15 @@ async def ensure_partitions(
 async def drop_partitions(connection: Connection, before: date, tables: Sequence[str] = TABLES) -> list[str]:
     """Drop the partitions of days before `before`: the readings and events committed then are gone.
 
+    Drops none while a backup is made: it would wait for that, and commits would wait for it.
+
     Returns:
         The names of those dropped.
     """
-    dropped = []
+    dropped: list[str] = []
     async with connection.transaction():
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", BACKUP_KEY):
+            return dropped
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
         for table in tables:
             for day, name in await attached(connection, table):
