@@ -341,6 +341,8 @@ class Commands:
         state = self._ended.get(message.command_id)
         if state is not None and state not in _LATE:
             return DUPLICATE
+        if not message.certain:
+            return ACCEPTED
         if state is None:
             refusal = Refusal(
                 "unknown_command", f"no open command {message.command_id} of device {device.id}", True

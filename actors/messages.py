@@ -167,7 +167,8 @@ class CommandUndelivered(_Message, frozen=True, array_like=True, tag=22):
 class CommandReply(_Message, frozen=True, array_like=True, tag=23):
     """What the device says of a command: `status` is "delivered", "succeeded" or "failed".
 
-    A repetition is a `Duplicate`; a reply to no open command becomes a dead letter.
+    A repetition is a `Duplicate`; a reply to no open command becomes a dead letter, unless it is not
+    `certain` that the command is one of ours at all.
     """
 
     command_id: str
@@ -175,6 +176,7 @@ class CommandReply(_Message, frozen=True, array_like=True, tag=23):
     received_ms: int
     result: Any = None
     reason: str | None = None
+    certain: bool = True
 
 
 class CancelCommand(_Message, frozen=True, array_like=True, tag=24):

@@ -4,9 +4,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from sensorium.cluster.sections import File, Section
+from sensorium.cluster.sections import File, HttpUrl, Id, Section
 from sensorium.ingest.lorawan import layout
-from sensorium.ingest.lorawan.adapter import CayenneCodec, Codec, LayoutCodec, LorawanSettings, ScriptCodec
+from sensorium.ingest.lorawan.adapter import (
+    CayenneCodec,
+    Codec,
+    CommandLayout,
+    LayoutCodec,
+    LorawanSettings,
+    ScriptCodec,
+)
+from sensorium.ingest.lorawan.carriers import TtsSettings
+from sensorium.ingest.lorawan.scripts import MAX_PORT
 
 MAX_SCRIPT_BYTES = 1024 * 1024
 _Name = Annotated[str, Field(min_length=1, max_length=128)]
@@ -46,13 +55,38 @@ class LayoutField(Section):
         return layout.Field(**{**settings, "bits": None if self.bits is None else tuple(self.bits)})
 
 
+class LayoutCommand(Section):
+    """How the frame of a command is made: its parameters are the layout's fields."""
+
+    f_port: Annotated[int, Field(ge=1, le=MAX_PORT)]
+    confirmed: bool = True
+    """Whether the device must acknowledge it; otherwise it has succeeded when it was transmitted."""
+    layout: Annotated[list[LayoutField], Field(max_length=256)] = Field(default_factory=list)
+    """`scale` and `add` as for decoding: what is sent is the value less `add`, divided by `scale`."""
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        for field in self.layout:
+            if field.offset < 0 or field.scale == 0:
+                raise ValueError(f"{field.name}: a command's offset counts from 0, its scale is not 0")
+            if field.f_port is not None:
+                raise ValueError(f"{field.name}: the port is the command's")
+        return self
+
+    def command(self) -> CommandLayout:
+        """As the encoder takes it."""
+        return CommandLayout(self.f_port, tuple(each.field() for each in self.layout), self.confirmed)
+
+
 class LorawanCodec(Section):
-    """How the frames of one profile are decoded: one of the three."""
+    """How the frames of one profile are decoded, by one of the three; and how commands are encoded."""
 
     cayenne: bool = False
     layout: Annotated[list[LayoutField], Field(min_length=1, max_length=256)] | None = None
     javascript: File | None = None
-    """A file with `decodeUplink` (TS013), or with the older `Decoder` or `Decode`."""
+    """A file with `decodeUplink` and `encodeDownlink` (TS013), or with the older `Decoder` or `Decode`."""
+    commands: dict[_Name, LayoutCommand] = Field(default_factory=dict)
+    """By the command's name; the others are for the script's `encodeDownlink`, if there is one."""
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -78,13 +112,38 @@ class Lorawan(Section):
     """Whether to subscribe to the events that ChirpStack v4 publishes at the broker."""
     tts_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
     """What webhooks of The Things Stack send in `X-Webhook-Secret`; without it there is no such webhook."""
+    tts_url: HttpUrl | None = None
+    """Of The Things Stack, such as https://eu1.cloud.thethings.network, for commands."""
+    tts_api_key: SecretStr | None = None
+    """With the right to write downlink traffic of the application."""
+    tts_webhook: Id = "sensorium"
+    """The id of the application's webhook there."""
     codecs: dict[_Name, LorawanCodec] = Field(default_factory=dict)
     """By the device's profile (ChirpStack), model or application (The Things Stack); `default` for others."""
+
+    @model_validator(mode="after")
+    def _key_and_url(self) -> Self:
+        if (self.tts_url is None) != (self.tts_api_key is None):
+            raise ValueError("tts_url and tts_api_key go together")
+        return self
+
+    def tts(self) -> TtsSettings | None:
+        """Where commands go; None: there is no such server."""
+        if self.tts_url is None or self.tts_api_key is None:
+            return None
+        return TtsSettings(
+            url=self.tts_url, api_key=self.tts_api_key.get_secret_value(), webhook=self.tts_webhook
+        )
 
     def settings(self) -> LorawanSettings:
         """As the ways in take it."""
         return LorawanSettings(
             codecs={name: codec.codec() for name, codec in self.codecs.items()},
+            commands={
+                name: {command: made.command() for command, made in codec.commands.items()}
+                for name, codec in self.codecs.items()
+                if codec.commands
+            },
             chirpstack=self.chirpstack,
             tts_secret=None if self.tts_secret is None else self.tts_secret.get_secret_value(),
         )

@@ -35,6 +35,7 @@ from sensorium.cluster import urls
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.errors import AlreadyRunning
+from sensorium.cluster.lorawan import lorawan_command_services
 from sensorium.cluster.ports import PortTaken, check_free
 from sensorium.cluster.services import (
     CoapService,
@@ -295,6 +296,7 @@ class Platform:
                 ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
                 *self._coap(),
                 *self._lorawan(mqtt),
+                *lorawan_command_services(config, mqtt, dsns, NAMESPACE),
                 *sparkplug_services(config, mqtt, dsns, NAMESPACE),
                 self._commands(mqtt, dsns),
                 *storage_services(config, dsns),

@@ -66,7 +66,9 @@ class MqttIngestor:
         lorawan = settings.lorawan
         source = "mqtt" if lorawan is None else "lorawan"
         self._pipeline = Pipeline(router, settings.bounds, source, settings.limit)
-        self._lorawan = None if lorawan is None else LorawanAdapter(self._pipeline, lorawan, settings.bounds)
+        self._lorawan = (
+            None if lorawan is None else LorawanAdapter(self._pipeline, router, lorawan, settings.bounds)
+        )
         topic = TELEMETRY if lorawan is None else CHIRPSTACK
         self._client = MqttClient(
             settings.address,

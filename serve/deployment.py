@@ -176,7 +176,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         await waits.start()
         stack.push_async_callback(waits.close)
         uplinks = Pipeline(router, settings.bounds, source="lorawan")
-        lorawan = LorawanAdapter(uplinks, settings.lorawan, settings.bounds)
+        lorawan = LorawanAdapter(uplinks, router, settings.lorawan, settings.bounds)
         stack.push_async_callback(lorawan.close)
         archive = _archive(settings.archive, stack)
         yield Services(

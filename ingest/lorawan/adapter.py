@@ -8,15 +8,18 @@ from typing import Any, Final
 
 import msgspec
 
-from sensorium.actors.messages import ACCEPTED, Value
+from sensorium.actors.messages import ACCEPTED, CommandReply, Outcome, Value
 from sensorium.ingest.cbor import value_of
 from sensorium.ingest.decode import Bounds, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
 from sensorium.ingest.lorawan import cayenne, chirpstack, layout, tts
 from sensorium.ingest.lorawan.events import Event
 from sensorium.ingest.lorawan.scripts import ScriptCodecs
-from sensorium.ingest.pipeline import Done, Pipeline
+from sensorium.ingest.pipeline import Done, Pipeline, Router
+from sensorium.ingest.routes import Routes
 
+CHIRPSTACK: Final = "chirpstack"
+TTS: Final = "tts"
 DEFAULT: Final = "default"
 """The codec of profiles that have none of their own."""
 KNOWN_COUNTERS: Final = 65_536
@@ -42,6 +45,14 @@ class ScriptCodec(msgspec.Struct, frozen=True, tag="javascript"):
     source: str
 
 
+class CommandLayout(msgspec.Struct, frozen=True):
+    """How the frame of one command is made."""
+
+    port: int
+    fields: tuple[layout.Field, ...]
+    confirmed: bool = True
+
+
 Codec = CayenneCodec | LayoutCodec | ScriptCodec
 
 
@@ -51,11 +62,13 @@ class LorawanSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         codecs: by the name that the network server gives the device's profile (ChirpStack) or model, or else
             the application (The Things Stack); "default" for all others.
+        commands: by the same name, and by that of the command.
         chirpstack: whether to subscribe to ChirpStack's events.
         tts_secret: what webhooks of The Things Stack must send; None: there is no such webhook.
     """
 
     codecs: dict[str, Codec] = {}
+    commands: dict[str, dict[str, CommandLayout]] = {}
     chirpstack: bool = False
     tts_secret: str | None = None
 
@@ -63,8 +76,12 @@ class LorawanSettings(msgspec.Struct, frozen=True, kw_only=True):
 class LorawanAdapter:
     """Takes messages of network servers, in order. `close` it."""
 
-    def __init__(self, pipeline: Pipeline, settings: LorawanSettings, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, router: Router, settings: LorawanSettings, bounds: Bounds | None = None
+    ) -> None:
         self._pipeline = pipeline
+        self._router = router
+        self._routes = {downlink: Routes(router, downlink) for downlink in (CHIRPSTACK, TTS)}
         self._codecs = settings.codecs
         self._telemetry = TelemetryDecoder(bounds)
         self._scripts = ScriptCodecs(
@@ -85,16 +102,21 @@ class LorawanAdapter:
         What says nothing of a device is done at once. Returns when the message is on its way.
         """
         kind = topic.rpartition("/")[2]
-        await self._take(lambda: chirpstack.decode(kind, payload), topic, payload, received_ms, done, token)
+        await self._take(
+            lambda: chirpstack.decode(kind, payload), CHIRPSTACK, topic, payload, received_ms, done, token
+        )
 
     async def tts(self, application: str, payload: bytes, received_ms: int, done: Done, token: Any) -> None:
         """Take the body of a webhook of The Things Stack, as `chirpstack` does."""
         address = f"/api/lorawan/tts/{application}"
-        await self._take(lambda: tts.decode(payload, application), address, payload, received_ms, done, token)
+        await self._take(
+            lambda: tts.decode(payload, application), TTS, address, payload, received_ms, done, token
+        )
 
     async def _take(
         self,
         parse: Callable[[], Event | None],
+        downlink: str,
         address: str,
         payload: bytes,
         received_ms: int,
@@ -117,6 +139,11 @@ class LorawanAdapter:
                     done(token, ACCEPTED)
                     return
                 device_id = event.device_id
+                if event.uplink is None and not event.facts:
+                    self._hear(event, received_ms, done, token)
+                    return
+                if event.heard:
+                    self._hear(event, received_ms, _nothing, None)
                 metrics = await self._metrics(event, received_ms)
                 reading = self._telemetry.reading(metrics, received_ms, event.time_ms, own_time=False)
                 self._counts["events"] += 1
@@ -134,10 +161,30 @@ class LorawanAdapter:
                     redelivered=True,
                     decode=lambda _, __: [reading],
                 )
+                if event.route is not None:
+                    self._routes[downlink].tell(device_id, event.route)
         except Undecodable as error:
             self._pipeline.refuse(address, device_id, payload, received_ms, error, done, token)
         finally:
             self._waiting -= 1
+
+    def _hear(self, event: Event, received_ms: int, done: Done, token: Any) -> None:
+        """Tell the device what is said of its commands; `done` follows as for all else."""
+        replies = [
+            CommandReply(
+                *(event.device_id, heard.command_id, heard.status, received_ms, None, heard.reason),
+                certain=heard.certain,
+            )
+            for heard in event.heard
+        ]
+        self._counts["replies"] += bool(replies)
+        for reply in replies[:-1]:
+            self._router.message(reply, _nothing, None)
+        if replies:
+            # What is committed for one device is so in order.
+            self._router.message(replies[-1], done, token)
+        else:
+            done(token, ACCEPTED)
 
     async def _metrics(self, event: Event, received_ms: int) -> dict[str, Value]:
         if event.uplink is None:
@@ -181,14 +228,19 @@ class LorawanAdapter:
         return counter < before
 
     def statistics(self) -> dict[str, Any]:
-        """Counts since the start: events, those ignored, resets of frame counters; and of the scripts."""
+        """Counts since the start: events, those ignored, replies, counter resets; and of the scripts."""
         return {
             "events": self._counts["events"],
             "ignored": self._counts["ignored"],
+            "replies": self._counts["replies"],
             "counter_resets": self._counts["counter_resets"],
             "waiting": self._waiting,
             "scripts": self._scripts.statistics(),
         }
+
+
+def _nothing(_: Any, __: Outcome) -> None:
+    return None
 
 
 def _flat(decoded: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

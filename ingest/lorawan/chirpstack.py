@@ -3,6 +3,7 @@
 The JSON omits what has its type's default value: a missing `fCnt` is 0.
 """
 
+import uuid
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from sensorium.ingest.lorawan.events import (
     Event,
     Gateway,
+    Heard,
     Uplink,
     device_of,
     frame_of,
@@ -19,6 +21,9 @@ from sensorium.ingest.lorawan.events import (
 )
 
 TOPIC: Final = "application/+/device/+/event/+"
+MAX_REASON_CHARS: Final = 200
+_UNCONFIRMED: Final = 0x5EC0_4D5E_0000_0000_0000_0000_0000_0001
+"""Added (xor) to the ids of unconfirmed commands."""
 
 
 class _Camel(msgspec.Struct, frozen=True, rename="camel"):
@@ -28,6 +33,7 @@ class _Camel(msgspec.Struct, frozen=True, rename="camel"):
 class _DeviceInfo(_Camel, frozen=True):
     dev_eui: str
     device_profile_name: str = ""
+    application_id: str = ""
 
 
 class _RxInfo(_Camel, frozen=True):
@@ -61,7 +67,20 @@ class _Status(_Common, frozen=True):
     battery_level: float = 0.0
 
 
+class _TxAck(_Common, frozen=True):
+    queue_item_id: str = ""
+    gateway_id: str = ""
+
+
+class _Log(_Common, frozen=True):
+    level: str = ""
+    code: str = ""
+    description: str = ""
+    context: dict[str, str] = {}
+
+
 class _Ack(_Common, frozen=True):
+    queue_item_id: str = ""
     acknowledged: bool = False
     f_cnt_down: int = 0
 
@@ -80,11 +99,13 @@ _UP: Final = msgspec.json.Decoder(_Up)
 _JOIN: Final = msgspec.json.Decoder(_Join)
 _STATUS: Final = msgspec.json.Decoder(_Status)
 _ACK: Final = msgspec.json.Decoder(_Ack)
+_TXACK: Final = msgspec.json.Decoder(_TxAck)
+_LOG: Final = msgspec.json.Decoder(_Log)
 _LOCATION: Final = msgspec.json.Decoder(_Location)
 
 
 def decode(kind: str, payload: bytes) -> Event | None:
-    """The event of a topic's last level; None for kinds that say nothing of the device (txack, log, …).
+    """The event of a topic's last level; None for kinds that say nothing of the device.
 
     Raises:
         Undecodable: it is not what ChirpStack sends.
@@ -99,17 +120,33 @@ def decode(kind: str, payload: bytes) -> Event | None:
             join: _Join = parse(payload, _JOIN)
             return _event(join, {"lora_dev_addr": join.dev_addr})
         case "status":
-            status: _Status = parse(payload, _STATUS)
+            said: _Status = parse(payload, _STATUS)
             facts: dict[str, Any] = {
-                "lora_margin": status.margin,
-                "lora_external_power": status.external_power_source,
+                "lora_margin": said.margin,
+                "lora_external_power": said.external_power_source,
             }
-            if not status.battery_level_unavailable and not status.external_power_source:
-                facts["lora_battery"] = status.battery_level
-            return _event(status, facts)
+            if not said.battery_level_unavailable and not said.external_power_source:
+                facts["lora_battery"] = said.battery_level
+            return _event(said, facts)
         case "ack":
             ack: _Ack = parse(payload, _ACK)
-            return _event(ack, {"lora_ack": ack.acknowledged, "lora_fcnt_down": float(ack.f_cnt_down)})
+            facts = {"lora_ack": ack.acknowledged, "lora_fcnt_down": float(ack.f_cnt_down)}
+            status, reason = ("succeeded", None) if ack.acknowledged else ("failed", "not acknowledged")
+            return _event(ack, facts, heard=_heard(ack.queue_item_id, status, reason, status, reason))
+        case "txack":
+            sent: _TxAck = parse(payload, _TXACK)
+            reason = f"transmitted by {sent.gateway_id or 'a gateway'}"
+            unconfirmed = f"{reason}; the device does not confirm it"
+            return _event(
+                sent, {}, heard=_heard(sent.queue_item_id, "delivered", reason, "succeeded", unconfirmed)
+            )
+        case "log":
+            log: _Log = parse(payload, _LOG)
+            item = log.context.get("queue_item_id", "")
+            if log.level != "ERROR" or not item:
+                return None
+            reason = f"{log.code}: {log.description}"[:MAX_REASON_CHARS]
+            return _event(log, {}, heard=_heard(item, "failed", reason, "failed", reason))
         case "location":
             place = parse(payload, _LOCATION)
             at = place.location
@@ -121,12 +158,44 @@ def decode(kind: str, payload: bytes) -> Event | None:
             return None
 
 
-def _event(common: _Common, facts: dict[str, Any], uplink: Uplink | None = None) -> Event:
+def _event(
+    common: _Common, facts: dict[str, Any], uplink: Uplink | None = None, heard: tuple[Heard, ...] = ()
+) -> Event:
+    info = common.device_info
+    route = {"application": info.application_id, "profile": info.device_profile_name}
     return Event(
-        device_of(common.device_info.dev_eui),
-        common.device_info.device_profile_name,
+        device_of(info.dev_eui),
+        info.device_profile_name,
         common.deduplication_id,
         time_of(common.time),
         facts,
         uplink,
+        heard,
+        route if info.application_id and uplink is not None else None,
+    )
+
+
+def queue_item_of(command_id: str, *, confirmed: bool) -> str | None:
+    """The id that a command has in ChirpStack's queue; None where it cannot have one.
+
+    It says whether it is confirmed, since the event of its transmission does not.
+    """
+    try:
+        number = uuid.UUID(hex=command_id).int
+    except ValueError:
+        return None
+    return str(uuid.UUID(int=number if confirmed else number ^ _UNCONFIRMED))
+
+
+def _heard(
+    item: str, confirmed: str, reason: str | None, unconfirmed: str, unconfirmed_reason: str | None
+) -> tuple[Heard, ...]:
+    """What is heard of a queue item, for each of the commands that it may be; one of them is not there."""
+    try:
+        number = uuid.UUID(item).int
+    except ValueError:
+        return ()
+    return (
+        Heard(f"{number:032x}", confirmed, reason, certain=False),
+        Heard(f"{number ^ _UNCONFIRMED:032x}", unconfirmed, unconfirmed_reason, certain=False),
     )

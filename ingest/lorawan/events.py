@@ -30,6 +30,19 @@ class Uplink(msgspec.Struct, frozen=True):
     decoded: dict[str, Any] | None
 
 
+class Heard(msgspec.Struct, frozen=True):
+    """What became of a downlink: `status` as in `CommandReply`.
+
+    Attributes:
+        certain: whether the command is known to be one of ours.
+    """
+
+    command_id: str
+    status: str
+    reason: str | None = None
+    certain: bool = True
+
+
 class Event(msgspec.Struct, frozen=True):
     """One message of a network server.
 
@@ -40,6 +53,8 @@ class Event(msgspec.Struct, frozen=True):
         time_ms: when the network server received it; None when it does not say.
         facts: what is known besides the frame, as metrics.
         uplink: the frame; None for events of other kinds.
+        heard: what the event says of downlinks.
+        route: where the network server finds the device, for commands; None where the event does not say.
     """
 
     device_id: str
@@ -48,6 +63,8 @@ class Event(msgspec.Struct, frozen=True):
     time_ms: int | None
     facts: dict[str, Value]
     uplink: Uplink | None = None
+    heard: tuple[Heard, ...] = ()
+    route: dict[str, Any] | None = None
 
 
 class Gateway(msgspec.Struct, frozen=True):

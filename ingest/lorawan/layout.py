@@ -1,7 +1,8 @@
-"""Declarative binary layouts: fields at offsets of a frame. Bytes in, metrics out."""
+"""Declarative binary layouts: fields at offsets of a frame. Bytes in, metrics out; of downlinks, back."""
 
 import math
 import struct
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -53,6 +54,47 @@ def decode(fields: tuple[Field, ...], port: int, frame: bytes) -> dict[str, Valu
             )
         metrics[field.name] = _value(field, raw)
     return metrics
+
+
+def encode(fields: tuple[Field, ...], values: Mapping[str, object]) -> bytes:
+    """A frame in which each field has its value, and what is between them is 0. Raises `Undecodable`.
+
+    Offsets count from the beginning; a field that is optional may be left out.
+    """
+    known = {field.name for field in fields}
+    if unknown := sorted(set(values) - known):
+        raise Undecodable(Reason.WRONG_TYPE, f"the layout has no {unknown[0][:60]!r}")
+    frame = bytearray()
+    for field in fields:
+        value = values.get(field.name)
+        if value is None and field.optional:
+            continue
+        if type(value) not in (bool, int, float):
+            raise Undecodable(Reason.WRONG_TYPE, f"{field.name!r} must be a number or boolean")
+        end = field.offset + SIZES[field.type]
+        frame.extend(bytes(max(0, end - len(frame))))
+        before = int.from_bytes(frame[field.offset : end], field.endian)
+        frame[field.offset : end] = _packed(field, float(value), before)  # type: ignore[arg-type]
+    return bytes(frame)
+
+
+def _packed(field: Field, value: float, before: int) -> bytes:
+    size = SIZES[field.type]
+    number = (value - field.add) / field.scale
+    if field.type in ("f32", "f64"):
+        order = ">" if field.endian == "big" else "<"
+        try:
+            return struct.pack(order + ("f" if field.type == "f32" else "d"), number)
+        except OverflowError:
+            raise Undecodable(Reason.WRONG_TYPE, f"{field.name!r}: {value:g} is too large") from None
+    signed = field.type.startswith("i")
+    low, count = field.bits or (0, 1 if field.type == "bool" else 8 * size)
+    least, most = (-(1 << count - 1), (1 << count - 1) - 1) if signed else (0, (1 << count) - 1)
+    if not math.isfinite(number) or not least <= round(number) <= most:
+        raise Undecodable(Reason.WRONG_TYPE, f"{field.name!r}: {value:g} does not fit its {count} bits")
+    # Several fields may share a byte.
+    whole = before | (round(number) & ((1 << count) - 1)) << low
+    return whole.to_bytes(size, field.endian)
 
 
 def _value(field: Field, raw: bytes) -> Value:

@@ -1,6 +1,6 @@
 """The process in which vendors' JavaScript runs: one request a line in, one answer a line out.
 
-Run as a module by `scripts`. Nothing of the platform is in it but the codec's source and one frame at a time.
+Run as a program by `scripts`. Nothing of the platform is in it but codecs' sources and one frame at a time.
 """
 
 import json
@@ -17,11 +17,21 @@ STACK_BYTES: Final = 256 * 1024
 ADDRESS_SPACE_BYTES: Final = 1024 * 1024 * 1024
 MAX_ANSWER_CHARS: Final = 256 * 1024
 
-# TS013 names decodeUplink; codecs for The Things Network v2 have Decoder, those for ChirpStack v3 Decode.
+# TS013 names decodeUplink and encodeDownlink; codecs for The Things Network v2 have Decoder and Encoder,
+# those for ChirpStack v3 Decode.
 _SHIM: Final = """
 (function (text) {
     var input = JSON.parse(text), result;
-    if (typeof decodeUplink === "function") {
+    if (input.data !== undefined) {
+        if (typeof encodeDownlink === "function") {
+            result = encodeDownlink({ data: input.data, variables: input.variables });
+        } else if (typeof Encoder === "function") {
+            result = { bytes: Encoder(input.data, input.fPort), fPort: input.fPort };
+        } else {
+            throw new Error("the codec has none of encodeDownlink and Encoder");
+        }
+        if (result && result.bytes) { result.bytes = Array.from(result.bytes); }
+    } else if (typeof decodeUplink === "function") {
         result = decodeUplink({
             bytes: input.bytes, fPort: input.fPort,
             recvTime: new Date(input.recvTime), variables: input.variables

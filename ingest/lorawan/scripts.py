@@ -4,8 +4,9 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Final, Self
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -15,7 +16,12 @@ ANSWER_TIMEOUT_S: Final = 5.0
 """Beyond the codec's own limit, for a process that has to start or is stuck."""
 MAX_WAITING: Final = 1_000
 """Frames that wait for the process; beyond it they become dead letters, to be replayed."""
+MAX_PORT: Final = 223
+"""Of applications (LoRaWAN 1.0.4, section 4.3.2)."""
+_CHILD: Final = Path(__file__).with_name("script_child.py")
 _LINE_BYTES: Final = 1024 * 1024
+
+T = TypeVar("T")
 
 
 class ScriptCodecs:
@@ -47,21 +53,25 @@ class ScriptCodecs:
 
     async def decode(self, codec: str, port: int, frame: bytes, received_ms: int) -> dict[str, Any]:
         """The codec's `data`. Raises `Undecodable` when it fails, or when it reports errors."""
+        asked = {"bytes": list(frame), "fPort": port, "recvTime": received_ms, "variables": {}}
+        return await self._run(codec, asked, _data)
+
+    async def encode(self, codec: str, data: dict[str, Any], port: int) -> tuple[int, bytes]:
+        """Port and frame of a downlink. `port` is for codecs that do not choose it. Raises as `decode`."""
+        return await self._run(codec, {"data": data, "fPort": port, "variables": {}}, _frame)
+
+    async def _run(self, codec: str, asked: dict[str, Any], read: "Callable[[str, dict[str, Any]], T]") -> T:
         if self._waiting >= MAX_WAITING:
             raise Undecodable(Reason.CODEC_BUSY, f"{MAX_WAITING} frames wait for the codecs")
-        request = {
-            "codec": codec,
-            "input": {"bytes": list(frame), "fPort": port, "recvTime": received_ms, "variables": {}},
-        }
         self._waiting += 1
         try:
             async with self._turn:
-                reply = await self._asked(msgspec.json.encode(request))
+                reply = await self._asked(msgspec.json.encode({"codec": codec, "input": asked}))
         finally:
             self._waiting -= 1
         self._counts["frames"] += 1
         try:
-            return _data(codec, reply)
+            return read(codec, _result(codec, reply))
         except Undecodable:
             self._counts["failures"] += 1
             raise
@@ -91,8 +101,8 @@ class ScriptCodecs:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "sensorium.ingest.lorawan.script_child",
+                "-I",  # nothing of the platform's is within its reach, not even as an import
+                str(_CHILD),
                 stdin=PIPE,
                 stdout=PIPE,
                 limit=_LINE_BYTES,
@@ -112,7 +122,7 @@ class ScriptCodecs:
         }
 
 
-def _data(codec: str, reply: dict[str, Any]) -> dict[str, Any]:
+def _result(codec: str, reply: dict[str, Any]) -> dict[str, Any]:
     if "error" in reply:
         raise Undecodable(Reason.CODEC_FAILED, f"codec {codec}: {reply['error']}")
     result = reply["result"]
@@ -120,7 +130,20 @@ def _data(codec: str, reply: dict[str, Any]) -> dict[str, Any]:
         raise Undecodable(Reason.CODEC_FAILED, f"codec {codec} gave no object")
     if result.get("errors"):
         raise Undecodable(Reason.CODEC_FAILED, f"codec {codec}: {str(result['errors'])[:200]}")
+    return result
+
+
+def _data(codec: str, result: dict[str, Any]) -> dict[str, Any]:
     data = result.get("data")
     if type(data) is not dict:
         raise Undecodable(Reason.CODEC_FAILED, f"codec {codec} gave no data")
     return data
+
+
+def _frame(codec: str, result: dict[str, Any]) -> tuple[int, bytes]:
+    numbers, port = result.get("bytes"), result.get("fPort")
+    if type(numbers) is not list or not all(type(n) is int and 0 <= n < 256 for n in numbers):
+        raise Undecodable(Reason.CODEC_FAILED, f"codec {codec} gave no bytes")
+    if type(port) is not int or not 1 <= port <= MAX_PORT:
+        raise Undecodable(Reason.CODEC_FAILED, f"codec {codec} gave the port {str(port)[:20]}")
+    return port, bytes(numbers)

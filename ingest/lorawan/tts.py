@@ -8,6 +8,7 @@ from sensorium.ingest.errors import Reason, Undecodable
 from sensorium.ingest.lorawan.events import (
     Event,
     Gateway,
+    Heard,
     Uplink,
     device_of,
     frame_of,
@@ -16,6 +17,9 @@ from sensorium.ingest.lorawan.events import (
     time_of,
 )
 
+MAX_REASON_CHARS: Final = 200
+_CORRELATION: Final = "sensorium:command:"
+
 
 class _ApplicationIds(msgspec.Struct, frozen=True):
     application_id: str = ""
@@ -23,6 +27,7 @@ class _ApplicationIds(msgspec.Struct, frozen=True):
 
 class _EndDeviceIds(msgspec.Struct, frozen=True):
     dev_eui: str
+    device_id: str = ""
     application_ids: _ApplicationIds = _ApplicationIds()
     dev_addr: str = ""
 
@@ -67,19 +72,39 @@ class _LocationSolved(msgspec.Struct, frozen=True):
     location: _Place = _Place()
 
 
+class _Downlink(msgspec.Struct, frozen=True):
+    correlation_ids: list[str] = []
+    confirmed: bool = False
+
+
+class _Error(msgspec.Struct, frozen=True):
+    name: str = ""
+    message_format: str = ""
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    downlink: _Downlink = _Downlink()
+    error: _Error = _Error()
+
+
 class _Message(msgspec.Struct, frozen=True):
     end_device_ids: _EndDeviceIds
     received_at: str | None = None
     uplink_message: _UplinkMessage | None = None
     join_accept: _JoinAccept | None = None
     location_solved: _LocationSolved | None = None
+    downlink_queued: _Downlink | None = None
+    downlink_sent: _Downlink | None = None
+    downlink_ack: _Downlink | None = None
+    downlink_nack: _Downlink | None = None
+    downlink_failed: _Failed | None = None
 
 
 _DECODER: Final = msgspec.json.Decoder(_Message)
 
 
 def decode(payload: bytes, application: str) -> Event | None:
-    """The event of a webhook's body; None for kinds that are not used (downlinks and their states).
+    """The event of a webhook's body; None for kinds that are not used.
 
     Raises:
         Undecodable: it is not what The Things Stack sends, or it is of another application.
@@ -102,6 +127,13 @@ def decode(payload: bytes, application: str) -> Event | None:
             time_of(up.received_at or message.received_at),
             reception(up.f_cnt, gateways),
             Uplink(up.f_port, up.f_cnt, frame_of(up.frm_payload), up.decoded_payload),
+            route={
+                "application": application,
+                "device": ids.device_id,
+                "profile": up.version_ids.model_id or application,
+            }
+            if ids.device_id
+            else None,
         )
     if join is not None:
         time_ms = time_of(join.received_at or message.received_at)
@@ -116,4 +148,35 @@ def decode(payload: bytes, application: str) -> Event | None:
             time_of(message.received_at),
             {"lora_latitude": at.latitude, "lora_longitude": at.longitude, "lora_altitude": at.altitude},
         )
-    return None
+    heard = _heard(message)
+    return Event(device_id, application, "", None, {}, heard=heard) if heard else None
+
+
+def correlation_of(command_id: str) -> str:
+    """The correlation id by which a downlink is recognised in what is said of it."""
+    return f"{_CORRELATION}{command_id}"
+
+
+def _heard(message: _Message) -> tuple[Heard, ...]:
+    failed = message.downlink_failed
+    for downlink, status, reason in (
+        (message.downlink_ack, "succeeded", None),
+        (message.downlink_nack, "failed", "not acknowledged"),
+        (None if failed is None else failed.downlink, "failed", _said(failed)),
+        (message.downlink_sent, "delivered", "transmitted"),
+    ):
+        if downlink is None:
+            continue
+        if status == "delivered" and not downlink.confirmed:
+            status, reason = "succeeded", "transmitted; the device does not confirm it"
+        return tuple(
+            Heard(said.removeprefix(_CORRELATION), status, reason)
+            for said in downlink.correlation_ids
+            if said.startswith(_CORRELATION)
+        )
+    return ()
+
+
+def _said(failed: _Failed | None) -> str:
+    error = _Error() if failed is None else failed.error
+    return f"{error.name}: {error.message_format}"[:MAX_REASON_CHARS] if error.name else "failed"

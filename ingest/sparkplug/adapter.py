@@ -4,10 +4,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from sensorium.actors.messages import ACCEPTED, Message, Outcome, Patch, PresenceSaid, Refusal, Value
+from sensorium.actors.messages import ACCEPTED, Message, Outcome, PresenceSaid, Refusal, Value
 from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
 from sensorium.ingest.pipeline import Done, Pipeline, Router, is_device_id
+from sensorium.ingest.routes import Routes
 from sensorium.ingest.sparkplug import payload as payloads
 from sensorium.ingest.sparkplug.address import Address, Naming, parse
 from sensorium.ingest.sparkplug.payload import Payload
@@ -16,8 +17,6 @@ from sensorium.ingest.sparkplug.values import is_control, unit_of, values
 
 KNOWN_NODES: Final = 10_000
 """Edge nodes whose birth is remembered; of one that is forgotten a rebirth is asked for."""
-KNOWN_ROUTES: Final = 262_144
-"""Devices of which is remembered what their metadata was told."""
 MAX_UNITS: Final = 200
 """Units of one device in its metadata."""
 ROUTE: Final = "sparkplug"
@@ -55,7 +54,7 @@ class SparkplugAdapter:
         self._ask_rebirth = ask_rebirth
         self._telemetry = TelemetryDecoder(bounds)
         self._nodes: OrderedDict[Address, EdgeNode] = OrderedDict()
-        self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._routes = Routes(router, ROUTE)
         self._counts: Counter[str] = Counter()
 
     def take(
@@ -81,7 +80,7 @@ class SparkplugAdapter:
             said = payloads.decode(payload)
             node = self._node(address.of_node)
             try:
-                messages, readings = self._said(
+                messages, readings, route = self._said(
                     kind, address, device_id, node, said, received_ms, redelivered
                 )
             finally:
@@ -96,8 +95,7 @@ class SparkplugAdapter:
         if not messages and not readings:
             done(token, ACCEPTED)
         for message in messages:
-            if not isinstance(message, Patch):
-                self._router.message(message, together.done, token)
+            self._router.message(message, together.done, token)
         if readings:
             self._pipeline.telemetry(
                 topic,
@@ -110,10 +108,8 @@ class SparkplugAdapter:
                 redelivered=redelivered,
                 decode=lambda _, __: readings,
             )
-        for message in messages:
-            if isinstance(message, Patch):
-                # After the reading, which may have registered the device.
-                self._router.message(message, self._remembering(message, together), token)
+        if route is not None:
+            self._routes.tell(device_id, route)
 
     def definitions(self, address: Address) -> Definitions | None:
         """What the birth of an edge node or device has said; None when it is not known."""
@@ -147,37 +143,38 @@ class SparkplugAdapter:
         said: Payload,
         received_ms: int,
         redelivered: bool,
-    ) -> tuple[list[Message], list[Telemetry]]:
+    ) -> tuple[list[Message], list[Telemetry], dict[str, Any] | None]:
         match kind:
             case "NBIRTH":
                 born = _definitions(said)
                 readings = self._readings(address, said, born, received_ms)
                 gone = self._presences(address, node.born(said, born), online=False)
                 self._born(address)
-                return [*gone, *self._births(device_id, address, born)], readings
+                return [*gone, PresenceSaid(device_id, True)], readings, _route(address, born)
             case "NDEATH":
                 devices = node.died(said)
                 if devices is None:
                     self._counts["stale_deaths"] += 1
-                    return [], []
-                return [*self._presences(address, devices, online=False), PresenceSaid(device_id, False)], []
+                    return [], [], None
+                gone = self._presences(address, devices, online=False)
+                return [*gone, PresenceSaid(device_id, False)], [], None
         if not node.follow(said.seq, redelivered=redelivered):
             self._counts["gaps"] += 1
         device = address.device
         if device is None:
-            return [], self._data(address, node, node.own, said, received_ms)
+            return [], self._data(address, node, node.own, said, received_ms), None
         match kind:
             case "DBIRTH":
                 born = _definitions(said)
                 readings = self._readings(address, said, born, received_ms)
                 node.devices[device] = born
                 self._born(address)
-                return self._births(device_id, address, born), readings
+                return [PresenceSaid(device_id, True)], readings, _route(address, born)
             case "DDEATH":
                 node.devices.pop(device, None)
-                return [PresenceSaid(device_id, False)], []
+                return [PresenceSaid(device_id, False)], [], None
             case _:
-                return [], self._data(address, node, node.device_of(device), said, received_ms)
+                return [], self._data(address, node, node.device_of(device), said, received_ms), None
 
     def _data(
         self, address: Address, node: EdgeNode, definitions: Definitions, said: Payload, received_ms: int
@@ -219,30 +216,6 @@ class SparkplugAdapter:
         ids = (self._naming.id_of(Address(address.group, address.node, device)) for device in devices)
         return [PresenceSaid(device_id, online) for device_id in ids if is_device_id(device_id)]
 
-    def _births(self, device_id: str, address: Address, born: Definitions) -> list[Message]:
-        """That it is there; and, unless it was told so before, its topic and units for its metadata."""
-        messages: list[Message] = [PresenceSaid(device_id, True)]
-        units = {name: unit for name, _, unit in born.by_name.values() if unit is not None}
-        route: dict[str, Any] = {"group": address.group, "node": address.node}
-        if address.device is not None:
-            route["device"] = address.device
-        if units:
-            route["units"] = dict(list(units.items())[:MAX_UNITS])
-        if self._told.get(device_id) != route:
-            messages.append(Patch(device_id, metadata={ROUTE: route}))
-        return messages
-
-    def _remembering(self, patch: Patch, together: "_Together") -> Done:
-        def done(token: Any, outcome: Outcome) -> None:
-            if not isinstance(outcome, Refusal) and patch.metadata is not None:
-                self._told[patch.device_id] = patch.metadata[ROUTE]
-                if len(self._told) > KNOWN_ROUTES:
-                    self._told.popitem(last=False)
-            # A device that is not registered has nothing to remember it by.
-            together.done(token, ACCEPTED)
-
-        return done
-
 
 class _Together:
     """Calls `done` once, when all that a message says is committed; with the first refusal, if any."""
@@ -265,3 +238,14 @@ class _Together:
 def _definitions(said: Payload) -> Definitions:
     units = {m.name: unit for m in said.metrics if m.name is not None and (unit := unit_of(m)) is not None}
     return Definitions(said.metrics, units)
+
+
+def _route(address: Address, born: Definitions) -> dict[str, Any]:
+    """For the metadata of what was born: its topic, and the units of its metrics."""
+    units = {name: unit for name, _, unit in born.by_name.values() if unit is not None}
+    return {
+        "group": address.group,
+        "node": address.node,
+        **({} if address.device is None else {"device": address.device}),
+        **({"units": dict(list(units.items())[:MAX_UNITS])} if units else {}),
+    }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,14 @@ from sensorium.ingest.lorawan.adapter import CayenneCodec, LorawanSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 
 EUI = "a8404137b182428e"
+
+
+async def published_by_the_page(broker: RealMosquitto) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lorawan.md").read_text()
+    (command,) = re.findall(r"```sh\n(mosquitto_pub.*?)```", page, re.DOTALL)
+    script = command.replace("mosquitto_pub ", f"mosquitto_pub -p {broker.address.port} ")
+    running = await asyncio.create_subprocess_exec("bash", "-ec", script)
+    assert await running.wait() == 0
 
 
 @pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
@@ -48,14 +57,17 @@ async def test_events_become_readings(tmp_path: Path) -> None:
                     }
                     topic = f"application/1/device/{EUI}/event/up"
                     await server.publish(topic, json.dumps(event).encode())
-                await server.publish(f"application/1/device/{EUI}/event/log", b"{}")
+                await server.publish(f"application/1/device/{EUI}/event/integration", b"{}")
                 await server.publish(f"application/1/device/{EUI}/event/up", b"{")
-                while ingestor.statistics()["acked"] < 5:
+                await published_by_the_page(broker)
+                while ingestor.statistics()["acked"] < 6:
                     await asyncio.sleep(0.01)
             await ingestor.stop()
             ingestor.check()
         names = [dict(zip(r.metric_set.names, r.values, strict=True)) for r in store.readings]
-        assert [(n["temperature_3"], n["lora_fcnt"]) for n in names] == [(27.2, 0), (27.2, 1), (27.2, 2)]
+        read = [(n["temperature_3"], n["lora_fcnt"]) for n in names]
+        assert read == [(27.2, 0), (27.2, 1), (27.2, 2), (27.2, 0)]
+        assert names[-1]["lora_gateway"] == "0016c001f153a14c"
         assert [letter.reason for letter in store.dead_letters] == ["malformed_json"]
     finally:
         await host.stop()

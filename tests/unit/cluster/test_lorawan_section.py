@@ -6,7 +6,7 @@ import pytest
 
 from sensorium.cluster.config import load
 from sensorium.cluster.errors import ConfigError
-from sensorium.ingest.lorawan.adapter import CayenneCodec, LayoutCodec, ScriptCodec
+from sensorium.ingest.lorawan.adapter import CayenneCodec, CommandLayout, LayoutCodec, ScriptCodec
 from sensorium.ingest.lorawan.layout import Field
 
 
@@ -40,6 +40,29 @@ lorawan:
     assert "0123456789abcdef" not in str(config.describe())
 
 
+def test_commands_have_layouts(tmp_path: Path) -> None:
+    config = load_text(
+        tmp_path,
+        """
+lorawan:
+  tts_url: https://eu1.example.org
+  tts_api_key: NNSXS.SECRET
+  codecs:
+    valve:
+      cayenne: true
+      commands: {open: {f_port: 3, layout: [{name: percent, offset: 0, type: u8}]}}
+""",
+    )
+    made = CommandLayout(3, (Field(name="percent", offset=0, type="u8"),), True)
+    assert config.lorawan.settings().commands == {"valve": {"open": made}}
+    tts = config.lorawan.tts()
+    assert tts is not None
+    assert (tts.url, tts.api_key, tts.webhook) == ("https://eu1.example.org", "NNSXS.SECRET", "sensorium")
+    assert "SECRET" not in str(config.describe())
+    with pytest.raises(ConfigError, match="go together"):
+        load_text(tmp_path, "lorawan: {tts_url: 'https://eu1.example.org'}")
+
+
 @pytest.mark.parametrize(
     ("codec", "message"),
     [
@@ -49,6 +72,10 @@ lorawan:
         ("{cayene: true}", "cayene: unknown key; did you mean lorawan.codecs.x.cayenne?"),
         ("{layout: [{name: a, offset: 0, typ: u8}]}", "did you mean lorawan.codecs.x.layout[0].type?"),
         ("{layout: [{name: a, offset: 0, type: i8, bits: [0, 1]}]}", "bits need an unsigned type or bool"),
+        (
+            "{cayenne: true, commands: {open: {f_port: 3, layout: [{name: a, offset: -1, type: u8}]}}}",
+            "a: a command's offset counts from 0",
+        ),
         ("{layout: [{name: a, offset: 0, type: u8, bits: [6, 3]}]}", "bits 6 to 8 are not in a u8"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recording_router import RecordingRouter
 
-from sensorium.actors.messages import ACCEPTED, DeadLetter, Outcome, ReadingFlag
+from sensorium.actors.messages import ACCEPTED, CommandReply, DeadLetter, Outcome, Patch, ReadingFlag
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.lorawan import adapter as module
 from sensorium.ingest.lorawan import chirpstack, tts
@@ -46,7 +46,7 @@ class World:
     def __init__(self, settings: LorawanSettings) -> None:
         self.router = RecordingRouter()
         self.outcomes = Outcomes()
-        self.adapter = LorawanAdapter(Pipeline(self.router, source="lorawan"), settings)
+        self.adapter = LorawanAdapter(Pipeline(self.router, source="lorawan"), self.router, settings)
 
     async def chirpstack(self, kind: str, content: Any) -> None:
         topic = f"application/a/device/{EUI}/event/{kind}"
@@ -148,9 +148,90 @@ async def test_other_events_are_facts(
 
 
 async def test_events_without_use_are_done_at_once(world: World) -> None:
-    await world.chirpstack("txack", {"anything": 1})
-    assert world.outcomes == [("token", ACCEPTED)]
+    await world.chirpstack("integration", {"anything": 1})
+    await world.chirpstack("log", {"deviceInfo": {"devEui": EUI}, "level": "INFO", "code": "UPLINK_CODEC"})
+    assert world.outcomes == [("token", ACCEPTED)] * 2
     assert world.router.pending == 0
+
+
+COMMAND = "019a0000000011112222333344445555"
+
+
+def replies(world: World) -> list[tuple[str, str, bool]]:
+    said = [message for message in world.router.messages if isinstance(message, CommandReply)]
+    return [(reply.command_id, reply.status, reply.certain) for reply in said]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "confirmed", "unconfirmed"),
+    [
+        ("txack", {"gatewayId": "0016"}, "delivered", "succeeded"),
+        ("ack", {"acknowledged": True}, "succeeded", "succeeded"),
+        ("ack", {}, "failed", "failed"),
+    ],
+)
+async def test_chirpstack_says_what_became_of_a_downlink(
+    world: World, kind: str, content: dict[str, Any], confirmed: str, unconfirmed: str
+) -> None:
+    for is_confirmed, status in ((True, confirmed), (False, unconfirmed)):
+        item = chirpstack.queue_item_of(COMMAND, confirmed=is_confirmed)
+        await world.chirpstack(kind, {"deviceInfo": {"devEui": EUI}, "queueItemId": item, **content})
+        assert (COMMAND, status, False) in replies(world)
+        world.router.messages.clear()
+    assert world.outcomes == []
+    world.router.commit()
+    assert len(world.outcomes) == 2
+
+
+async def test_chirpstack_says_why_it_gave_a_downlink_up(world: World) -> None:
+    await world.chirpstack(
+        "log",
+        {
+            "deviceInfo": {"devEui": EUI},
+            "level": "ERROR",
+            "code": "DOWNLINK_PAYLOAD_SIZE",
+            "description": "too large",
+            "context": {"queue_item_id": chirpstack.queue_item_of(COMMAND, confirmed=True)},
+        },
+    )
+    assert (COMMAND, "failed", False) in replies(world)
+
+
+async def test_a_queue_item_that_is_no_uuid_is_nobodys(world: World) -> None:
+    await world.chirpstack("txack", {"deviceInfo": {"devEui": EUI}, "queueItemId": "x"})
+    assert replies(world) == []
+    assert world.outcomes == [("token", ACCEPTED)]
+
+
+@pytest.mark.parametrize(
+    ("key", "downlink", "status"),
+    [
+        ("downlink_sent", {"confirmed": True}, "delivered"),
+        ("downlink_sent", {}, "succeeded"),
+        ("downlink_ack", {"confirmed": True}, "succeeded"),
+        ("downlink_nack", {"confirmed": True}, "failed"),
+        ("downlink_failed", {"downlink": {}, "error": {"name": "too_long"}}, "failed"),
+        ("downlink_queued", {}, None),
+    ],
+)
+async def test_the_things_stack_says_what_became_of_a_downlink(
+    world: World, key: str, downlink: dict[str, Any], status: str | None
+) -> None:
+    ids = {"correlation_ids": ["as:downlink:x", tts.correlation_of("c-1")]}
+    downlink = {**downlink, "downlink": ids} if "error" in downlink else {**downlink, **ids}
+    ends = {"dev_eui": EUI.upper(), "application_ids": {"application_id": "app"}}
+    await world.tts({"end_device_ids": ends, key: downlink})
+    assert replies(world) == ([] if status is None else [("c-1", status, True)])
+    world.router.commit()
+    assert world.outcomes == [("token", ACCEPTED)]
+
+
+async def test_where_a_device_is_found_is_told_once(world: World) -> None:
+    info = {"devEui": EUI, "deviceProfileName": "lpp", "applicationId": "a-1"}
+    for counter in range(2):
+        await world.chirpstack("up", up(deviceInfo=info, fCnt=counter))
+    told = [message for message in world.router.messages if isinstance(message, Patch)]
+    assert told == [Patch(EUI, metadata={"chirpstack": {"application": "a-1", "profile": "lpp"}})]
 
 
 @pytest.mark.parametrize(
