@@ -294,7 +294,7 @@ class Platform:
             settings,
             [
                 ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
-                *self._coap(),
+                *self._coap(dsns),
                 *self._lorawan(mqtt),
                 *lorawan_command_services(config, mqtt, dsns, NAMESPACE),
                 *sparkplug_services(config, mqtt, dsns, NAMESPACE),
@@ -309,7 +309,7 @@ class Platform:
         task = asyncio.create_task(self._keep_started(), name="keep the coordinator")
         stack.push_async_callback(_cancelled, task)
 
-    def _coap(self) -> list[ServiceSpec]:
+    def _coap(self, dsns: Sequence[str]) -> list[ServiceSpec]:
         coap = self._config.coap
         if not coap.enabled:
             return []
@@ -322,7 +322,7 @@ class Platform:
             max_pending=self._config.ingest.max_pending,
             limit=self._config.ingest.limit(),
         )
-        return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, NAMESPACE))]
+        return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, dsns, NAMESPACE))]
 
     def _lorawan(self, mqtt: MqttSettings) -> list[ServiceSpec]:
         config = self._config

@@ -146,7 +146,8 @@ class CommandService:
 class CoapService:
     """A CoAP server in a process of its own."""
 
-    def __init__(self, name: str, settings: CoapSettings, namespace: str) -> None:
+    def __init__(self, name: str, settings: CoapSettings, dsns: Sequence[str], namespace: str) -> None:
+        self._dsns = dsns
         self._name = name
         self._settings = settings
         self._router = make_router(f"{name}.{os.getpid()}", namespace)
@@ -154,12 +155,14 @@ class CoapService:
     async def start(self) -> None:
         """Listen. Raises `OSError` when the port is taken, `InvalidContext` over an OSCORE context."""
         await self._router.start()
-        self._server = CoapServer(self._settings, self._router)
+        sources = [PgReadyCommands(dsn, "coap") for dsn in self._dsns]
+        self._server = CoapServer(self._settings, self._router, sources=sources)
         await self._server.start()
 
     async def ping(self) -> None:
         """Raise what broke it, if something did."""
         self._router.check()
+        self._server.check()
 
     def statistics(self) -> dict[str, Any]:
         """Of the server, with the router's under "router"."""

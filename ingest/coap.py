@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sensorium.ingest.coap_exchanges import Exchanges, install
 from sensorium.ingest.coap_resources import Access, CoapRouter, SensorResource
 from sensorium.ingest.coap_security import OscoreContexts
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.dispatch import ReadyCommands
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.rate_limit import RateLimit
 
@@ -48,7 +49,13 @@ class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoapServer:
-    """Serves `/sensors/{id}`, `/devices/{id}/latest` and `.well-known/core`. Start and stop it once."""
+    """Serves `/sensors/{id}`, `/devices/{id}/latest`, `/devices/{id}/commands` and `.well-known/core`.
+
+    Start and stop it once.
+
+    Args:
+        sources: where it stands which commands are ready for devices that observe theirs.
+    """
 
     def __init__(
         self,
@@ -56,7 +63,10 @@ class CoapServer:
         router: CoapRouter,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         clock_s: Callable[[], float] = time.monotonic,
+        sources: Sequence[ReadyCommands] = (),
     ) -> None:
+        self._sources = sources
+        self._watching: list[asyncio.Task[None]] = []
         self._settings = settings
         self._router = router
         self._clock_ms = clock_ms
@@ -81,6 +91,7 @@ class CoapServer:
             access,
             self._exchanges,
             self._latest.changed,
+            self._latest.taken,
             bounds=settings.bounds,
             max_pending=settings.max_pending,
             limit=settings.limit,
@@ -97,6 +108,15 @@ class CoapServer:
         )
         for interface in self._context.request_interfaces:
             install(self._exchanges, interface.token_interface)
+        self._watching = [
+            asyncio.create_task(self._latest.watch(source), name="coap commands") for source in self._sources
+        ]
+
+    def check(self) -> None:
+        """Raise what ended the watching of commands, if something but `stop` did."""
+        for task in self._watching:
+            if task.done() and not task.cancelled():
+                task.result()
 
     async def stop(self) -> None:
         """Answer 5.03 to what is new, wait for what was accepted, then close."""
@@ -108,6 +128,9 @@ class CoapServer:
                 await self._sensors.idle.wait()
         except TimeoutError:
             pass
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         self._latest.close()
         context, self._context = self._context, None
         await context.shutdown()

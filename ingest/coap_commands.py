@@ -1,7 +1,7 @@
 """Commands over CoAP, below `/devices/{id}`: a device asks what it shall do, and says what came of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import aiocoap
@@ -9,6 +9,7 @@ import cbor2
 import msgspec
 from aiocoap.numbers.codes import Code
 
+from sensorium.actors.errors import SensoriumError
 from sensorium.actors.messages import CommandReply, Outcome, TakeCommands
 from sensorium.ingest.coap_answers import Answered, answer_of, later, refuse
 from sensorium.ingest.coap_blocks import Uploads
@@ -21,19 +22,24 @@ from sensorium.ingest.coap_resources import (
     LatestResource,
     assembled,
     block_of,
+    encoded,
 )
+from sensorium.ingest.dispatch import ReadyCommands
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.pipeline import is_device_id
 from sensorium.ingest.replies import MAX_REPLY_BYTES, Reply, decode_reply
 
 MAX_COMMAND_ID_CHARS: Final = 128
+MAX_PIGGYBACKED_BYTES: Final = 1_024
+"""Of commands in the answer to a reading: one block."""
 
 
 class DevicesResource(LatestResource):
     """`GET /devices/{id}/latest`, `GET /devices/{id}/commands`, `POST /devices/{id}/commands/{id}/response`.
 
     Only the device itself may ask for its commands: those it is given are SENT then. Asking again gives the
-    same ones, until they are answered or out of time.
+    same ones, until they are answered or out of time. A device that observes them is told when there are new
+    ones, which `watch` sees.
     """
 
     def __init__(
@@ -50,10 +56,34 @@ class DevicesResource(LatestResource):
     async def render_get(self, request: Any) -> Any:
         """The latest values, or the commands."""
         path = request.opt.uri_path
-        if len(path) != 2 or path[1] != "commands" or not is_device_id(path[0]):
+        if not _are_commands(path):
             return await super().render_get(request)
         self._access.write(request, path[0])
         return await self.answered(request, path[0], TakeCommands(path[0]))
+
+    def observed(self, request: Any) -> str:
+        """The device's id for its latest values; that and more for its commands."""
+        path = request.opt.uri_path
+        if not _are_commands(path):
+            return super().observed(request)
+        self._access.write(request, path[0])
+        return _commands_of(path[0])
+
+    async def watch(self, source: ReadyCommands) -> None:
+        """Tell devices that observe their commands when some are ready, until cancelled."""
+        async for batch in source.watch():
+            for device_id, _, _ in batch:
+                self.changed(_commands_of(device_id))
+
+    async def taken(self, device_id: str, accept: int) -> bytes | None:
+        """What the device shall do, for the answer to a reading; None where it must ask by itself."""
+        try:
+            answer = await self._router.ask(TakeCommands(device_id))
+        except SensoriumError:
+            return None  # the reading is committed all the same
+        content = encoded(answer, accept)
+        # It is SENT already, and the device is given it again when it asks.
+        return content if len(content) <= MAX_PIGGYBACKED_BYTES else None
 
     async def render_post(self, request: Any) -> Any:
         """A reply to a command, answered with 2.04 after its commit."""
@@ -100,6 +130,15 @@ class DevicesResource(LatestResource):
                 return await future
         except TimeoutError:
             raise later(f"not committed within {COMMIT_TIMEOUT_S:g} s, though it still may be") from None
+
+
+def _are_commands(path: Sequence[str]) -> bool:
+    return len(path) == 2 and path[1] == "commands" and is_device_id(path[0])
+
+
+def _commands_of(device_id: str) -> str:
+    # No device id has a slash.
+    return f"{device_id}/commands"
 
 
 def _reply_of(request: Any, payload: bytes) -> Reply:

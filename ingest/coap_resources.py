@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -28,6 +28,8 @@ CBOR: Final = 60
 SENML_JSON: Final = 110
 SENML_CBOR: Final = 112
 
+COMMANDS_QUERY: Final = "commands"
+"""In the query of a POST: the device wants to know what it shall do."""
 COMMIT_TIMEOUT_S: Final = 30.0
 """How long a client waits for a commit; then it is told to come back."""
 MAX_OBSERVERS: Final = 10_000
@@ -71,7 +73,14 @@ class Access:
 
 
 class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap ships no types
-    """`POST /sensors/{id}`: readings in four formats, answered with 2.04 after the commit."""
+    """`POST /sensors/{id}`: readings in four formats, answered with 2.04 after the commit.
+
+    With `?commands` the answer holds what the device shall do, where that fits one block.
+
+    Args:
+        committed: told of the device after each commit.
+        commands: what a device shall do, or None where it must be asked for by itself.
+    """
 
     def __init__(
         self,
@@ -80,6 +89,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         access: Access,
         exchanges: Exchanges,
         committed: Callable[[str], None],
+        commands: Callable[[str, int], Awaitable[bytes | None]],
         *,
         bounds: Bounds,
         max_pending: int,
@@ -93,6 +103,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         self._access = access
         self._exchanges = exchanges
         self._committed = committed
+        self._commands = commands
         self._max_pending = max_pending
         self._limiter = limiter(limit)
         self._clock_ms = clock_ms
@@ -134,6 +145,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
             raise Answered(Code.NOT_FOUND, "post to /sensors/{device id}")
         (device_id,) = request.opt.uri_path
         self._access.write(request, device_id)
+        accept = accepted(request)
         format_number = request.opt.content_format
         if format_number is not None:
             format_number = int(format_number)
@@ -154,6 +166,10 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         refuse(outcome)
         self.counts[Code.CHANGED.dotted] += 1
         answer = aiocoap.Message(code=Code.CHANGED)
+        if COMMANDS_QUERY in request.opt.uri_query:
+            commands = await self._commands(device_id, accept)
+            if commands is not None:
+                answer = aiocoap.Message(code=Code.CHANGED, payload=commands, content_format=accept)
         if block is not None:
             answer.opt.block1 = request.opt.block1
         return answer
@@ -226,43 +242,48 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
     async def add_observation(self, request: Any, serverobservation: Any) -> None:
         """Register an observer, unless there are too many: then it gets one plain answer."""
         try:
-            device_id = _device_of(request)
+            observed = self.observed(request)
         except Answered:
-            device_id = ""
-        if not device_id or self.observers >= MAX_OBSERVERS:
+            observed = ""
+        if not observed or self.observers >= MAX_OBSERVERS:
             serverobservation.accept(_nothing)
             serverobservation.deregister()
             return
-        observers = self._observers.setdefault(device_id, set())
+        observers = self._observers.setdefault(observed, set())
         observers.add(serverobservation)
         self.observers += 1
 
         def gone() -> None:
             self.observers -= 1
             observers.discard(serverobservation)
-            if not observers and self._observers.get(device_id) is observers:
-                del self._observers[device_id]
+            if not observers and self._observers.get(observed) is observers:
+                del self._observers[observed]
 
         serverobservation.accept(gone)
 
-    def changed(self, device_id: str) -> None:
-        """Tell the device's observers, at once or when the last notification is `notify_every_s` old."""
-        if device_id not in self._observers:
+    def observed(self, request: Any) -> str:
+        """What a request observes, as `changed` names it. Raises `Answered` where there is nothing."""
+        return _device_of(request)
+
+    def changed(self, observed: str) -> None:
+        """Tell the observers, of a device's latest values by its id, at once or when the last notification is
+        `notify_every_s` old."""
+        if observed not in self._observers:
             return
-        if device_id in self._timers:
-            self._changed_again.add(device_id)
+        if observed in self._timers:
+            self._changed_again.add(observed)
             return
         loop = asyncio.get_running_loop()
-        self._timers[device_id] = loop.call_later(self._notify_every_s, self._rested, device_id)
-        for observer in tuple(self._observers[device_id]):
+        self._timers[observed] = loop.call_later(self._notify_every_s, self._rested, observed)
+        for observer in tuple(self._observers[observed]):
             self.notifications += 1
             observer.trigger()
 
-    def _rested(self, device_id: str) -> None:
-        del self._timers[device_id]
-        if device_id in self._changed_again:
-            self._changed_again.discard(device_id)
-            self.changed(device_id)
+    def _rested(self, observed: str) -> None:
+        del self._timers[observed]
+        if observed in self._changed_again:
+            self._changed_again.discard(observed)
+            self.changed(observed)
 
     def close(self) -> None:
         """Tell nobody any more."""
@@ -279,9 +300,7 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
 
     async def answered(self, request: Any, device_id: str, question: Message) -> Any:
         """What the device answers, as JSON or CBOR, block by block where it is long."""
-        accept = int(request.opt.accept) if request.opt.accept is not None else JSON
-        if accept not in (JSON, CBOR):
-            raise Answered(Code.NOT_ACCEPTABLE, f"there are {JSON} (JSON) and {CBOR} (CBOR)")
+        accept = accepted(request)
         asked = block_of(request.opt.block2)
         key = (request.remote.blockwise_key, type(question), device_id, accept)
         content = self._downloads.kept(key) if asked is not None and asked.number else None
@@ -290,7 +309,7 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
                 answer = await self._router.ask(question)
             except SensoriumError as error:
                 raise answer_of(error) from None
-            content = msgspec.json.encode(answer) if accept == JSON else cbor2.dumps(answer)
+            content = encoded(answer, accept)
         try:
             part, block = cut(content, asked)
         except Incomplete as error:
@@ -302,6 +321,19 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
             if block.more:
                 self._downloads.keep(key, content)
         return message
+
+
+def accepted(request: Any) -> int:
+    """The content format that is wanted. Raises `Answered`."""
+    accept = int(request.opt.accept) if request.opt.accept is not None else JSON
+    if accept not in (JSON, CBOR):
+        raise Answered(Code.NOT_ACCEPTABLE, f"there are {JSON} (JSON) and {CBOR} (CBOR)")
+    return accept
+
+
+def encoded(answer: Any, accept: int) -> bytes:
+    """An answer in that format."""
+    return msgspec.json.encode(answer) if accept == JSON else cbor2.dumps(answer)
 
 
 def _device_of(request: Any) -> str:

@@ -1,5 +1,6 @@
 """A CoAP server over a real router, a real host and real devices, on the in-memory store. No Ray."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,17 @@ class OneHost:
         return await self.host.deliver(data)
 
 
+class Queued:
+    """Commands that are ready, as the test says."""
+
+    def __init__(self) -> None:
+        self.ready: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
+
+    async def watch(self) -> AsyncIterator[list[tuple[str, str, int]]]:
+        while True:
+            yield [await self.ready.get()]
+
+
 @dataclass
 class CoapWorld:
     """A server with a client, and what lies behind."""
@@ -41,6 +53,8 @@ class CoapWorld:
     settings: CoapSettings
     client: Any
     port: int
+    ready: asyncio.Queue[tuple[str, str, int]]
+    """Commands that the server is told of."""
 
     def uri(self, path: str) -> str:
         return f"coap://127.0.0.1:{self.port}{path}"
@@ -71,10 +85,11 @@ async def coap_world(host_settings: HostSettings | None = None, **settings: Any)
     chosen = CoapSettings(port=port, **{"drain_timeout_s": 0.5, **settings})
     try:
         async with Router("coap-test", OneHost(host)) as router:
-            server = CoapServer(chosen, router, lambda: NOW_MS)
+            queued = Queued()
+            server = CoapServer(chosen, router, lambda: NOW_MS, sources=[queued])
             await server.start()
             client = await aiocoap.Context.create_client_context(transports=["oscore", "udp6"])
-            world = CoapWorld(store, router, server, chosen, client, port)
+            world = CoapWorld(store, router, server, chosen, client, port, queued.ready)
             try:
                 yield world
             finally:

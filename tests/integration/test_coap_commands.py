@@ -1,5 +1,6 @@
 """Commands over CoAP: a device asks, is told the same until it answers, and is heard."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -78,3 +79,59 @@ async def test_what_is_wrong_is_said_and_changes_nothing(
     answer = await world.request(aiocoap.POST, path, payload=payload, content_format=content_format)
     assert answer.code.dotted == code
     assert world.store.commands["c1"].state == "SENT"
+
+
+async def test_a_device_that_observes_is_told(world: CoapWorld) -> None:
+    request = world.client.request(
+        aiocoap.Message(code=aiocoap.GET, uri=world.uri("/devices/d1/commands"), observe=0)
+    )
+    told: asyncio.Queue[list[Any]] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for notification in request.observation:
+            told.put_nowait(json.loads(notification.payload))
+
+    assert json.loads((await request.response).payload) == []
+    listening = asyncio.create_task(listen())
+    try:
+        async with asyncio.timeout(15):
+            for number in (1, 2):
+                await commanded(world, f"c{number}")
+                assert world.store.commands[f"c{number}"].state == "QUEUED"
+                world.ready.put_nowait(("d1", f"c{number}", 1))
+                [command] = await told.get()
+                assert command["command_id"] == f"c{number}"
+                assert world.store.commands[f"c{number}"].state == "SENT"
+                await world.request(
+                    aiocoap.POST,
+                    f"/devices/d1/commands/c{number}/response",
+                    payload=b'{"status": "succeeded"}',
+                    content_format=50,
+                )
+    finally:
+        request.observation.cancel()
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_the_answer_to_a_reading_holds_commands(world: CoapWorld) -> None:
+    reading = {"payload": b'{"t": 1}', "content_format": 50}
+    plain = await world.request(aiocoap.POST, "/sensors/d1", **reading)
+    assert (plain.code.dotted, plain.payload) == ("2.04", b"")
+    answer = await world.request(aiocoap.POST, "/sensors/d1?commands", **reading)
+    assert json.loads(answer.payload) == []
+    await commanded(world, "c1", percent=40)
+    answer = await world.request(aiocoap.POST, "/sensors/d1?commands", accept=60, **reading)
+    [told] = cbor2.loads(answer.payload)
+    assert (told["command_id"], told["parameters"]) == ("c1", {"percent": 40})
+    assert world.store.commands["c1"].state == "SENT"
+    refused = await world.request(aiocoap.POST, "/sensors/d1?commands", accept=42, **reading)
+    assert refused.code.dotted == "4.06"
+
+
+async def test_commands_that_do_not_fit_are_asked_for(world: CoapWorld) -> None:
+    await commanded(world, "c1", text="x" * 3_000)
+    answer = await world.post("d1?commands", b'{"t": 1}')
+    assert (answer.code.dotted, answer.payload) == ("2.04", b"")
+    [told] = json.loads(await asked(world))
+    assert (told["command_id"], told["attempt"]) == ("c1", 1)

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import cbor2
 import pytest
-from coap_world import CoapWorld, coap_world
+from coap_world import NOW_MS, CoapWorld, coap_world
+
+from sensorium.actors.host import HostSettings
+from sensorium.actors.messages import SendCommand
+from sensorium.actors.profile import Profile, Profiles
 
 COAP_CLIENT = next(
     (
@@ -95,3 +99,21 @@ async def test_libcoap_observes(world: CoapWorld) -> None:
 async def test_libcoap_discovers(world: CoapWorld) -> None:
     out, _ = await coap_client(world, "/.well-known/core", "-B", "5")
     assert 'rt="sensorium.sensor"' in out
+
+
+async def test_libcoap_observes_its_commands_and_has_them_with_a_reading() -> None:
+    profiles = Profiles(Profile(downlink="coap"))
+    async with coap_world(host_settings=HostSettings(profiles=profiles)) as world:
+        await world.registered("d1")
+        watching = asyncio.create_task(coap_client(world, "/devices/d1/commands", "-s", "3", "-B", "3"))
+        async with asyncio.timeout(10):
+            while not world.server.statistics()["observers"]:
+                await asyncio.sleep(0.01)
+        await world.router.ask(SendCommand("d1", "c1", "open", {}, 60_000, NOW_MS + 3_600_000))
+        world.ready.put_nowait(("d1", "c1", 1))
+        out, _ = await watching
+        assert out.startswith("[]")
+        assert '"command_id":"c1"' in out
+        options = ("-m", "post", "-t", "50", "-e", '{"flow": 3.5}', "-B", "5")
+        out, _ = await coap_client(world, "/sensors/d1?commands", *options)
+        assert json.loads(out)[0]["attempt"] == 1
