@@ -1,0 +1,212 @@
+"""A platform with Sparkplug, ChirpStack and CoAP on: devices of each are heard and told, over HTTP."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiocoap
+import httpx
+import pytest
+from field import mqtt_client
+from platform_process import PlatformProcess
+from real_mosquitto import MOSQUITTO, MOSQUITTO_PUB, RealMosquitto
+
+from sensorium.ingest.broker import free_port
+from sensorium.ingest.mqtt_client import MqttClient
+from sensorium.ingest.mqtt_connection import Connection
+from sensorium.ingest.mqtt_wire import Packet
+from sensorium.ingest.sparkplug.encode import encode
+from sensorium.ingest.sparkplug.payload import DataType, Metric, Payload, decode
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(MOSQUITTO is None or MOSQUITTO_PUB is None, reason="mosquitto is not installed"),
+]
+DOCS = Path(__file__).parents[2] / "docs"
+EUI = "a8404137b182428e"
+OVEN = "plant:line1:oven"
+CONFIG = """
+sparkplug: {enabled: true, host_id: sensorium}
+lorawan: {chirpstack: true, codecs: {default: {cayenne: true}}}
+profiles: {sleeper: {downlink: coap}}
+"""
+
+
+class World:
+    def __init__(self, platform: PlatformProcess, broker: RealMosquitto, http: httpx.AsyncClient) -> None:
+        self.platform = platform
+        self.broker = broker
+        self.http = http
+
+    async def page(self, name: str, starts_with: str) -> None:
+        """Run the page's one example that starts so."""
+        text = (DOCS / name).read_text()
+        (script,) = re.findall(rf"```sh\n({starts_with}.*?)```", text, re.DOTALL)
+        script = script.replace("-p 1883 ", "").replace(
+            "mosquitto_pub ", f"mosquitto_pub -p {self.broker.address.port} "
+        )
+        done = await asyncio.to_thread(subprocess.run, ["bash", "-ec", script], check=False)
+        assert done.returncode == 0
+
+    async def latest(self, device_id: str, metric: str) -> float:
+        async with asyncio.timeout(20):
+            while True:
+                answer = await self.http.get(f"/api/devices/{device_id}/data/latest")
+                if answer.status_code == 200 and metric in answer.json()["metrics"]:
+                    value: float = answer.json()["metrics"][metric]["value"]
+                    return value
+                await asyncio.sleep(0.05)
+
+    async def command(self, device_id: str, command: str, **parameters: Any) -> dict[str, Any]:
+        asked = {"command": command, "parameters": parameters, "wait_s": 20}
+        answer = await self.http.post(f"/api/devices/{device_id}/commands", json=asked)
+        assert answer.status_code == 200, answer.text
+        ended: dict[str, Any] = answer.json()
+        return ended
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealMosquitto]:
+    running = RealMosquitto(tmp_path_factory.mktemp("broker"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+async def world(broker: RealMosquitto, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    config = tmp_path_factory.mktemp("config") / "sensorium.yaml"
+    config.write_text(CONFIG)
+    data_dir = Path(os.environ.get("TMPDIR", "/tmp"), f"sens-behind-{os.getpid()}")
+    environment = {"MQTT_BROKER_URL": broker.url}
+    ports = (free_port(), free_port())
+    running = PlatformProcess(data_dir, *ports, "--config", str(config), environment=environment)
+    try:
+        await asyncio.to_thread(running.start)
+        async with httpx.AsyncClient(base_url=running.state.http_url, timeout=30.0) as http:
+            types = {"plant:line1": "node", OVEN: "oven", EUI: "valve", "pump-1": "sleeper"}
+            for device_id, kind in types.items():
+                said = {"device_id": device_id, "device_type": kind}
+                assert (await http.post("/api/devices", json=said)).status_code == 201
+            yield World(running, broker, http)
+        assert await asyncio.to_thread(running.stop) == 0, running.errors
+    finally:
+        running.close()
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+async def test_sparkplug(world: World) -> None:
+    await world.page("sparkplug.md", "printf")
+    assert await world.latest(OVEN, "Temperature") == 21.5
+    info = (await world.http.get(f"/api/devices/{OVEN}")).json()
+    assert info["connectivity"] == "online"
+    assert info["metadata"]["sparkplug"]["units"] == {"Temperature": "Cel"}
+
+    told: asyncio.Queue[Payload] = asyncio.Queue()
+
+    def take(connection: Connection, packets: list[Packet]) -> None:
+        connection.acknowledge([ack for _, _, ack, _, _ in packets if ack])
+        for _, payload, *_ in packets:
+            told.put_nowait(decode(payload))
+
+    topics = (("spBv1.0/plant/DCMD/line1/oven", 1),)
+    async with MqttClient(world.broker.address, "oven", subscriptions=topics, on_packets=take) as oven:
+        async with asyncio.timeout(30):
+            await oven.connected()
+            ending = asyncio.create_task(world.command(OVEN, "write", Temperature=180))
+            (metric,) = (await told.get()).metrics
+            assert (metric.name, metric.raw) == ("Temperature", 180.0)
+            report = encode(Payload(None, (Metric(alias=1, datatype=DataType.FLOAT, raw=180.0),), 3))
+            await oven.publish("spBv1.0/plant/DDATA/line1/oven", report, 0)
+            assert (await ending)["state"] == "SUCCEEDED"
+
+
+async def test_lorawan(world: World) -> None:
+    await world.page("lorawan.md", "mosquitto_pub")
+    assert await world.latest(EUI, "temperature_3") == 27.2
+    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def take(connection: Connection, packets: list[Packet]) -> None:
+        connection.acknowledge([ack for _, _, ack, _, _ in packets if ack])
+        for _, payload, *_ in packets:
+            queue.put_nowait(json.loads(payload))
+
+    topics = ((f"application/1/device/{EUI}/command/down", 1),)
+    async with MqttClient(world.broker.address, "chirp", subscriptions=topics, on_packets=take) as server:
+        async with asyncio.timeout(30):
+            await server.connected()
+            ending = asyncio.create_task(world.command(EUI, "downlink", f_port=2, hex="01ff"))
+            item = await queue.get()
+            assert item["data"] == "Af8="
+            ack = {"deviceInfo": {"devEui": EUI}, "queueItemId": item["id"], "acknowledged": True}
+            await server.publish(f"application/1/device/{EUI}/event/ack", json.dumps(ack).encode())
+            assert (await ending)["state"] == "SUCCEEDED"
+
+
+async def test_a_device_that_observes_its_commands(world: World) -> None:
+    client = await aiocoap.Context.create_client_context(transports=["udp6"])
+    base = f"coap://127.0.0.1:{world.platform.coap_port}/devices/pump-1/commands"
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=base, observe=0))
+    told: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for notification in request.observation:
+            for command in json.loads(notification.payload):
+                told.put_nowait(command)
+
+    try:
+        async with asyncio.timeout(30):
+            assert (await request.response).payload == b"[]"
+            listening = asyncio.create_task(listen())
+            ending = asyncio.create_task(world.command("pump-1", "start"))
+            command = await told.get()
+            uri = f"{base}/{command['command_id']}/response"
+            said = aiocoap.Message(
+                code=aiocoap.POST, uri=uri, payload=b'{"status": "succeeded"}', content_format=50
+            )
+            assert (await client.request(said).response).code.dotted == "2.04"
+            assert (await ending)["state"] == "SUCCEEDED"
+    finally:
+        request.observation.cancel()
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await client.shutdown()
+
+
+async def test_an_edge_node_hears_that_the_platform_is_there(world: World) -> None:
+    states: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def take(connection: Connection, packets: list[Packet]) -> None:
+        connection.acknowledge([ack for _, _, ack, _, _ in packets if ack])
+        for _, payload, *_ in packets:
+            states.put_nowait(json.loads(payload))
+
+    topics = (("spBv1.0/STATE/sensorium", 1),)
+    async with (
+        asyncio.timeout(20),
+        MqttClient(world.broker.address, "edge", subscriptions=topics, on_packets=take),
+    ):
+        assert (await states.get())["online"] is True
+
+
+async def test_a_will_makes_a_device_offline_and_its_word_online(world: World) -> None:
+    """Presence of devices that speak MQTT, with what is retained, through a lost connection."""
+    topic = "devices/plant:line1/status"
+    async with mqtt_client(world.broker.address, "presence") as device:
+        await device.publish(topic, b"offline", retain=True)
+        await _connectivity(world, "offline")
+        await device.publish(topic, b"online", retain=True)
+        await _connectivity(world, "online")
+        await device.publish(topic, b"", retain=True)
+
+
+async def _connectivity(world: World, wanted: str) -> None:
+    async with asyncio.timeout(15):
+        while (await world.http.get("/api/devices/plant:line1")).json()["connectivity"] != wanted:
+            await asyncio.sleep(0.05)
