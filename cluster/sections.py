@@ -169,6 +169,8 @@ class Http(Section):
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
     proxies: Literal["every_node", "head"] = "every_node"
     """Where the port is: on every node that has a replica, or on Ray's head only."""
+    max_subscribers: Annotated[int, Field(ge=0, le=100_000)] = 2_000
+    """Of the live feed, in each replica."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 20
 
 

@@ -34,6 +34,7 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         namespace=NAMESPACE,
         bounds=config.bounds,
         max_body_bytes=config.http.max_body_bytes,
+        max_subscribers=config.http.max_subscribers,
         lorawan=config.lorawan.settings(),
         limit=config.ingest.limit(),
     )

@@ -15,6 +15,7 @@ from sensorium.serve import (
     devices,
     health,
     history,
+    live,
     lorawan,
     nodes,
     projections,
@@ -39,6 +40,7 @@ _TAGS: Final = [
     {"name": "analytics", "description": "Over many devices."},
     {"name": "rules", "description": "When to raise an alarm."},
     {"name": "alarms", "description": "What was raised."},
+    {"name": "live", "description": "While it happens."},
     {"name": "dead letters", "description": "What could not be used, and why."},
     {"name": "operation", "description": "For those who run the platform."},
 ]
@@ -78,6 +80,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(backtest.routes(services))
     app.include_router(alarms.routes(services))
     app.include_router(alarm_actions.routes(services))
+    app.include_router(live.routes(services))
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
     app.include_router(projections.routes(services))
@@ -85,5 +88,5 @@ def build_app(services: Services) -> FastAPI:
     bodies: tuple[type[BaseModel], ...] = (DeviceBody, DevicePatch, CommandBody, *alarm_actions.BODIES)
     install_openapi(app, VALUES, bodies, telemetry.SCHEMA)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
-    app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS)
+    app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS | {live.PATH})
     return app

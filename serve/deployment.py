@@ -29,6 +29,7 @@ from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.rate_limit import RateLimit, limiter
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
+from sensorium.serve.feed import LiveFeed
 from sensorium.serve.pages import NodeItem
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import Alarms
@@ -39,6 +40,7 @@ from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
+from sensorium.storage.live_log import LiveLog
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
@@ -83,6 +85,7 @@ class ApiSettings:
         lorawan: codecs, and the secret of the webhook.
         limit: on the requests of each device, held by each replica for itself.
         archive: where older history is.
+        max_subscribers: of the live feed in a replica, besides its requests.
     """
 
     dsn: str
@@ -96,6 +99,7 @@ class ApiSettings:
     lorawan: LorawanSettings = field(default_factory=LorawanSettings)
     limit: RateLimit | None = None
     archive: InfluxSettings | None = None
+    max_subscribers: int = 2_000
 
 
 class Overview:
@@ -179,6 +183,9 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         lorawan = LorawanAdapter(uplinks, router, settings.lorawan, settings.bounds)
         stack.push_async_callback(lorawan.close)
         archive = _archive(settings.archive, stack)
+        alarms = SpreadAlarms(pools) if spread else Alarms(pool)
+        feed = LiveFeed(lambda: [LiveLog(dsn) for dsn in dsns], alarms, _now_ms, settings.max_subscribers)
+        stack.push_async_callback(feed.close)
         yield Services(
             router=router,
             pipeline=Pipeline(router, settings.bounds, source="http"),
@@ -189,9 +196,9 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             waits=waits,
             backtests=Backtests(settings.namespace),
             rules=rules,
-            alarms=SpreadAlarms(pools) if spread else Alarms(pool),
+            alarms=alarms,
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
-            now_ms=lambda: time.time_ns() // 1_000_000,
+            now_ms=_now_ms,
             checks={"database": lambda: _check_databases(pools), "hosts": overview.check_hosts},
             statistics=overview.statistics,
             nodes=overview.nodes,
@@ -202,7 +209,12 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             limiter=limiter(settings.limit),
             lorawan=lorawan,
             tts_secret=settings.lorawan.tts_secret,
+            feed=feed,
         )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _archive(settings: InfluxSettings | None, stack: AsyncExitStack) -> Archive | None:
@@ -285,6 +297,8 @@ class Api:
         """
         self._services.router.check()
         self._services.waits.check()
+        if self._services.feed is not None:
+            self._services.feed.check()
 
     async def __del__(self) -> None:
         # Ray Serve awaits it when a replica stops; a constructor that failed leaves nothing to close.
@@ -320,7 +334,7 @@ def application(settings: ApiSettings, replicas: int = 1) -> "Application":
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=replicas,
-        max_ongoing_requests=settings.max_requests + _ABOVE_OUR_BOUND,
+        max_ongoing_requests=settings.max_requests + settings.max_subscribers + _ABOVE_OUR_BOUND,
         max_queued_requests=_QUEUED_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         ray_actor_options={"num_cpus": 0},

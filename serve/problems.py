@@ -30,6 +30,7 @@ RETRY_AFTER_S: Final = 1.0
 _TITLES: Final = {
     "not_found": "No such thing",
     "conflict": "The state forbids it",
+    "cursor_expired": "The cursor is too old",
     "no_history": "Nothing is stored of it",
     "invalid": "The request breaks a bound",
     "refused": "The device refused",

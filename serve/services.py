@@ -15,6 +15,7 @@ from sensorium.ingest.decode import Bounds
 from sensorium.ingest.lorawan.adapter import LorawanAdapter
 from sensorium.ingest.rate_limit import RateLimiter
 from sensorium.serve.command_waits import CommandWaits
+from sensorium.serve.feed import LiveFeed
 from sensorium.serve.pages import NodeItem
 from sensorium.storage.history import Buckets
 from sensorium.storage.projection import ProjectionStatus
@@ -235,3 +236,5 @@ class Services:
     lorawan: LorawanAdapter | None = None
     tts_secret: str | None = None
     """What webhooks of The Things Stack must send; None: there is no such webhook."""
+    feed: LiveFeed | None = None
+    """What the live feed follows; None: there is none."""

@@ -1,0 +1,179 @@
+"""The live feed of a whole platform, by public clients, through its proxy and over a restart."""
+
+import asyncio
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import websockets
+from platform_process import PlatformProcess
+
+from sensorium.ingest.broker import free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+PAGE = Path(__file__).parents[2] / "docs" / "live.md"
+DEADLINE_S = 15.0
+SHUT_DOWN_WITHIN_S = 15.0
+
+
+@pytest.fixture
+def own_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="sens-live-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+async def register(api: httpx.AsyncClient, device_id: str) -> None:
+    body = {"device_id": device_id, "device_type": "pump"}
+    (await api.post("/api/devices", json=body)).raise_for_status()
+
+
+async def send(api: httpx.AsyncClient, device_id: str, **values: Any) -> None:
+    (await api.post(f"/api/devices/{device_id}/data", json=values)).raise_for_status()
+
+
+@asynccontextmanager
+async def curl(url: str, *options: str) -> AsyncIterator[AsyncIterator[dict[str, str]]]:
+    """The events that curl prints, unbuffered."""
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sN", *options, url, stdout=asyncio.subprocess.PIPE, limit=1 << 22
+    )
+    assert process.stdout is not None
+    lines = process.stdout
+
+    async def events() -> AsyncIterator[dict[str, str]]:
+        found: dict[str, str] = {}
+        async for line in lines:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name:
+                found[name] = value
+            elif "data" in found:
+                yield found
+                found = {}
+
+    try:
+        yield events()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def values_of(stream: AsyncIterator[dict[str, str]], metric: str, count: int) -> list[Any]:
+    """Of the next `count` readings; the last id is the last event's."""
+    found: list[Any] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while len(found) < count:
+            event = await anext(stream)
+            if event["event"] == "changes":
+                items = msgspec.json.decode(event["data"])["items"]
+                found += [item["values"][metric] for item in items if item["topic"] == "readings"]
+    return found
+
+
+async def test_curl_follows_a_device(api: httpx.AsyncClient, platform: PlatformProcess) -> None:
+    await register(api, "live-1")
+    await send(api, "live-1", pressure=1.0)
+    url = f"{platform.state.http_url}/api/live?device_id=live-1"
+    async with curl(url) as stream:
+        async with asyncio.timeout(DEADLINE_S):
+            snapshot = await anext(stream)
+        assert snapshot["event"] == "snapshot"
+        (device,) = msgspec.json.decode(snapshot["data"])["devices"]
+        assert device["metrics"]["pressure"]["value"] == 1.0
+        await send(api, "live-1", pressure=2.0)
+        assert await values_of(stream, "pressure", 1) == [2.0]
+    # What was there before the snapshot, or came while nobody listened, is told behind its cursor.
+    await send(api, "live-1", pressure=3.0)
+    async with curl(url, "-H", f"Last-Event-ID: {snapshot['id']}") as stream:
+        assert await values_of(stream, "pressure", 2) == [2.0, 3.0]
+
+
+async def test_a_socket_follows_a_type(api: httpx.AsyncClient, platform: PlatformProcess) -> None:
+    await register(api, "live-2")
+    await register(api, "live-3")
+    url = platform.state.http_url.replace("http://", "ws://")
+    query = "topics=readings,devices&device_type=pump&device_id=live-2&snapshot=false"
+    async with websockets.connect(f"{url}/ws?{query}") as socket, asyncio.timeout(DEADLINE_S):
+        await send(api, "live-3", pressure=1.0)
+        await send(api, "live-2", pressure=2.0)
+        (await api.delete("/api/devices/live-2")).raise_for_status()
+        told: list[dict[str, Any]] = []
+        while not any(item.get("event") == "decommissioned" for item in told):
+            message = msgspec.json.decode(await socket.recv())
+            told += message.get("items", ())
+    assert {item["device_id"] for item in told} == {"live-2"}
+    assert [item["values"] for item in told if item["topic"] == "readings"] == [{"pressure": 2.0}]
+
+
+async def test_the_examples_of_the_page(
+    api: httpx.AsyncClient, platform: PlatformProcess, own_dir: Path
+) -> None:
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert [language for language, _ in blocks] == ["sh", "python", "sh"]
+    here = platform.state.http_url.removeprefix("http://")
+    follow, program, resume = (text.replace("127.0.0.1:8000", here) for _, text in blocks)
+    body = {"device_id": "sensor-001", "device_type": "temperature"}
+    (await api.post("/api/devices", json=body)).raise_for_status()
+    for block, said in ((follow, "event: snapshot"), (resume, "retry: 2000")):
+        shell = await asyncio.create_subprocess_exec(
+            *("timeout", "4", "sh", "-c", block), stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await shell.communicate()
+        assert said in out.decode()
+    (own_dir / "follow.py").write_text(program)
+    python = await asyncio.create_subprocess_exec(
+        sys.executable, str(own_dir / "follow.py"), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        ended = asyncio.create_task(python.wait())
+        while not ended.done():
+            await send(api, "sensor-001", temperature=21.5)
+            await asyncio.wait({ended}, timeout=0.2)
+    assert python.stdout is not None
+    assert (await python.stdout.read()).decode().strip() == "sensor-001 {'temperature': 21.5}"
+
+
+async def test_streams_do_not_hold_a_stop_up_and_go_on_after_it(own_dir: Path) -> None:
+    first = PlatformProcess(own_dir / "p", free_port(), free_port())
+    try:
+        await asyncio.to_thread(first.start)
+        url = f"{first.state.http_url}/api/live?topics=readings&snapshot=false"
+        async with (
+            httpx.AsyncClient(base_url=first.state.http_url, timeout=10) as api,
+            curl(url) as stream,
+            websockets.connect(url.replace("http://", "ws://").replace("/api/live", "/ws")) as socket,
+        ):
+            await register(api, "live-4")
+            await send(api, "live-4", pressure=1.0)
+            async with asyncio.timeout(DEADLINE_S):
+                event = await anext(stream)
+                assert msgspec.json.decode(await socket.recv())["items"]
+            async with asyncio.timeout(SHUT_DOWN_WITHIN_S):
+                assert await asyncio.to_thread(first.stop, signal.SIGTERM) == 0, first.errors
+                with suppress(websockets.ConnectionClosed):
+                    async for _ in socket:
+                        pass
+    finally:
+        first.close()
+    again = PlatformProcess(own_dir / "p", free_port(), free_port())
+    try:
+        await asyncio.to_thread(again.start)
+        url = f"{again.state.http_url}/api/live?topics=readings"
+        async with httpx.AsyncClient(base_url=again.state.http_url, timeout=10) as api:
+            await send(api, "live-4", pressure=2.0)
+            async with curl(url, "-H", f"Last-Event-ID: {event['id']}") as stream:
+                assert await values_of(stream, "pressure", 1) == [2.0]
+            assert await asyncio.to_thread(again.stop, signal.SIGTERM) == 0, again.errors
+    finally:
+        again.close()
