@@ -12,6 +12,7 @@ from sensorium.serve import (
     alarms,
     backtest,
     commands,
+    connections,
     devices,
     health,
     history,
@@ -75,6 +76,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(telemetry.routes(services))
     app.include_router(history.routes(services))
     app.include_router(commands.routes(services))
+    app.include_router(connections.routes(services))
     app.include_router(lorawan.routes(services))
     app.include_router(rules.routes(services, refreshing))
     app.include_router(backtest.routes(services))

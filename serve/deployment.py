@@ -36,6 +36,7 @@ from sensorium.storage.alarms import Alarms
 from sensorium.storage.archive import Archive
 from sensorium.storage.command_notices import PgEndedCommands
 from sensorium.storage.commands import PgCommands
+from sensorium.storage.connections import Connections
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.history import History
@@ -193,6 +194,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             history=SpreadHistory(pools, archive) if spread else History(pool, archive),
             projections=SpreadProjections(pools) if spread else Projections(pool),
             commands=commands,
+            connections=Connections(pools),
             waits=waits,
             backtests=Backtests(settings.namespace),
             rules=rules,

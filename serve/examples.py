@@ -201,6 +201,7 @@ COMMAND_QUEUED: Final[dict[str, Any]] = {
     "result": None,
     "job_id": None,
     "steps": [{"state": "QUEUED", "time_ms": _TIME_MS}],
+    "downlink": "mqtt",
 }
 COMMAND: Final[dict[str, Any]] = {
     **COMMAND_QUEUED,
@@ -270,4 +271,12 @@ BACKTEST: Final[dict[str, Any]] = {
         }
     ],
     "more": False,
+}
+
+CONNECTIONS: Final[dict[str, Any]] = {
+    "items": [
+        {"time_ms": _TIME_MS + 90_000, "online": False},
+        {"time_ms": _TIME_MS, "online": True},
+    ],
+    "next": None,
 }

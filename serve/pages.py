@@ -161,6 +161,20 @@ class AlarmLife(msgspec.Struct, frozen=True):
     items: list[AlarmEventItem]
 
 
+class ConnectionItem(msgspec.Struct, frozen=True):
+    """A device came, or went, at that time."""
+
+    time_ms: int
+    online: bool
+
+
+class ConnectionPage(msgspec.Struct, frozen=True):
+    """When a device came and went; `next` is the cursor of what follows, null at the end."""
+
+    items: list[ConnectionItem]
+    next: str | None
+
+
 class ProjectionItem(msgspec.Struct, frozen=True):
     """A projection: "running" or "paused", the commit time from which on it reads, and entries behind."""
 
@@ -234,9 +248,9 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 
 VALUES: tuple[type, ...] = (
-    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, CommandPage, Command, RuleList,
-    Rule, WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate, ProjectionList,
-    ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, BacktestBody,
+    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, ConnectionPage, CommandPage,
+    Command, RuleList, Rule, WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate,
+    ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, BacktestBody,
     BacktestResult,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

@@ -169,6 +169,14 @@ class ReadsCommands(Protocol):
     async def get(self, command_id: str) -> Command | None: ...
 
 
+class ReadsConnections(Protocol):
+    """When devices came and went, newest first."""
+
+    async def page(
+        self, device_id: str, start_ms: int | None, end_ms: int | None, after: Any | None, limit: int
+    ) -> Any: ...
+
+
 class SteersProjections(Protocol):
     """The projections of the log. A change is False when there is none of the name."""
 
@@ -220,6 +228,7 @@ class Services:
     dead_letters: ReadsDeadLetters
     projections: SteersProjections
     commands: ReadsCommands
+    connections: ReadsConnections
     waits: CommandWaits
     backtests: TriesRules
     now_ms: Callable[[], int]

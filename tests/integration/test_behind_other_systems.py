@@ -48,9 +48,8 @@ class World:
         """Run the page's one example that starts so."""
         text = (DOCS / name).read_text()
         (script,) = re.findall(rf"```sh\n({starts_with}.*?)```", text, re.DOTALL)
-        script = script.replace("-p 1883 ", "").replace(
-            "mosquitto_pub ", f"mosquitto_pub -p {self.broker.address.port} "
-        )
+        script = script.replace("-p 1883", f"-p {self.broker.address.port}")
+        script = script.replace("http://127.0.0.1:8000", str(self.http.base_url).rstrip("/"))
         done = await asyncio.to_thread(subprocess.run, ["bash", "-ec", script], check=False)
         assert done.returncode == 0
 
@@ -90,7 +89,13 @@ async def world(broker: RealMosquitto, tmp_path_factory: pytest.TempPathFactory)
     try:
         await asyncio.to_thread(running.start)
         async with httpx.AsyncClient(base_url=running.state.http_url, timeout=30.0) as http:
-            types = {"plant:line1": "node", OVEN: "oven", EUI: "valve", "pump-1": "sleeper"}
+            types = {
+                "plant:line1": "node",
+                OVEN: "oven",
+                EUI: "valve",
+                "pump-1": "sleeper",
+                "sensor-001": "climate",
+            }
             for device_id, kind in types.items():
                 said = {"device_id": device_id, "device_type": kind}
                 assert (await http.post("/api/devices", json=said)).status_code == 201
@@ -195,18 +200,20 @@ async def test_an_edge_node_hears_that_the_platform_is_there(world: World) -> No
         assert (await states.get())["online"] is True
 
 
-async def test_a_will_makes_a_device_offline_and_its_word_online(world: World) -> None:
-    """Presence of devices that speak MQTT, with what is retained, through a lost connection."""
-    topic = "devices/plant:line1/status"
-    async with mqtt_client(world.broker.address, "presence") as device:
-        await device.publish(topic, b"offline", retain=True)
-        await _connectivity(world, "offline")
-        await device.publish(topic, b"online", retain=True)
-        await _connectivity(world, "online")
-        await device.publish(topic, b"", retain=True)
-
-
-async def _connectivity(world: World, wanted: str) -> None:
+async def test_a_device_comes_and_goes_as_the_page_says(world: World) -> None:
+    await world.page("commands.md", "mosquitto_sub -p 1883 -i")
     async with asyncio.timeout(15):
-        while (await world.http.get("/api/devices/plant:line1")).json()["connectivity"] != wanted:
+        while True:
+            said = (await world.http.get("/api/devices/sensor-001/connections")).json()["items"]
+            if len(said) == 2:
+                break
             await asyncio.sleep(0.05)
+    assert [connection["online"] for connection in said] == [False, True]
+    assert (await world.http.get("/api/devices/sensor-001")).json()["connectivity"] == "offline"
+    async with mqtt_client(world.broker.address, "presence") as device:
+        await device.publish("devices/sensor-001/status", b"online", retain=True)
+        async with asyncio.timeout(15):
+            while (await world.http.get("/api/devices/sensor-001")).json()["connectivity"] != "online":
+                await asyncio.sleep(0.05)
+        # What is retained is taken away; that says nothing of the device.
+        await device.publish("devices/sensor-001/status", b"", retain=True)

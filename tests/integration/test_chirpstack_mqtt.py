@@ -25,7 +25,7 @@ EUI = "a8404137b182428e"
 async def published_by_the_page(broker: RealMosquitto) -> None:
     page = (Path(__file__).parents[2] / "docs" / "lorawan.md").read_text()
     (command,) = re.findall(r"```sh\n(mosquitto_pub.*?)```", page, re.DOTALL)
-    script = command.replace("mosquitto_pub ", f"mosquitto_pub -p {broker.address.port} ")
+    script = command.replace("-p 1883", f"-p {broker.address.port}")
     running = await asyncio.create_subprocess_exec("bash", "-ec", script)
     assert await running.wait() == 0
 

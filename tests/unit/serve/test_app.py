@@ -23,6 +23,7 @@ PATHS = {
     "/api/devices/{device_id}/commands/{command_id}": {"get", "delete"},
     "/api/commands": {"get"},
     "/api/devices/{device_id}/window/{metric}": {"get"},
+    "/api/devices/{device_id}/connections": {"get"},
     "/api/analytics/aggregated": {"get"},
     "/api/analytics/rules": {"get", "post"},
     "/api/analytics/rules/backtest": {"post"},
@@ -107,6 +108,7 @@ def test_the_examples_of_answers_are_what_is_answered() -> None:
         "IngestResult": examples.INGESTED,
         "Command": examples.COMMAND,
         "CommandPage": examples.COMMAND_PAGE,
+        "ConnectionPage": examples.CONNECTIONS,
     }.items():
         value = msgspec.convert(example, types[name], strict=True)
         assert set(msgspec.to_builtins(value)) == set(example), name

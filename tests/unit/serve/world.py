@@ -27,6 +27,7 @@ from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import AlarmEvent
+from sensorium.storage.connections import Connection
 from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
@@ -182,6 +183,23 @@ class CommandSide:
 
 
 @dataclass
+class ConnectionSide:
+    store: MemoryStore
+
+    async def page(
+        self, device_id: str, start_ms: int | None, end_ms: int | None, after: Any | None, limit: int
+    ) -> Page[Connection]:
+        said = [
+            Connection(event.time_ms, event.kind == "online")
+            for event in reversed(self.store.events)
+            if event.device == device_key(device_id) and event.kind in ("online", "offline")
+        ]
+        first = 0 if after is None else int(after)
+        rest = said[first + limit :]
+        return Page(said[first : first + limit], first + limit if rest else None)
+
+
+@dataclass
 class DeadLetterSide:
     """Dead letters, straight from the store."""
 
@@ -307,6 +325,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 dead_letters=DeadLetterSide(store),
                 projections=projections,
                 commands=commands,
+                connections=ConnectionSide(store),
                 waits=waits,
                 backtests=backtests,
                 now_ms=lambda: NOW_MS,
