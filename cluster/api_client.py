@@ -1,7 +1,7 @@
 """What the commands ask of a running platform over HTTP. Not a client library: people use the API itself."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -15,6 +15,8 @@ TRIES = 6
 """Of a request that meets a platform which is starting, busy or restarting, before giving up."""
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
+STREAM_TIMEOUT_S = 120.0
+"""Between two pieces: the columns of a large export are looked for before the first."""
 _BUSY = frozenset({429, 502, 503, 504})
 
 
@@ -85,6 +87,29 @@ class PlatformApi:
         except (httpx.HTTPError, ValueError) as error:
             raise PlatformUnreachable(f"{self.url} does not answer: {_reason(error)}") from error
         return {"ready": response.status_code == 200, **(body if isinstance(body, dict) else {})}
+
+    async def stream(self, path: str, parameters: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """The body of an answer of any length, piece by piece. Asked once.
+
+        Raises:
+            PlatformUnreachable: refused, or no answer.
+            httpx.TransportError: the answer broke off.
+        """
+        request = self._client.build_request("GET", path, params=parameters, timeout=STREAM_TIMEOUT_S)
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.TransportError as error:
+            raise PlatformUnreachable(
+                f"{self.url} does not answer: {_reason(error)}; is the platform up?"
+            ) from error
+        try:
+            if response.status_code != 200:
+                await response.aread()
+                raise PlatformUnreachable(f"GET {self.url}{path}: {_problem(response)}")
+            async for piece in response.aiter_bytes():
+                yield piece
+        finally:
+            await response.aclose()
 
     async def _request(
         self, method: str, path: str, *, fine: tuple[int, ...] = (200,), **options: Any

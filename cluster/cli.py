@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -278,6 +279,35 @@ def broker_config(
     for path in broker.written(settings):
         print(f"wrote {path}")
     print(broker.next_steps(settings))
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Such as week.parquet, pump.csv, all.ndjson.", dir_okay=False)],
+    device: Annotated[str | None, typer.Option(help="Of this device alone.")] = None,
+    device_type: Annotated[str | None, typer.Option("--type", help="Of the devices of this type.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names with commas; all by default.")] = None,
+    since: Annotated[str | None, typer.Option(help="ISO 8601 (UTC), or so long ago: 7d.")] = None,
+    until: Annotated[str | None, typer.Option(help="As --since.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="ndjson, csv, parquet [by the file's name].")
+    ] = None,
+    url: HttpUrl = _LOCAL_HTTP,
+) -> None:
+    """Write readings into a file."""
+    from sensorium.cluster import export as exports
+
+    now = datetime.now(UTC)
+    parameters = {
+        "format": exports.format_of(file, format_),
+        "device_id": device,
+        "type": device_type,
+        "metrics": metrics,
+        "start": exports.moment("--since", since, now),
+        "end": exports.moment("--until", until, now),
+    }
+    size = asyncio.run(exports.export(url, file, parameters, Console(stderr=True)))
+    print(f"{file}: {size:,} bytes")
 
 
 @app.command()

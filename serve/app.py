@@ -14,6 +14,7 @@ from sensorium.serve import (
     commands,
     connections,
     devices,
+    export,
     health,
     history,
     live,
@@ -75,6 +76,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(devices.routes(services))
     app.include_router(telemetry.routes(services))
     app.include_router(history.routes(services))
+    app.include_router(export.routes(services))
     app.include_router(commands.routes(services))
     app.include_router(connections.routes(services))
     app.include_router(lorawan.routes(services))

@@ -21,10 +21,10 @@ from sensorium.serve.query import OPEN_PREFIX, CursorQuery, DevicePath, PageLimi
 from sensorium.serve.services import Services
 
 MERGE_PATCH = "application/merge-patch+json"
-_PREFIX = "metadata."
+METADATA_PREFIX = "metadata."
 
 
-_METADATA_PARAMETER = {
+METADATA_PARAMETER = {
     "name": "metadata.{key}",
     "in": "query",
     "required": False,
@@ -68,8 +68,8 @@ def routes(services: Services) -> APIRouter:
         summary="List devices",
         responses=answer(DevicePage, "A page of devices by id.", examples.DEVICES),
         openapi_extra={
-            OPEN_PREFIX: _PREFIX,
-            "parameters": [_METADATA_PARAMETER],
+            OPEN_PREFIX: METADATA_PREFIX,
+            "parameters": [METADATA_PARAMETER],
         },
     )
     async def list_devices(
@@ -87,7 +87,7 @@ def routes(services: Services) -> APIRouter:
         which = Filter(
             device_type,
             None if status is StatusFilter.ANY else status.value,
-            _metadata_filter(request, metadata),
+            metadata_filter(request, metadata),
         )
         page = await services.registry.page(which, cursor_in("devices", cursor), limit)
         return page_response(DevicePage, request, "devices", page.items, page.next)
@@ -133,7 +133,8 @@ def routes(services: Services) -> APIRouter:
     return router
 
 
-def _metadata_filter(request: Request, whole: str | None) -> dict[str, Any]:
+def metadata_filter(request: Request, whole: str | None) -> dict[str, Any]:
+    """What the metadata must contain, by the parameters `metadata.KEY` and the object `whole`."""
     wanted: dict[str, Any] = {}
     if whole is not None:
         try:
@@ -141,8 +142,8 @@ def _metadata_filter(request: Request, whole: str | None) -> dict[str, Any]:
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise invalid_parameter("metadata", "not a JSON object") from None
     for name, text in request.query_params.multi_items():
-        if name.startswith(_PREFIX):
-            steps = name.removeprefix(_PREFIX).split(".")
+        if name.startswith(METADATA_PREFIX):
+            steps = name.removeprefix(METADATA_PREFIX).split(".")
             if not all(steps):
                 raise invalid_parameter(name, "names no key")
             wanted = merge_patch(wanted, _nested(steps, _scalar(text)))

@@ -97,6 +97,9 @@ class ReadsHistory(Protocol):
         order: str,
         after: Any | None,
     ) -> Any: ...
+    async def kinds(
+        self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None
+    ) -> Sequence[tuple[str, str]]: ...
     async def aggregate(
         self,
         device_id: str,

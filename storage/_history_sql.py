@@ -45,6 +45,13 @@ READINGS: Final = {
 """By order, whether a reading must have one of the metrics $7, and whether the order is that of an archive's
 points; $1 device, $4, $5 cursor, $6 limit."""
 
+KINDS: Final = f"""
+SELECT DISTINCT s.name, s.kind::text AS kind
+FROM (SELECT DISTINCT r.metric_set FROM readings r WHERE r.device = ANY($1::bigint[]) AND {_RANGE}) used
+JOIN metric_slots s ON s.metric_set = used.metric_set ORDER BY 1, 2
+"""
+"""Of the devices $1."""
+
 SEAM: Final = """
 SELECT p.read_from, p.cursors, (SELECT kept_from FROM retention WHERE kind = 'log') AS kept_from
 FROM projections p WHERE p.name = $1

@@ -123,6 +123,18 @@ class History:
         last = rows[limit - 1] if len(rows) > limit else None
         return Page(items, None if last is None else [last["time"], last["log_offset"]])
 
+    async def kinds(
+        self, device_ids: Sequence[str], start_ms: int | None = None, end_ms: int | None = None
+    ) -> list[tuple[str, str]]:
+        """The metrics that occur in the devices' readings, each with its kind ("n", "b" or "t").
+
+        A name comes once for each kind that it has. What only an archive holds is not seen.
+        """
+        keys = [device_key(device_id) for device_id in device_ids]
+        async with acquired(self._pool) as connection:
+            rows = await connection.fetch(sql.KINDS, keys, start_ms, end_ms)
+        return [(row["name"], row["kind"]) for row in rows]
+
     async def aggregate(
         self,
         device_id: str,

@@ -44,6 +44,14 @@ class SpreadHistory:
         """As `History.readings`."""
         return await self._of(device_id).readings(device_id, *which, **named)
 
+    async def kinds(self, device_ids: Sequence[str], *which: Any) -> list[tuple[str, str]]:
+        """As `History.kinds`."""
+        parts: dict[int, list[str]] = {}
+        for device_id in device_ids:
+            parts.setdefault(database_of_device(device_id, len(self._parts)), []).append(device_id)
+        found = await asyncio.gather(*(self._parts[n].kinds(ids, *which) for n, ids in parts.items()))
+        return sorted({pair for pairs in found for pair in pairs})
+
     async def aggregate(self, device_id: str, *which: Any, **named: Any) -> Buckets[Bucket]:
         """As `History.aggregate`."""
         return await self._of(device_id).aggregate(device_id, *which, **named)

@@ -94,6 +94,13 @@ class ReadSide:
         sign = -1 if order == "desc" else 1
         return page_of(points, lambda p: sign * p.time_ms, after, limit)
 
+    async def kinds(
+        self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None
+    ) -> list[tuple[str, str]]:
+        keys = {device_key(device_id) for device_id in device_ids}
+        sets = {r.metric_set for r in self.store.readings if r.device in keys}
+        return sorted({pair for s in sets for pair in zip(s.names, s.kinds, strict=True)})
+
     async def aggregate(self, *asked: Any) -> Buckets[Bucket]:
         self.asked.append(asked)
         return Buckets([Bucket(AT_MS, {"temperature": 23.5})], "1h")

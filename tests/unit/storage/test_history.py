@@ -212,3 +212,10 @@ async def test_too_many_intervals_of_a_type_are_refused(
     monkeypatch.setattr("sensorium.storage.history.MAX_BUCKETS", 3)
     with pytest.raises(InvalidMessage, match="intervals"):
         await history.aggregate_type("pump", "temperature", NOON_MS, None, "mean", 60.0)
+
+
+async def test_the_kinds_that_occur(history: History) -> None:
+    everything = [("door", "b"), ("load", "n"), ("mode", "t"), ("temperature", "n")]
+    assert await history.kinds(["d1", "d2", "unknown"]) == everything
+    assert await history.kinds(["d1"], NOON_MS + 3 * 3_600_000, None) == []
+    assert await history.kinds([]) == []
