@@ -17,10 +17,11 @@ class LateAdapter(LorawanAdapter):
     """An adapter whose router is known later than the adapter itself."""
 
     def __init__(self) -> None:
-        super().__init__(Pipeline.__new__(Pipeline), LorawanSettings(codecs={"default": CayenneCodec()}))
+        pass
 
     def use(self, router: Router) -> None:
-        self._pipeline = Pipeline(router, source="lorawan")
+        settings = LorawanSettings(codecs={"default": CayenneCodec()})
+        super().__init__(Pipeline(router, source="lorawan"), router, settings)
 
 
 def message(**changes: Any) -> dict[str, Any]:
