@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
+import msgspec
 from pydantic import Field, SecretStr, model_validator
 
-from sensorium.cluster.sections import File, HttpUrl, Id, Section
+from sensorium.cluster.sections import File, HttpUrl, Id, MqttUrl, Section
 from sensorium.ingest.lorawan import layout
 from sensorium.ingest.lorawan.adapter import (
     CayenneCodec,
@@ -16,6 +17,7 @@ from sensorium.ingest.lorawan.adapter import (
 )
 from sensorium.ingest.lorawan.carriers import TtsSettings
 from sensorium.ingest.lorawan.scripts import MAX_PORT
+from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
 
 MAX_SCRIPT_BYTES = 1024 * 1024
 _Name = Annotated[str, Field(min_length=1, max_length=128)]
@@ -118,22 +120,40 @@ class Lorawan(Section):
     """With the right to write downlink traffic of the application."""
     tts_webhook: Id = "sensorium"
     """The id of the application's webhook there."""
+    tts_mqtt_url: MqttUrl | None = None
+    """Of its MQTT server, such as mqtts://eu1.cloud.thethings.network, instead of a webhook."""
+    tts_user: Annotated[str, Field(pattern=r"^[a-z0-9-]{2,36}(@[a-z0-9-]{2,36})?$")] | None = None
+    """The user there: the application's id, and its tenant, as in app@ttn."""
+    tts_ca_file: File | None = None
+    """Whom to trust for that server, where it is not a public authority."""
     codecs: dict[_Name, LorawanCodec] = Field(default_factory=dict)
     """By the device's profile (ChirpStack), model or application (The Things Stack); `default` for others."""
 
     @model_validator(mode="after")
-    def _key_and_url(self) -> Self:
-        if (self.tts_url is None) != (self.tts_api_key is None):
-            raise ValueError("tts_url and tts_api_key go together")
+    def _key_and_urls(self) -> Self:
+        if (self.tts_url is None and self.tts_mqtt_url is None) != (self.tts_api_key is None):
+            raise ValueError("tts_api_key goes together with tts_url or tts_mqtt_url")
+        if (self.tts_mqtt_url is None) != (self.tts_user is None):
+            raise ValueError("tts_mqtt_url and tts_user go together")
+        if self.tts_ca_file is not None and not (self.tts_mqtt_url or "").startswith("mqtts://"):
+            raise ValueError("tts_ca_file needs a tts_mqtt_url that starts with mqtts://")
         return self
 
     def tts(self) -> TtsSettings | None:
-        """Where commands go; None: there is no such server."""
+        """Where commands go by HTTP; None: nowhere."""
         if self.tts_url is None or self.tts_api_key is None:
             return None
         return TtsSettings(
             url=self.tts_url, api_key=self.tts_api_key.get_secret_value(), webhook=self.tts_webhook
         )
+
+    def tts_mqtt(self) -> BrokerAddress | None:
+        """The MQTT server of The Things Stack; None: there is none."""
+        if self.tts_mqtt_url is None or self.tts_api_key is None:
+            return None
+        address = broker_address(self.tts_mqtt_url, str(self.tts_ca_file) if self.tts_ca_file else None)
+        key = self.tts_api_key.get_secret_value()
+        return msgspec.structs.replace(address, username=self.tts_user, password=key)
 
     def settings(self) -> LorawanSettings:
         """As the ways in take it."""

@@ -106,9 +106,18 @@ class LorawanAdapter:
             lambda: chirpstack.decode(kind, payload), CHIRPSTACK, topic, payload, received_ms, done, token
         )
 
-    async def tts(self, application: str, payload: bytes, received_ms: int, done: Done, token: Any) -> None:
-        """Take the body of a webhook of The Things Stack, as `chirpstack` does."""
-        address = f"/api/lorawan/tts/{application}"
+    async def tts(
+        self,
+        application: str,
+        payload: bytes,
+        received_ms: int,
+        done: Done,
+        token: Any,
+        address: str | None = None,
+    ) -> None:
+        """Take a message of The Things Stack as `chirpstack` does; `address`: its topic, if no webhook's."""
+        if address is None:
+            address = f"/api/lorawan/tts/{application}"
         await self._take(
             lambda: tts.decode(payload, application), TTS, address, payload, received_ms, done, token
         )

@@ -34,8 +34,8 @@ class ChirpstackCarrier:
 
     async def tell(self, device_id: str, telling: Telling) -> None:
         """Queue it; see `Carrier.tell`."""
-        application = _level(telling.route, "application")
-        frame = await self._encoder.encode(telling, _profile(telling.route))
+        application = level_of(telling.route, "application")
+        frame = await self._encoder.encode(telling, profile_of(telling.route))
         item = queue_item_of(telling.command_id, confirmed=frame.confirmed)
         said: dict[str, Any] = {
             **({} if item is None else {"id": item}),
@@ -88,8 +88,8 @@ class TtsCarrier:
 
     async def tell(self, device_id: str, telling: Telling) -> None:
         """Queue it; see `Carrier.tell`."""
-        application, device = (_level(telling.route, name) for name in ("application", "device"))
-        frame = await self._encoder.encode(telling, _profile(telling.route))
+        application, device = (level_of(telling.route, name) for name in ("application", "device"))
+        frame = await self._encoder.encode(telling, profile_of(telling.route))
         path = "/".join(
             quote(part, safe="")
             for part in (*("applications", application, "webhooks", self._webhook), *("devices", device))
@@ -127,12 +127,14 @@ def _content(frame: Frame, payload: str, decoded: str) -> dict[str, Any]:
     return {payload: base64.b64encode(frame.payload).decode()}
 
 
-def _profile(route: dict[str, Any] | None) -> str:
+def profile_of(route: dict[str, Any] | None) -> str:
+    """The name by which the device's codec goes; "" where its metadata does not say."""
     profile = (route or {}).get("profile", "")
     return profile if type(profile) is str else ""
 
 
-def _level(route: dict[str, Any] | None, name: str) -> str:
+def level_of(route: dict[str, Any] | None, name: str) -> str:
+    """A part of where the device is found, fit for a topic. Raises `Untold`."""
     value = (route or {}).get(name)
     if type(value) is not str or not value or set(value) & set("/+#\0"):
         raise Untold(f"its metadata does not say what its {name} is at the network server", final=True)

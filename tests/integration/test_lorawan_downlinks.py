@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from coap_world import OneHost
 from field import mqtt_client
@@ -21,7 +22,9 @@ from sensorium.ingest.broker import free_port
 from sensorium.ingest.lorawan.adapter import CayenneCodec, LorawanAdapter, LorawanSettings
 from sensorium.ingest.lorawan.carriers import TtsSettings
 from sensorium.ingest.lorawan.downlinks import LorawanDownlinks, LorawanDownlinkSettings
+from sensorium.ingest.lorawan.tts_mqtt import TtsMqtt, TtsMqttSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
+from sensorium.ingest.mqtt311 import Mqtt311Options
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient
 from sensorium.ingest.mqtt_connection import Connection
@@ -253,3 +256,62 @@ async def test_the_things_stack_queues_and_acknowledges(world: World) -> None:
         await downlinks.stop()
         await adapter.close()
         downlinks.check()
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
+async def test_the_things_stack_by_mqtt(world: World, tmp_path: Path) -> None:
+    broker = RealMosquitto(tmp_path)
+    broker.start()
+    address = msgspec.structs.replace(broker.address, username="app@ttn", password="Key")
+    quick = Mqtt311Options(retry_min_s=0.05, retry_max_s=0.2)
+    settings = TtsMqttSettings(address=address, commands=True, lorawan=SETTINGS, options=quick)
+    reader = TtsMqtt(settings, world.router, [world.queued])
+    ids = {"device_id": "valve-1", "dev_eui": EUI.upper(), "application_ids": {"application_id": "app"}}
+    pushed: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def take(connection: Connection, packets: list[Packet]) -> None:
+        connection.acknowledge([ack for _, _, ack, _, _ in packets if ack])
+        for _, payload, *_ in packets:
+            pushed.put_nowait(json.loads(payload)["downlinks"][0])
+
+    topics = (("v3/app@ttn/devices/valve-1/down/push", 0),)
+    server = MqttClient(broker.address, "tts", subscriptions=topics, on_packets=take)
+
+    async def say(kind: str, **message: Any) -> None:
+        payload = json.dumps({"end_device_ids": ids, **message}).encode()
+        await server.publish(f"v3/app@ttn/devices/valve-1/{kind}", payload, 0)
+
+    await reader.start()
+    try:
+        async with asyncio.timeout(40), server:
+            await server.connected()
+            await reader.connected()
+            up = {"f_cnt": 1, "f_port": 2, "frm_payload": "A2cBEA==", "session_key_id": "k"}
+            await say("up", uplink_message=up)
+            while not world.store.registrations[EUI].metadata:
+                await asyncio.sleep(0.01)
+            [reading] = world.store.readings
+            assert dict(zip(reading.metric_set.names, reading.values, strict=True))["temperature_3"] == 27.2
+            await world.command(1, f_port=2, hex="01ff")
+            downlink = await pushed.get()
+            assert (downlink["f_port"], downlink["frm_payload"]) == (2, "Af8=")
+            await say("down/queued", downlink_queued=downlink)
+            await say("down/sent", downlink_sent=downlink)
+            await world.until(1, "DELIVERED")
+            await say("down/nack", downlink_nack=downlink)
+            assert (await world.until(1, "FAILED")).reason == "not acknowledged"
+            # The broker goes and comes back: it is found again.
+            broker.stop()
+            while reader.statistics()["client"]["connected"]:
+                await asyncio.sleep(0.01)
+            broker.start()
+            await reader.connected()
+            await server.connected()
+            await say("up", uplink_message={**up, "f_cnt": 2})
+            while len(world.store.readings) < 2:
+                await asyncio.sleep(0.01)
+        assert world.store.dead_letters == []
+    finally:
+        await reader.stop()
+        reader.check()
+        broker.stop()

@@ -59,8 +59,23 @@ lorawan:
     assert tts is not None
     assert (tts.url, tts.api_key, tts.webhook) == ("https://eu1.example.org", "NNSXS.SECRET", "sensorium")
     assert "SECRET" not in str(config.describe())
-    with pytest.raises(ConfigError, match="go together"):
+    with pytest.raises(ConfigError, match="goes together"):
         load_text(tmp_path, "lorawan: {tts_url: 'https://eu1.example.org'}")
+
+
+def test_the_things_stack_may_be_read_by_mqtt(tmp_path: Path) -> None:
+    text = "lorawan: {tts_mqtt_url: 'mqtts://eu1.example.org', tts_user: app@ttn, tts_api_key: NNSXS.SECRET}"
+    config = load_text(tmp_path, text)
+    address = config.lorawan.tts_mqtt()
+    assert address is not None
+    assert (str(address), address.username, address.password) == (
+        "mqtts://eu1.example.org:8883",
+        "app@ttn",
+        "NNSXS.SECRET",
+    )
+    assert "SECRET" not in str(config.describe())
+    with pytest.raises(ConfigError, match="tts_mqtt_url and tts_user go together"):
+        load_text(tmp_path, "lorawan: {tts_mqtt_url: 'mqtt://eu1.example.org', tts_api_key: k}")
 
 
 @pytest.mark.parametrize(
