@@ -1,5 +1,6 @@
 """The way in from Sparkplug B as a service of the coordinator."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +8,17 @@ from typing import Any
 import msgspec
 
 from sensorium.actors.coordinator import ServiceSpec
+from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.runtime import make_router
 from sensorium.cluster.config import Config
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.sparkplug.adapter import ROUTE
+from sensorium.ingest.sparkplug.address import Address, address_of
 from sensorium.ingest.sparkplug.ingestor import SparkplugIngestor, SparkplugSettings
 from sensorium.storage.command_notices import PgReadyCommands
+from sensorium.storage.routes import routes
+
+_log = logging.getLogger(__name__)
 
 
 def sparkplug_services(
@@ -49,7 +55,8 @@ class SparkplugService:
         """Begin to connect to the broker, and keep trying while it is away."""
         await self._router.start()
         sources = [PgReadyCommands(dsn, ROUTE) for dsn in self._dsns]
-        self._ingestor = SparkplugIngestor(self._settings, self._router, sources)
+        known = [address for dsn in self._dsns for address in await _known(dsn)]
+        self._ingestor = SparkplugIngestor(self._settings, self._router, sources, known=known)
         await self._ingestor.start()
 
     async def ping(self) -> None:
@@ -70,3 +77,13 @@ class SparkplugService:
         """Stop reading, wait for what was read, acknowledge it."""
         await self._ingestor.stop()
         await self._router.close()
+
+
+async def _known(dsn: str) -> list[Address]:
+    """Without the database there are none: then each is asked for its birth when it is heard of."""
+    try:
+        found = await routes(dsn, ROUTE)
+    except LogUnavailable as error:
+        _log.warning("edge nodes are not known before they are heard of: %s", error)
+        return []
+    return [address for route in found if (address := address_of(route)) is not None]

@@ -111,6 +111,17 @@ class SparkplugAdapter:
         if route is not None:
             self._routes.tell(device_id, route)
 
+    def remember(self, addresses: Iterable[Address], now_ms: int) -> None:
+        """Edge nodes and devices that were there before: their births are not known, and are asked for."""
+        for address in addresses:
+            node = self._node(address.of_node)
+            if address.device is not None and address.device not in node.devices:
+                node.devices[address.device] = Definitions()
+            node.missed()
+        for address, node in self._nodes.items():
+            if node.asks(now_ms):
+                self._ask_rebirth(address)
+
     def definitions(self, address: Address) -> Definitions | None:
         """What the birth of an edge node or device has said; None when it is not known."""
         node = self._nodes.get(address.of_node)

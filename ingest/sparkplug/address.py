@@ -1,6 +1,7 @@
 """Where a Sparkplug message comes from or goes to: topics of the namespace `spBv1.0`, and our device ids."""
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -74,3 +75,12 @@ def parse(topic: str) -> tuple[str, Address]:
     ):
         raise Undecodable(Reason.BAD_TOPIC, f"not a topic of an edge node or its devices: {topic[:200]!r}")
     return levels[2], Address(levels[1], levels[3], levels[4] if of_device else None)
+
+
+def address_of(route: Mapping[str, Any]) -> Address | None:
+    """The address in a device's metadata; None where there is none that could be in a topic."""
+    levels = [route.get(name) for name in ("group", "node", "device")]
+    group, node, device = (
+        level if type(level) is str and level and not set(level) & set("/+#\0") else None for level in levels
+    )
+    return None if group is None or node is None else Address(group, node, device)

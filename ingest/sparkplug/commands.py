@@ -8,7 +8,7 @@ from sensorium.actors.messages import CommandReply, Outcome, Telling
 from sensorium.ingest.dispatch import Untold
 from sensorium.ingest.errors import Disconnected, Undecodable
 from sensorium.ingest.pipeline import Router
-from sensorium.ingest.sparkplug.address import Address
+from sensorium.ingest.sparkplug.address import Address, address_of
 from sensorium.ingest.sparkplug.encode import encode
 from sensorium.ingest.sparkplug.payload import DataType, Metric, Payload, decode, typed
 from sensorium.ingest.sparkplug.session import Definitions
@@ -52,7 +52,9 @@ class SparkplugCarrier:
 
     async def tell(self, device_id: str, telling: Telling) -> None:
         """Publish; see `Carrier.tell`."""
-        address = _address(telling.route)
+        address = address_of(telling.route or {})
+        if address is None:
+            raise Untold("its metadata does not say under sparkplug what its group and node are", final=True)
         match telling.command:
             case "rebirth":
                 metrics: tuple[Metric, ...] = (REBIRTH_METRIC,)
@@ -128,18 +130,6 @@ class _Awaited(NamedTuple):
     command_id: str
     wanted: dict[str, Any]
     """Values that were not reported yet; of a rebirth there are none."""
-
-
-def _address(route: dict[str, Any] | None) -> Address:
-    group, node, device = (_level(route or {}, name) for name in ("group", "node", "device"))
-    if group is None or node is None:
-        raise Untold("its metadata does not say under sparkplug what its group and node are", final=True)
-    return Address(group, node, device)
-
-
-def _level(route: dict[str, Any], name: str) -> str | None:
-    level = route.get(name)
-    return level if type(level) is str and level and not set(level) & set("/+#\0") else None
 
 
 def _as_reported(metrics: tuple[Metric, ...]) -> dict[str, Any]:

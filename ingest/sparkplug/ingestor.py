@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from zlib import crc32
 
@@ -61,6 +61,7 @@ class SparkplugIngestor:
 
     Args:
         sources: where it stands which commands edge nodes and devices may be told.
+        known: edge nodes and devices that were there before, whose births are asked for.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class SparkplugIngestor:
         router: Router,
         sources: Sequence[ReadyCommands] = (),
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        known: Iterable[Address] = (),
     ) -> None:
         self._settings = settings
         self._router = router
@@ -99,6 +101,7 @@ class SparkplugIngestor:
         self._acks: Acks | None = None
         self._rebirths: dict[Address, None] = {}
         self._wake = asyncio.Event()
+        self.adapter.remember(known, clock_ms())
         self._say_state = asyncio.Event()
         self._full = asyncio.Event()
         self._idle = asyncio.Event()

@@ -315,17 +315,21 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from([*up(), "object", "location", "margin"]), JSON, st.binary(max_size=40))
+FIELDS = [*up(), "object", "location", "margin", "queueItemId", "context", "level"]
+
+
+@given(st.sampled_from(FIELDS), JSON, st.binary(max_size=40))
 def test_any_message_is_an_event_or_undecodable(key: str, value: Any, noise: bytes) -> None:
     content = json.dumps(up(**{key: value})).encode()
-    for kind in ("up", "join", "status", "ack", "location"):
+    for kind in ("up", "join", "status", "ack", "txack", "log", "location"):
         for payload in (content, noise):
             try:
                 chirpstack.decode(kind, payload)
             except Undecodable:
                 continue
     uplinks = {**UPLINK, **({key: value} if key in UPLINK else {"decoded_payload": value})}
-    for payload in (json.dumps(ttn(uplink_message=uplinks)).encode(), noise, content):
+    failed = ttn(uplink_message=uplinks, downlink_failed=value, downlink_ack={"correlation_ids": value})
+    for payload in (json.dumps(ttn(uplink_message=uplinks)).encode(), json.dumps(failed).encode(), noise):
         try:
             tts.decode(payload, "app")
         except Undecodable:

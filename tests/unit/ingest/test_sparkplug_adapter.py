@@ -11,7 +11,7 @@ from sensorium.actors.messages import ACCEPTED, DeadLetter, Outcome, Patch, Pres
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.sparkplug import session
 from sensorium.ingest.sparkplug.adapter import SparkplugAdapter
-from sensorium.ingest.sparkplug.address import Address, Naming, subscriptions
+from sensorium.ingest.sparkplug.address import Address, Naming, address_of, subscriptions
 from sensorium.ingest.sparkplug.encode import encode
 from sensorium.ingest.sparkplug.payload import DataSet, DataType, Metric, Payload, Template
 from sensorium.ingest.sparkplug.values import values
@@ -346,3 +346,33 @@ def test_noise_is_answered_once(kind: str, noise: bytes) -> None:
     world.raw(f"spBv1.0/plant/{kind}/line1{device}", noise)
     world.router.commit()
     assert len(world.outcomes) == 3
+
+
+def test_who_was_there_before_is_asked_and_dies_with_its_node() -> None:
+    world = World()
+    known = [Address("plant", "line1", "oven"), NODE, Address("plant", "line1", "pump")]
+    world.adapter.remember(known, NOW_MS)
+    assert world.asked == [NODE]
+    world.say("DDATA", Metric(alias=3, raw=1.0), seq=8)
+    assert world.letters() == ["unknown_metric"]
+    assert world.asked == [NODE]
+    world.say("NDEATH", bd_seq(1))
+    assert world.messages(PresenceSaid) == [
+        PresenceSaid("plant:line1:oven", False),
+        PresenceSaid("plant:line1:pump", False),
+        PresenceSaid("plant:line1", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("route", "address"),
+    [
+        ({"group": "g", "node": "n", "units": {}}, Address("g", "n")),
+        ({"group": "g", "node": "n", "device": "d"}, Address("g", "n", "d")),
+        ({"group": "g"}, None),
+        ({"group": "g", "node": 1}, None),
+        ({"group": "g", "node": "#"}, None),
+    ],
+)
+def test_addresses_are_read_from_metadata(route: dict[str, Any], address: Address | None) -> None:
+    assert address_of(route) == address
