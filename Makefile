@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-runtime chaos lock clean
+.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-live bench-runtime chaos lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -76,6 +76,9 @@ bench-commands: $(STAMP)
 
 bench-history: $(STAMP)
 	$(BIN)/sensorium bench history $(ARGS)
+
+bench-live: $(STAMP)
+	$(BIN)/sensorium bench live $(ARGS)
 
 bench-runtime: $(STAMP)
 	$(BIN)/sensorium bench runtime $(ARGS)

@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 SHORTEST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
 """Between two looks at the log."""
-BUSY_SHARE: Final = 0.5
-"""Of a CPU in this process, above which the feed looks less often."""
+BUSY_SHARE: Final = 0.35
+"""Of a CPU: what this process may use before the feed looks less often."""
 FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 5.0
 PAGES_BEHIND: Final = 20
@@ -203,7 +203,7 @@ class LiveFeed:
         pause_s, retry_s, pages = SHORTEST_PAUSE_S, FIRST_RETRY_S, 0
         try:
             while self._subscribers:
-                began_s, began_cpu_s = time.monotonic(), time.process_time()
+                began_cpu_s = time.process_time()
                 try:
                     more = await self._look(logs)
                     pages = pages + 1 if more else 0
@@ -220,8 +220,8 @@ class LiveFeed:
                     retry_s = min(2 * retry_s, LONGEST_RETRY_S)
                     continue
                 await asyncio.sleep(0 if more else pause_s)
-                busy = (time.process_time() - began_cpu_s) / max(time.monotonic() - began_s, 1e-6)
-                pause_s = _next_pause(pause_s, busy)
+                # What the subscribers' tasks have sent in the pause is part of it.
+                pause_s = next_pause(pause_s, time.process_time() - began_cpu_s)
         finally:
             await _close(logs)
 
@@ -360,11 +360,11 @@ def _item_for(which: FeedFilter, change: Change) -> bytes | None:
     return None if metrics is None else item(change, topic, metrics)
 
 
-def _next_pause(pause_s: float, busy: float) -> float:
-    """Longer when the process was busy, shorter again when it was not."""
-    if busy > BUSY_SHARE:
-        return min(pause_s * 1.5, LONGEST_PAUSE_S)
-    return max(pause_s / 1.2, SHORTEST_PAUSE_S) if busy < BUSY_SHARE / 2 else pause_s
+def next_pause(pause_s: float, used_s: float) -> float:
+    """How long to wait after a round that took so much CPU, so that all take `BUSY_SHARE` of one at most."""
+    wanted_s = used_s * (1 / BUSY_SHARE - 1)
+    # Half of the way, because one round is not like the other.
+    return min(max((pause_s + wanted_s) / 2, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
 
 
 async def _close(logs: Sequence[FollowsLog]) -> None:

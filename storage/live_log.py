@@ -5,7 +5,9 @@ Commits become visible out of the order of their times. So it looks again at tho
 leaving out what it has given (see `live_cursor`), as far back as a transaction may still be under way.
 """
 
+import time
 from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
@@ -30,6 +32,22 @@ MAX_WINDOW_MS: Final = 60_000
 """Of commit time, read in one statement when catching up: bounds what it has to sort."""
 
 _EPOCH_2000_US: Final = EPOCH_2000_MS * 1000
+# A generic plan would compare each row with the whole list of commits. The planner knows little of a table
+# that grows so fast, and takes all of it for new: without these it reads all of it, with several processes.
+_SESSION: Final = """
+SET plan_cache_mode = force_custom_plan; SET jit = off;
+SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0
+"""
+# The index on commit times knows nothing of the newest pages until somebody has it summarize them, which the
+# server does once a minute: until then each look reads all of them.
+_SUMMARIZE: Final = """
+SELECT brin_summarize_new_values(i.inhrelid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent IN ('readings_committed_at'::regclass, 'events_committed_at'::regclass)
+    AND c.relname LIKE '%' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD') || '%'
+"""
+SUMMARIZE_EVERY_S: Final = 3.0
+_SUMMARIZE_LOCK: Final = "SET LOCAL lock_timeout = '20ms'"
+"""Who holds the lock, a vacuum, summarizes by itself; waiting would make it give up."""
 _READINGS: Final = """
     SELECT shard, log_offset, device, time, key, flags, metric_set, numbers, texts,
            NULL::text AS kind, NULL::jsonb AS body, committed_at FROM readings
@@ -69,6 +87,7 @@ class LiveLog:
         self._connection: Dedicated | None = None
         self._devices = KnownDevices()
         self._sets = KnownSets()
+        self._summarized_s = float("-inf")
 
     async def here(self) -> Position:
         """Behind everything that is visible now. Raises `LogUnavailable`, as every call."""
@@ -95,6 +114,7 @@ class LiveLog:
         floor_us, given = position.floor_ms * 1000, position.commits_us
         wanted = None if devices is None else list(devices)
         limit, more = PAGE_ENTRIES, False
+        await self._summarize(connection)
         with translated():
             settled_us = await connection.fetchval(SETTLED) - SLACK_MS * 1000
             while True:
@@ -154,6 +174,16 @@ class LiveLog:
                 given = start.commits_us.union(us for us in end.commits_us if us < from_us)
                 yield changes, Position(floor_ms, frozenset(us for us in given if us >= floor_ms * 1000))
 
+    async def _summarize(self, connection: "Dedicated") -> None:
+        if time.monotonic() - self._summarized_s < SUMMARIZE_EVERY_S:
+            return
+        self._summarized_s = time.monotonic()
+        # Neither a lock that is taken nor a right that we lack is more than a matter of speed.
+        with translated(), suppress(asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError):
+            async with connection.transaction():
+                await connection.execute(_SUMMARIZE_LOCK)
+                await connection.execute(_SUMMARIZE)
+
     async def close(self) -> None:
         """Give the connection back; the next call opens another."""
         connection, self._connection = self._connection, None
@@ -173,8 +203,7 @@ class LiveLog:
                         encoder=lambda us: (us - _EPOCH_2000_US,),
                         decoder=lambda parts: parts[0] + _EPOCH_2000_US,
                     )
-                    # A generic plan would compare each row with the whole list of commits.
-                    await connection.execute("SET plan_cache_mode = force_custom_plan; SET jit = off")
+                    await connection.execute(_SESSION)
             except BaseException:
                 connection.terminate()
                 raise

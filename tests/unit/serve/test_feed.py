@@ -275,3 +275,11 @@ async def test_closing_ends_all(feed: LiveFeed) -> None:
     async with feed.subscribe(FeedFilter()) as (subscription, _):
         await feed.close()
         assert await subscription.next() is None
+
+
+def test_the_busier_the_process_the_longer_it_waits() -> None:
+    pause_s = feeds.LONGEST_PAUSE_S
+    for used_s, low, high in ((0.0, 0.005, 0.005), (0.001, 0.005, 0.005), (1.0, 0.01, 0.01)):
+        for _ in range(20):
+            pause_s = feeds.next_pause(pause_s, used_s)
+        assert low <= pause_s <= high

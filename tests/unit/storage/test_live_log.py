@@ -1,5 +1,6 @@
 """Following the log: every committed row once, whatever becomes visible when, and again from any position."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 
@@ -160,3 +161,18 @@ async def test_from_every_page_of_a_catch_up_it_goes_on(
         rest = await caught_up(live, position, end)
         # At least what is left; a commit that was cut comes again as a whole.
         assert rest[-(offset - given) :] == whole[given:] if given < offset else len(rest) <= 6, seed
+
+
+async def test_a_vacuum_at_work_holds_nobody_up(dsn: str, log: PgLog, live: LiveLog) -> None:
+    position = await live.here()
+    await log.commit(Commit(readings=[reading("one", 1)]))
+    vacuum = await asyncpg.connect(dsn)
+    try:
+        async with vacuum.transaction(), asyncio.timeout(5):
+            for row in await vacuum.fetch("SELECT inhrelid::regclass::text FROM pg_inherits"):
+                if "idx" not in row[0]:
+                    await vacuum.execute(f"LOCK TABLE {row[0]} IN SHARE UPDATE EXCLUSIVE MODE")
+            changes, _, _ = await live.after(position)
+        assert places(changes) == [("one", 1)]
+    finally:
+        await vacuum.close()
