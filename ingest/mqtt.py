@@ -10,14 +10,16 @@ from zlib import crc32
 
 import msgspec
 
-from sensorium.ingest.decode import Bounds
+from sensorium.ingest.decode import Bounds, TelemetryDecoder
+from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.lorawan.chirpstack import TOPIC as CHIRPSTACK
+from sensorium.ingest.message_ids import IN_PAYLOAD, identified
 from sensorium.ingest.mqtt_acks import Acks
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient, MqttOptions
 from sensorium.ingest.mqtt_connection import Connection
-from sensorium.ingest.mqtt_wire import DUP, Packet, packet_id
+from sensorium.ingest.mqtt_wire import DUP, Packet, Properties, packet_id
 from sensorium.ingest.pipeline import Pipeline, Router
 from sensorium.ingest.rate_limit import RateLimit
 
@@ -70,6 +72,7 @@ class MqttIngestor:
             None if lorawan is None else LorawanAdapter(self._pipeline, router, lorawan, settings.bounds)
         )
         topic = TELEMETRY if lorawan is None else CHIRPSTACK
+        self._decode = TelemetryDecoder(settings.bounds).decode
         self._client = MqttClient(
             settings.address,
             settings.client_id,
@@ -164,10 +167,13 @@ class MqttIngestor:
         telemetry = self._pipeline.telemetry
         received_ms = self._clock_ms()
         origin = self._origin
-        for topic, payload, ack, head, _ in packets:
+        for topic, payload, ack, head, properties in packets:
             address, device_id = _device_of(topic)
             redelivered = head & DUP != 0
             self._redelivered += redelivered
+            if properties is not None or IN_PAYLOAD in payload:
+                self._take_identified(address, device_id, payload, received_ms, acks, ack, head, properties)
+                continue
             telemetry(
                 address,
                 device_id,
@@ -179,6 +185,34 @@ class MqttIngestor:
                 redelivered=redelivered,
             )
         self._pause_when_full()
+
+    def _take_identified(
+        self,
+        address: str,
+        device_id: str,
+        payload: bytes,
+        received_ms: int,
+        acks: Acks,
+        ack: int,
+        head: int,
+        properties: Properties | None,
+    ) -> None:
+        """Take a message that may have an id of its own, which a repetition has, too."""
+        try:
+            said = identified(device_id, self._decode(payload, received_ms), properties)
+        except Undecodable as error:
+            self._pipeline.refuse(address, device_id, payload, received_ms, error, acks.done, ack)
+            return
+        by_packet = self._origin | packet_id(ack) if ack else None
+        self._pipeline.telemetry(
+            *(address, device_id, payload, received_ms),
+            by_packet if said.identity is None else said.identity % 2**64,
+            *(acks.done, ack),
+            redelivered=head & DUP != 0,
+            decode=lambda _, __: said.readings,
+            identity=said.identity,
+            known_again=said.identity is not None,
+        )
 
     def _take_lorawan(self, connection: Connection, packets: list[Packet]) -> None:
         assert self._lorawan is not None

@@ -122,6 +122,7 @@ class Pipeline:
         redelivered: bool = False,
         decode: Decode | None = None,
         identity: int | None = None,
+        known_again: bool = False,
     ) -> None:
         """Take a payload of a device; `done(token, outcome)` follows once all of it is committed.
 
@@ -134,6 +135,7 @@ class Pipeline:
             redelivered: the transport says that this may be such a repetition.
             decode: of the payload's format, where that is not our JSON.
             identity: the key that a single reading has where it comes from; None: one made of its payload.
+            known_again: whether `redelivery` is the sender's own, so that any later message may repeat it.
         """
         self._payloads += 1
         try:
@@ -170,7 +172,7 @@ class Pipeline:
                 key = (next(self._unique) + _SIGN) % _BITS - _SIGN
             else:
                 key = ((identity ^ redelivery * _STEP) + index * _STEP) % _BITS - _SIGN
-                if redelivered:
+                if redelivered or known_again:
                     flags = _REDELIVERED
             self._router.reading(device_id, time_ms, received_ms, key, names, values, flags, done, token)
 
