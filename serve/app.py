@@ -22,6 +22,7 @@ from sensorium.serve import (
     nodes,
     projections,
     rules,
+    series,
     telemetry,
 )
 from sensorium.serve.command_models import CommandBody
@@ -77,6 +78,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(telemetry.routes(services))
     app.include_router(history.routes(services))
     app.include_router(export.routes(services))
+    app.include_router(series.routes(services))
     app.include_router(commands.routes(services))
     app.include_router(connections.routes(services))
     app.include_router(lorawan.routes(services))

@@ -83,6 +83,27 @@ AGGREGATES: Final[dict[str, Any]] = {
     "items": [{"start_ms": _TIME_MS, "values": {"temperature": 23.6}}],
     "source": "1h",
     "approximate": False,
+    "timezone": None,
+}
+SERIES: Final[dict[str, Any]] = {
+    "device_id": "sensor-001",
+    "source": "raw",
+    "items": [{"metric": "temperature", "points": [[_TIME_MS, 23.5], [_TIME_MS + 60_000, 24.0]]}],
+}
+GROUPED_AGGREGATE: Final[dict[str, Any]] = {
+    "group_by": "metadata.site",
+    "metric": "temperature",
+    "aggregation": "mean",
+    "interval_s": 3600,
+    "groups": [
+        {
+            "group": "north",
+            "devices": 17,
+            "items": [{"start_ms": _TIME_MS, "value": 22.8, "devices": 17}],
+            "source": "1h",
+        }
+    ],
+    "timezone": None,
 }
 TYPE_AGGREGATE: Final[dict[str, Any]] = {
     "device_type": "temperature",
@@ -92,6 +113,7 @@ TYPE_AGGREGATE: Final[dict[str, Any]] = {
     "items": [{"start_ms": _TIME_MS, "value": 22.8, "devices": 17}],
     "source": "mixed",
     "approximate": False,
+    "timezone": None,
 }
 RULE: Final[dict[str, Any]] = {
     "rule_id": "0198a6f2c1d47a3e",

@@ -1,5 +1,6 @@
 """History from the log: a device's readings and aggregates, and aggregates over a whole device type."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -7,22 +8,30 @@ from fastapi import APIRouter, Query, Request, Response
 
 from sensorium.actors.messages import ReadingFlag
 from sensorium.serve import examples
+from sensorium.serve.buckets import Fill
+from sensorium.serve.buckets import fill as filled
 from sensorium.serve.describe import answer, reference
+from sensorium.serve.devices import METADATA_PARAMETER, METADATA_PREFIX
 from sensorium.serve.pages import (
+    AggregateGroup,
     AggregatePage,
     BucketItem,
+    GroupedAggregate,
     ReadingItem,
     ReadingPage,
     TypeAggregate,
     TypeBucketItem,
     json_response,
 )
+from sensorium.serve.place import GroupQuery, NearQuery, chosen, grouped
 from sensorium.serve.problems import invalid_parameter, not_found
 from sensorium.serve.query import (
+    OPEN_PREFIX,
     CursorQuery,
     DevicePath,
     EndQuery,
     StartQuery,
+    check_zone,
     cursor_in,
     cursor_out,
     interval_s,
@@ -31,6 +40,7 @@ from sensorium.serve.query import (
     time_range,
 )
 from sensorium.serve.services import Services
+from sensorium.storage.history import Buckets
 
 
 class Aggregation(StrEnum):
@@ -55,7 +65,15 @@ class Order(StrEnum):
     DESC = "desc"
 
 
-IntervalQuery = Annotated[str | None, Query(description="60, 60s, 5m, 1h or 1d; aligned to 1970 UTC.")]
+IntervalQuery = Annotated[
+    str | None,
+    Query(description="60, 60s, 5m, 1h or 1d; aligned to 1970 UTC, or with `timezone` to midnight there."),
+]
+ZoneQuery = Annotated[
+    str | None,
+    Query(max_length=64, description="Such as Europe/Berlin; for intervals of days. Weeks begin on Monday."),
+]
+FillQuery = Annotated[Fill, Query(description="What stands where nothing was measured.")]
 
 
 def routes(services: Services) -> APIRouter:
@@ -78,6 +96,8 @@ def routes(services: Services) -> APIRouter:
         metrics: Annotated[str | None, Query(description="Names with commas; all by default.")] = None,
         aggregation: Annotated[Aggregation | None, Query(description="`mean` by default.")] = None,
         interval: IntervalQuery = None,
+        timezone: ZoneQuery = None,
+        fill: FillQuery = Fill.NONE,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
         order: Order = Order.ASC,
         cursor: CursorQuery = None,
@@ -91,13 +111,29 @@ def routes(services: Services) -> APIRouter:
             if cursor is not None:
                 raise invalid_parameter("cursor", "aggregates have no pages; narrow start and end")
             how = aggregation or Aggregation.MEAN
+            _check_shape(every_s, timezone, fill)
             buckets = await history.aggregate(
-                device_id, start_ms, end_ms, names, how.value, every_s, limit, order.value
+                device_id, start_ms, end_ms, names, how.value, every_s, limit, order.value, timezone
             )
             items = [BucketItem(bucket.start_ms, bucket.values) for bucket in buckets]
+            if fill is not Fill.NONE and every_s is not None:
+                if len(items) == limit:
+                    raise invalid_parameter(
+                        "limit", f"more than {limit} intervals: there is no end to fill to"
+                    )
+                there = [(item.start_ms, item.values) for item in items]
+                items = [
+                    BucketItem(*each) for each in filled(fill, there, every_s, timezone, start_ms, end_ms)
+                ]
+                if order is Order.DESC:
+                    items.reverse()
             return json_response(
-                AggregatePage(device_id, how.value, every_s, items, buckets.source, buckets.approximate)
+                AggregatePage(
+                    device_id, how.value, every_s, items, buckets.source, buckets.approximate, timezone
+                )
             )
+        if timezone is not None or fill is not Fill.NONE:
+            raise invalid_parameter("timezone" if timezone is not None else "fill", "goes with an interval")
         kind = f"data {device_id} {order}"
         page = await history.readings(
             device_id, start_ms, end_ms, names, limit, order.value, cursor_in(kind, cursor)
@@ -115,37 +151,79 @@ def routes(services: Services) -> APIRouter:
         "/api/analytics/aggregated",
         tags=["analytics"],
         response_model=None,
-        summary="Aggregates over a device type",
-        responses=answer(TypeAggregate, "One value an interval.", examples.TYPE_AGGREGATE),
+        summary="Aggregates over devices",
+        responses=_aggregated_responses(),
+        openapi_extra={OPEN_PREFIX: METADATA_PREFIX, "parameters": [METADATA_PARAMETER]},
     )
     async def aggregated(
-        device_type: Annotated[str, Query(min_length=1, max_length=64)],
+        request: Request,
         metric: Annotated[str, Query(min_length=1, max_length=128)],
+        device_type: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+        near: NearQuery = None,
+        group_by: GroupQuery = None,
         interval: IntervalQuery = None,
         aggregation: Aggregation = Aggregation.MEAN,
+        timezone: ZoneQuery = None,
+        fill: FillQuery = Fill.NONE,
         start: StartQuery = None,
         end: EndQuery = None,
     ) -> Response:
-        """Over all devices of the type; without an interval, one value for the whole range."""
+        """Over the devices of a type, with some metadata, in a place, or all; with `group_by` a series for
+        each group. Without an interval, one value for the whole range."""
         start_ms, end_ms = time_range(start, end)
         every_s = interval_s(interval)
-        buckets = await history.aggregate_type(
-            device_type, metric, start_ms, end_ms, aggregation.value, every_s
-        )
-        items = [TypeBucketItem(bucket.start_ms, bucket.value, bucket.devices) for bucket in buckets]
-        return json_response(
-            TypeAggregate(
-                device_type,
-                metric,
-                aggregation.value,
-                every_s,
-                items,
-                buckets.source,
-                buckets.approximate,
+        _check_shape(every_s, timezone, fill)
+        how = aggregation.value
+
+        async def series(device_ids: Sequence[str] | None) -> tuple[list[TypeBucketItem], Buckets[Any]]:
+            buckets = await history.aggregate_type(
+                device_type or "", metric, start_ms, end_ms, how, every_s, timezone, device_ids
             )
-        )
+            if fill is Fill.NONE or every_s is None:
+                return [TypeBucketItem(b.start_ms, b.value, b.devices) for b in buckets], buckets
+            devices = {bucket.start_ms: bucket.devices for bucket in buckets}
+            there = [(bucket.start_ms, {metric: bucket.value}) for bucket in buckets]
+            return [
+                TypeBucketItem(at_ms, values.get(metric), devices.get(at_ms, 0))
+                for at_ms, values, _ in filled(fill, there, every_s, timezone, start_ms, end_ms)
+            ], buckets
+
+        picky = near is not None or any(name.startswith(METADATA_PREFIX) for name in request.query_params)
+        devices = None
+        if picky or group_by is not None or device_type is None:
+            devices = await chosen(registry, request, device_type, near)
+        if group_by is None:
+            items, buckets = await series(None if devices is None else [d.device_id for d in devices])
+            told = (buckets.source, buckets.approximate, timezone)
+            return json_response(TypeAggregate(device_type, metric, how, every_s, items, *told))
+        groups = []
+        for group, device_ids in grouped(devices or (), group_by).items():
+            items, buckets = await series(device_ids)
+            groups.append(AggregateGroup(group, len(device_ids), items, buckets.source))
+        return json_response(GroupedAggregate(group_by, metric, how, every_s, groups, timezone))
 
     return router
+
+
+def _check_shape(every_s: int | None, zone: str | None, fill: Fill) -> None:
+    if fill is not Fill.NONE and every_s is None:
+        raise invalid_parameter("fill", "goes with an interval")
+    if zone is not None:
+        if every_s is None or every_s % 86_400:
+            raise invalid_parameter("timezone", "goes with an interval of whole days, such as 1d")
+        check_zone(zone)
+
+
+def _aggregated_responses() -> dict[int | str, dict[str, Any]]:
+    documented = answer(TypeAggregate, "One value an interval; with `group_by` for each group.")
+    documented[200]["content"]["application/json"] = {
+        "schema": {"oneOf": [reference(TypeAggregate), reference(GroupedAggregate)]},
+        "examples": {
+            "one": {"value": examples.TYPE_AGGREGATE},
+            "groups": {"value": examples.GROUPED_AGGREGATE},
+        },
+    }
+    return documented
 
 
 def _data_responses() -> dict[int | str, dict[str, Any]]:

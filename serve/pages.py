@@ -1,6 +1,6 @@
 """What lists and data answer with: the values beyond those that `actors` has already."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -105,11 +105,15 @@ class ReadingPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class BucketItem(msgspec.Struct, frozen=True):
-    """The aggregate of each metric over the interval that starts at `start_ms`."""
+class BucketItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The aggregate of each metric over the interval that starts at `start_ms`.
+
+    `filled`: nothing was measured in it; the values are what was asked to stand there.
+    """
 
     start_ms: int
-    values: dict[str, Value | None]
+    values: Mapping[str, Value | None]
+    filled: bool = False
 
 
 class AggregatePage(msgspec.Struct, frozen=True):
@@ -125,10 +129,26 @@ class AggregatePage(msgspec.Struct, frozen=True):
     items: list[BucketItem]
     source: str = "raw"
     approximate: bool = False
+    timezone: str | None = None
+
+
+class SeriesMetric(msgspec.Struct, frozen=True):
+    """Points of a metric in order of time: milliseconds since 1970 UTC, and the value."""
+
+    metric: str
+    points: list[tuple[int, float]]
+
+
+class Series(msgspec.Struct, frozen=True):
+    """What a chart of a device shows; `source` as of aggregates."""
+
+    device_id: str
+    source: str
+    items: list[SeriesMetric]
 
 
 class TypeBucketItem(msgspec.Struct, frozen=True):
-    """The aggregate over all devices of a type, and how many of them had readings."""
+    """The aggregate over all devices, and how many of them had readings: 0 where the interval was filled."""
 
     start_ms: int
     value: Value | None
@@ -136,15 +156,36 @@ class TypeBucketItem(msgspec.Struct, frozen=True):
 
 
 class TypeAggregate(msgspec.Struct, frozen=True):
-    """Aggregates of one metric over all devices of a type; `source` and `approximate` as of one device."""
+    """Aggregates of one metric over the devices that were chosen; the rest as of one device."""
 
-    device_type: str
+    device_type: str | None
     metric: str
     aggregation: str
     interval_s: float | None
     items: list[TypeBucketItem]
     source: str = "raw"
     approximate: bool = False
+    timezone: str | None = None
+
+
+class AggregateGroup(msgspec.Struct, frozen=True):
+    """The devices that have a value of `group_by` in common; "" is the group of those without it."""
+
+    group: str
+    devices: int
+    items: list[TypeBucketItem]
+    source: str = "raw"
+
+
+class GroupedAggregate(msgspec.Struct, frozen=True):
+    """A series for each group, in order of the groups."""
+
+    group_by: str
+    metric: str
+    aggregation: str
+    interval_s: float | None
+    groups: list[AggregateGroup]
+    timezone: str | None = None
 
 
 class AlarmEventItem(msgspec.Struct, frozen=True):
@@ -250,6 +291,7 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, ConnectionPage, CommandPage,
     Command, RuleList, Rule, WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate,
+    GroupedAggregate, Series,
     ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, BacktestBody,
     BacktestResult,
 )  # fmt: skip

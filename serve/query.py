@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from fastapi import Path, Query, Request
@@ -118,6 +119,14 @@ def interval_s(text: str | None) -> int | None:
             "interval", f"{text!r} is not an interval from 1s to 366d, such as 60, 60s, 5m, 1h or 1d"
         )
     return seconds
+
+
+def check_zone(name: str) -> None:
+    """Raises a problem unless there is such a time zone."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise invalid_parameter("timezone", f"{name!r} is none, such as Europe/Berlin") from None
 
 
 def metric_names(text: str | None) -> list[str] | None:

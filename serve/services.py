@@ -110,6 +110,7 @@ class ReadsHistory(Protocol):
         interval_s: float | None,
         limit: int,
         order: str,
+        zone: str | None = None,
     ) -> Buckets[Any]: ...
     async def aggregate_type(
         self,
@@ -119,6 +120,8 @@ class ReadsHistory(Protocol):
         end_ms: int | None,
         aggregation: str,
         interval_s: float | None,
+        zone: str | None = None,
+        device_ids: Sequence[str] | None = None,
     ) -> Buckets[Any]: ...
 
 

@@ -92,17 +92,29 @@ _ARCHIVED: Final = {
 }
 
 
+_BUCKETS: Final = {
+    (False, False): "NULL::timestamptz",
+    (True, False): "date_bin(make_interval(secs => $5), {time}, 'epoch')",
+    # Days as people there have them; weeks begin on a Monday.
+    (True, True): (
+        "date_bin(make_interval(secs => $5), {time} AT TIME ZONE $6::text, timestamp '2001-01-01')"
+        " AT TIME ZONE $6::text"
+    ),
+}
+"""By whether there is an interval ($5, in seconds) and a time zone ($6)."""
+
+
 class Parts:
     """The rows that a question is answered from, as one list of values: readings, rollups and what is newer.
 
     `$1` picks the devices; the parameters of the segments follow those of the caller.
     """
 
-    def __init__(self, which: str, names: str, by_interval: bool, parameters: int) -> None:
+    def __init__(self, which: str, names: str, by_interval: bool, zone: bool) -> None:
         self._which = which
         self._names = names
-        self._by_interval = by_interval
-        self._count = parameters
+        self._buckets = _BUCKETS[by_interval, zone]
+        self._count = 4 + by_interval + zone
         self._parts: list[str] = []
         self.arguments: list[Any] = []
 
@@ -171,9 +183,7 @@ class Parts:
         return f"${self._count + len(self.arguments)}"
 
     def _bucket(self, time: str) -> str:
-        if not self._by_interval:
-            return "NULL::timestamptz"
-        return f"date_bin(make_interval(secs => ${self._count}), {time}, 'epoch')"
+        return self._buckets.format(time=time)
 
     def _raw(self, condition: str) -> None:
         self._parts.append(f"""
@@ -204,7 +214,8 @@ _ENDS: Final = {"first": ("ASC", "first_at", "first"), "last": ("DESC", "last_at
 
 
 def device_aggregate(aggregation: str, by_interval: bool, order: str, parts: Parts) -> str:
-    """$1 device, $2 metrics or null, $3 limit of buckets, $4 start or null, $5 interval in seconds if any.
+    """$1 device, $2 metrics or null, $3 limit of buckets, $4 start or null, $5 interval in seconds if any,
+    $6 its time zone if any.
 
     Gives bucket, name, kind, number, text, source. `parts` has begun after these.
     """
@@ -231,7 +242,8 @@ def device_aggregate(aggregation: str, by_interval: bool, order: str, parts: Par
 
 
 def type_aggregate(aggregation: str, by_interval: bool, parts: Parts) -> str:
-    """$1 device type, $2 metric, $3 limit of buckets, $4 start or null, $5 interval in seconds if any.
+    """$1 device type, $2 metric, $3 limit of buckets, $4 start or null, $5 interval in seconds if any,
+    $6 its time zone if any.
 
     Aggregates by device first and the results then, which counts the devices and runs in parallel.
     Gives bucket, kind, number, text, devices, source, and to merge by: n, or the time `at` of an end. `parts`

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
+from datetime import datetime, timedelta
+from functools import lru_cache, partial, reduce
 from operator import or_
 from typing import Any, Final, NamedTuple, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import asyncpg
 import msgspec
@@ -34,6 +36,9 @@ from sensorium.storage.rollup import LEVELS
 
 MAX_BUCKETS: Final = 10_000
 YIELD_EVERY_ROWS: Final = 1_000
+DAY_S: Final = 86_400
+HOUR_MS: Final = 3_600_000
+MINUTE_MS: Final = 60_000
 _B = TypeVar("_B")
 
 
@@ -145,8 +150,12 @@ class History:
         interval_s: float | None = None,
         limit: int = 1000,
         order: str = "asc",
+        zone: str | None = None,
     ) -> Buckets[Bucket]:
         """A device's metrics by intervals that are aligned to 1970 UTC, the first `limit` that have values.
+
+        With `zone`, such as "Europe/Berlin", `interval_s` is a number of days as that place has them: from
+        midnight to midnight, which is 23 or 25 hours when its clocks change.
 
         Without `interval_s`, one bucket that starts at `start_ms`, or else at the first reading. Booleans
         count as 0 and 1. Texts have "count", "first" and "last" only; the other aggregations leave them out.
@@ -160,16 +169,19 @@ class History:
         """
         check_limit(limit)
         _order(order)
-        parts = sql.Parts("r.device = $1", "($2::text[] IS NULL OR s.name = ANY($2))", *_shape(interval_s))
+        parts = sql.Parts(
+            "r.device = $1", "($2::text[] IS NULL OR s.name = ANY($2))", *_shape(interval_s, zone)
+        )
         names = None if metrics is None else list(metrics)
-        asked = (device_key(device_id), names, limit, start_ms, *_every(interval_s))
-        question = Question(device_id, None, names, aggregation, _every_ns(interval_s))
+        asked = (device_key(device_id), names, limit, start_ms, *_every(interval_s, zone))
+        grain_ms = _grain_ms(interval_s, zone)
+        question = None if zone else Question(device_id, None, names, aggregation, _every_ns(interval_s))
         if _aggregation(aggregation) in sql.PERCENTILES:
             make = partial(sql.sketches, interval_s is not None, order, parts)
-            rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s, question)
+            rows = await self._fetch(parts, make, asked, start_ms, end_ms, grain_ms, question)
             return await _device_percentiles(rows, sql.PERCENTILES[aggregation])
         make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, parts)
-        rows = await self._fetch(parts, make, asked, start_ms, end_ms, interval_s, question)
+        rows = await self._fetch(parts, make, asked, start_ms, end_ms, grain_ms, question)
         buckets: dict[int, dict[str, Value]] = {}
         sources = 0
         for bucket_ms, name, kind, number, text, source in rows:
@@ -186,13 +198,19 @@ class History:
         end_ms: int | None = None,
         aggregation: str = "mean",
         interval_s: float | None = None,
+        zone: str | None = None,
+        device_ids: Sequence[str] | None = None,
     ) -> Buckets[TypeBucket]:
         """One metric over all devices that are of the type now, in order of time; otherwise as `aggregate`.
+
+        With `device_ids` over these instead, of whatever type.
 
         Raises:
             InvalidMessage: as `aggregate`, and there are more than `MAX_BUCKETS` intervals with values.
         """
-        rows = await self.type_rows(device_type, metric, start_ms, end_ms, aggregation, interval_s)
+        rows = await self.type_rows(
+            device_type, metric, start_ms, end_ms, aggregation, interval_s, zone, device_ids
+        )
         return await type_buckets(rows, aggregation)
 
     async def type_rows(
@@ -203,20 +221,25 @@ class History:
         end_ms: int | None,
         aggregation: str,
         interval_s: float | None,
+        zone: str | None,
+        device_ids: Sequence[str] | None,
     ) -> list[asyncpg.Record]:
         """What `type_buckets` makes the answer of `aggregate_type` from."""
-        parts = sql.Parts(
-            "r.device IN (SELECT device FROM devices WHERE device_type = $1)",
-            "s.name = $2",
-            *_shape(interval_s),
-        )
-        asked = (device_type, metric, MAX_BUCKETS + 1, start_ms, *_every(interval_s))
-        question = Question(None, device_type, [metric], aggregation, _every_ns(interval_s))
+        of_type = "r.device IN (SELECT device FROM devices WHERE device_type = $1)"
+        which: Any = device_type
+        if device_ids is not None:
+            of_type, which = "r.device = ANY($1::bigint[])", [device_key(d) for d in device_ids]
+        parts = sql.Parts(of_type, "s.name = $2", *_shape(interval_s, zone))
+        asked = (which, metric, MAX_BUCKETS + 1, start_ms, *_every(interval_s, zone))
+        grain_ms = _grain_ms(interval_s, zone)
+        question = None
+        if device_ids is None and zone is None:
+            question = Question(None, device_type, [metric], aggregation, _every_ns(interval_s))
         if _aggregation(aggregation) in sql.PERCENTILES:
             make = partial(sql.sketches, interval_s is not None, "asc", parts)
         else:
             make = partial(sql.type_aggregate, aggregation, interval_s is not None, parts)
-        return await self._fetch(parts, make, asked, start_ms, end_ms, interval_s, question)
+        return await self._fetch(parts, make, asked, start_ms, end_ms, grain_ms, question)
 
     async def _fetch(
         self,
@@ -225,15 +248,18 @@ class History:
         asked: tuple[Any, ...],
         start_ms: int | None,
         end_ms: int | None,
-        interval_s: float | None,
-        question: Question,
+        grain_ms: int | None,
+        question: Question | None,
     ) -> list[asyncpg.Record]:
-        """Plan the parts and read them, all of the database as of one moment."""
+        """Plan the parts and read them, all of the database as of one moment.
+
+        `grain_ms`: every bucket is a whole number of these. `question` None: an archive cannot answer it.
+        """
         seam = await self._seam()
         if seam is not None:
             # What the log lacks is asked for before: no transaction waits for the archive.
             async with acquired(self._pool) as connection:
-                _, planned = await _planned(connection, start_ms, end_ms, interval_s)
+                _, planned = await _planned(connection, start_ms, end_ms, grain_ms)
             await self._older(parts, planned, seam, question)
         async with (
             acquired(self._pool) as connection,
@@ -241,7 +267,7 @@ class History:
         ):
             # A statement of its own for each plan: preparing it for its parameters lets partitions go early.
             await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
-            projected_ms, now_planned = await _planned(connection, start_ms, end_ms, interval_s)
+            projected_ms, now_planned = await _planned(connection, start_ms, end_ms, grain_ms)
             if self._archive is not None and _place(await self._seam_in(connection)) != _place(seam):
                 raise LogUnavailable("retention has dropped readings in between; ask again")
             if seam is None:
@@ -262,13 +288,18 @@ class History:
             return await connection.fetch(make(), *asked, *parts.arguments)
 
     async def _older(
-        self, parts: sql.Parts, planned: Sequence[Segment], seam: Seam, question: Question
+        self, parts: sql.Parts, planned: Sequence[Segment], seam: Seam, question: Question | None
     ) -> None:
         """Add what is read as readings and is older than the seam."""
         assert self._archive is not None
         for level, start_ms, end_ms in planned:
             end_ms = min(end_ms, seam.at_ms)
             if level is None and start_ms < end_ms:
+                if question is None:
+                    raise InvalidMessage(
+                        "a part of the range is in InfluxDB only, which is asked neither for time zones nor"
+                        f" for chosen devices: begin at {seam.at_ms} (epoch ms) or later"
+                    )
                 if rows := await self._archive.aggregate(question, start_ms, end_ms):
                     parts.archived(rows)
                 parts.behind(start_ms, end_ms, seam)
@@ -293,15 +324,14 @@ def _place(seam: Seam | None) -> int | None:
 
 
 async def _planned(
-    connection: Connection, start_ms: int | None, end_ms: int | None, interval_s: float | None
+    connection: Connection, start_ms: int | None, end_ms: int | None, grain_ms: int | None
 ) -> tuple[int | None, list[Segment]]:
     """How far the rollups have read, and what is to be read from which level."""
     projected = await connection.fetchrow(sql.PROJECTED)
     if projected is None:
         return None, [Segment(None, *_ends(start_ms, end_ms))]
     kept_from = {kind: int(ms) for kind, ms in msgspec.json.decode(projected["kept_from"]).items()}
-    interval_ms = None if interval_s is None else _whole_ms(interval_s)
-    return projected["read_from"], segments(start_ms, end_ms, interval_ms, kept_from)
+    return projected["read_from"], segments(start_ms, end_ms, grain_ms, kept_from)
 
 
 async def _device_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets[Bucket]:
@@ -361,15 +391,34 @@ def _ends(start_ms: int | None, end_ms: int | None) -> tuple[int, int]:
     return NEVER_MS if start_ms is None else start_ms, ALWAYS_MS if end_ms is None else end_ms
 
 
-def _shape(interval_s: float | None) -> tuple[bool, int]:
-    """Whether there is an interval, and how many parameters stand before those of the parts."""
-    return (True, 5) if _interval(interval_s) else (False, 4)
+def _shape(interval_s: float | None, zone: str | None) -> tuple[bool, bool]:
+    """Whether there is an interval, and whether it is one of a time zone."""
+    by_interval = _interval(interval_s)
+    if zone is not None and (interval_s is None or interval_s % DAY_S):
+        raise InvalidMessage("a time zone goes with an interval of whole days")
+    return by_interval, zone is not None
 
 
-def _whole_ms(interval_s: float) -> int:
-    """The interval, or 1 when it is no whole number of milliseconds: no level fits into that."""
+def _grain_ms(interval_s: float | None, zone: str | None) -> int | None:
+    """What every bucket is a whole number of; None: anything. No level fits into 1 ms."""
+    if interval_s is None:
+        return None
+    if zone is not None:
+        # Wherever summer time begins or ends, and by how much; since 1972 offsets are whole minutes.
+        return HOUR_MS if _whole_hours(zone) else MINUTE_MS
     interval_ms = round(interval_s * 1000)
     return interval_ms if interval_ms == interval_s * 1000 else 1
+
+
+@lru_cache(maxsize=1024)
+def _whole_hours(zone: str) -> bool:
+    try:
+        there = ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidMessage(f"{zone!r} is no time zone, such as Europe/Berlin") from None
+    quarters = ((year, month) for year in range(1972, 2100) for month in (1, 4, 7, 10))
+    offsets = (datetime(year, month, 1, tzinfo=there).utcoffset() for year, month in quarters)
+    return not any(offset and offset % timedelta(hours=1) for offset in offsets)
 
 
 def _source(sources: int) -> str:
@@ -429,5 +478,5 @@ def _every_ns(interval_s: float | None) -> int | None:
     return None if interval_s is None else round(interval_s * 1e9)
 
 
-def _every(interval_s: float | None) -> list[float]:
-    return [] if interval_s is None else [interval_s]
+def _every(interval_s: float | None, zone: str | None) -> list[float | str]:
+    return [given for given in (interval_s, zone) if given is not None]

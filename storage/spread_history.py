@@ -46,10 +46,10 @@ class SpreadHistory:
 
     async def kinds(self, device_ids: Sequence[str], *which: Any) -> list[tuple[str, str]]:
         """As `History.kinds`."""
-        parts: dict[int, list[str]] = {}
-        for device_id in device_ids:
-            parts.setdefault(database_of_device(device_id, len(self._parts)), []).append(device_id)
-        found = await asyncio.gather(*(self._parts[n].kinds(ids, *which) for n, ids in parts.items()))
+        of_each = self._by_database(device_ids)
+        found = await asyncio.gather(
+            *(part.kinds(ids, *which) for part, ids in zip(self._parts, of_each, strict=True))
+        )
         return sorted({pair for pairs in found for pair in pairs})
 
     async def aggregate(self, device_id: str, *which: Any, **named: Any) -> Buckets[Bucket]:
@@ -64,10 +64,17 @@ class SpreadHistory:
         end_ms: int | None = None,
         aggregation: str = "mean",
         interval_s: float | None = None,
+        zone: str | None = None,
+        device_ids: Sequence[str] | None = None,
     ) -> Buckets[TypeBucket]:
         """As `History.aggregate_type`. A mean is that of the databases' means, each by its weight."""
-        asked = (device_type, metric, start_ms, end_ms, aggregation, interval_s)
-        found = await asyncio.gather(*(part.type_rows(*asked) for part in self._parts))
+        asked = (device_type, metric, start_ms, end_ms, aggregation, interval_s, zone)
+        of_each: Sequence[list[str] | None] = [None] * len(self._parts)
+        if device_ids is not None:
+            of_each = self._by_database(device_ids)
+        found = await asyncio.gather(
+            *(part.type_rows(*asked, ids) for part, ids in zip(self._parts, of_each, strict=True))
+        )
         rows = [tuple(row) for part in found for row in part]
         if interval_s is None and rows:
             # One bucket, which starts at the first reading of all.
@@ -77,6 +84,12 @@ class SpreadHistory:
         if aggregation not in PERCENTILES:
             rows = list(_by_bucket(aggregation, rows))
         return await type_buckets(rows, aggregation)
+
+    def _by_database(self, device_ids: Iterable[str]) -> list[list[str]]:
+        parts: list[list[str]] = [[] for _ in self._parts]
+        for device_id in device_ids:
+            parts[database_of_device(device_id, len(parts))].append(device_id)
+        return parts
 
     def _of(self, device_id: str) -> History:
         return self._parts[database_of_device(device_id, len(self._parts))]

@@ -21,7 +21,7 @@ def _geofence(condition: Geofence, metrics: MetricSet, windows: Sequence[Window]
     east = position_of(condition.longitude, NUMBER, metrics)
     if north is None or east is None:
         return None
-    inside = _circle(condition.circle) if condition.circle is not None else _polygon(condition.polygon or ())
+    inside = circle(condition.circle) if condition.circle is not None else _polygon(condition.polygon or ())
     wanted = condition.when in ("inside", "enter")
     crossing = condition.when in ("enter", "leave")
 
@@ -40,12 +40,12 @@ def _geofence(condition: Geofence, metrics: MetricSet, windows: Sequence[Window]
     return test
 
 
-def _circle(circle: Circle) -> Inside:
-    """Great-circle distance by the haversine formula."""
-    phi, centre = math.radians(circle.latitude), circle.longitude
+def circle(fence: Circle) -> Inside:
+    """Whether a place (degrees) is in it, by great-circle distance (haversine formula)."""
+    phi, centre = math.radians(fence.latitude), fence.longitude
     cos_phi = math.cos(phi)
     # Of half the angle that the radius spans, squared: the formula's own measure, so no inverse is needed.
-    most = math.sin(min(circle.radius_m / (2 * EARTH_RADIUS_M), math.pi / 2)) ** 2
+    most = math.sin(min(fence.radius_m / (2 * EARTH_RADIUS_M), math.pi / 2)) ** 2
 
     def inside(latitude: float, longitude: float) -> bool:
         there = math.radians(latitude)

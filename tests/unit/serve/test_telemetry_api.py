@@ -198,7 +198,7 @@ async def test_aggregates_are_asked_for_in_words(
     await platform.registered()
     got = await platform.http.get(f"/api/devices/sensor-001/data?metrics=temperature,humidity&{query}")
     assert got.status_code == 200, got.text
-    expected = ("sensor-001", None, None, ["temperature", "humidity"], *asked, 1000, "asc")
+    expected = ("sensor-001", None, None, ["temperature", "humidity"], *asked, 1000, "asc", None)
     assert platform.read.asked == [expected]
     assert got.json() == {
         "device_id": "sensor-001",
@@ -207,6 +207,7 @@ async def test_aggregates_are_asked_for_in_words(
         "items": [{"start_ms": AT_MS, "values": {"temperature": 23.5}}],
         "source": "1h",
         "approximate": False,
+        "timezone": None,
     }
 
 
@@ -216,8 +217,8 @@ async def test_a_type_is_aggregated_over_its_devices(platform: World) -> None:
         params={"device_type": "temperature", "metric": "temperature", "interval": "1h", "start": AT},
     )
     assert got.json()["items"] == [{"start_ms": AT_MS, "value": 23.5, "devices": 2}]
-    assert platform.read.asked == [("temperature", "temperature", AT_MS, None, "mean", 3600)]
-    assert_problem(await platform.http.get("/api/analytics/aggregated?metric=t"), 422, "invalid")
+    assert platform.read.asked == [("temperature", "temperature", AT_MS, None, "mean", 3600, None, None)]
+    assert_problem(await platform.http.get("/api/analytics/aggregated?device_type=t"), 422, "invalid")
 
 
 @pytest.mark.parametrize(
