@@ -74,6 +74,11 @@ class Mqtt311Client:
         self._messages = 0
         self._last_error = ""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages can come and go now."""
+        return self._up.is_set()
+
     async def connected(self) -> None:
         """Return once subscribed."""
         await self._up.wait()

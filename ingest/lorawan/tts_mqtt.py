@@ -105,6 +105,7 @@ class TtsMqtt:
         return {
             "received": self._received,
             "pending": self._received - self._finished,
+            "connected": self._client.is_connected,
             "client": self._client.statistics(),
             **self._pipeline.statistics(),
             "lorawan": self._adapter.statistics(),

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ pytestmark = [
     pytest.mark.skipif(MOSQUITTO is None or MOSQUITTO_PUB is None, reason="mosquitto is not installed"),
 ]
 DOCS = Path(__file__).parents[2] / "docs"
+CURL = "curl -s http://127.0.0.1:8000/api"
 EUI = "a8404137b182428e"
 OVEN = "plant:line1:oven"
 CONFIG = """
 sparkplug: {enabled: true, host_id: sensorium}
-lorawan: {chirpstack: true, codecs: {default: {cayenne: true}}}
+lorawan: {chirpstack: true, tts_secret: "at least 16 characters", codecs: {default: {cayenne: true}}}
 profiles: {sleeper: {downlink: coap}}
 """
 
@@ -44,14 +44,21 @@ class World:
         self.broker = broker
         self.http = http
 
-    async def page(self, name: str, starts_with: str) -> None:
-        """Run the page's one example that starts so."""
+    async def page(self, name: str, starts_with: str) -> str:
+        """Run the page's one example that starts so; what it prints."""
         text = (DOCS / name).read_text()
-        (script,) = re.findall(rf"```sh\n({starts_with}.*?)```", text, re.DOTALL)
+        (script,) = re.findall(rf"```sh\n({re.escape(starts_with)}.*?)```", text, re.DOTALL)
         script = script.replace("-p 1883", f"-p {self.broker.address.port}")
         script = script.replace("http://127.0.0.1:8000", str(self.http.base_url).rstrip("/"))
-        done = await asyncio.to_thread(subprocess.run, ["bash", "-ec", script], check=False)
-        assert done.returncode == 0
+        running = await asyncio.create_subprocess_exec("bash", "-ec", script, stdout=asyncio.subprocess.PIPE)
+        try:
+            async with asyncio.timeout(60):
+                out, _ = await running.communicate()
+        finally:
+            if running.returncode is None:
+                running.kill()
+        assert running.returncode == 0
+        return out.decode()
 
     async def latest(self, device_id: str, metric: str) -> float:
         async with asyncio.timeout(20):
@@ -124,12 +131,12 @@ async def test_sparkplug(world: World) -> None:
     async with MqttClient(world.broker.address, "oven", subscriptions=topics, on_packets=take) as oven:
         async with asyncio.timeout(30):
             await oven.connected()
-            ending = asyncio.create_task(world.command(OVEN, "write", Temperature=180))
+            ending = asyncio.create_task(world.page("sparkplug.md", f"{CURL}/devices/{OVEN}/commands"))
             (metric,) = (await told.get()).metrics
             assert (metric.name, metric.raw) == ("Temperature", 180.0)
             report = encode(Payload(None, (Metric(alias=1, datatype=DataType.FLOAT, raw=180.0),), 3))
             await oven.publish("spBv1.0/plant/DDATA/line1/oven", report, 0)
-            assert (await ending)["state"] == "SUCCEEDED"
+            assert json.loads(await ending)["state"] == "SUCCEEDED"
 
 
 async def test_lorawan(world: World) -> None:
@@ -146,12 +153,16 @@ async def test_lorawan(world: World) -> None:
     async with MqttClient(world.broker.address, "chirp", subscriptions=topics, on_packets=take) as server:
         async with asyncio.timeout(30):
             await server.connected()
-            ending = asyncio.create_task(world.command(EUI, "downlink", f_port=2, hex="01ff"))
+            told = json.loads(await world.page("lorawan.md", f"{CURL}/devices/{EUI}/commands"))
             item = await queue.get()
             assert item["data"] == "Af8="
             ack = {"deviceInfo": {"devEui": EUI}, "queueItemId": item["id"], "acknowledged": True}
             await server.publish(f"application/1/device/{EUI}/event/ack", json.dumps(ack).encode())
-            assert (await ending)["state"] == "SUCCEEDED"
+            place = f"/api/devices/{EUI}/commands/{told['command_id']}"
+            while (await world.http.get(place)).json()["state"] != "SUCCEEDED":
+                await asyncio.sleep(0.05)
+    answer = await world.page("lorawan.md", "curl -i http://127.0.0.1:8000/api/lorawan/tts/app")
+    assert " 204 " in answer.splitlines()[0]
 
 
 async def test_a_device_that_observes_its_commands(world: World) -> None:
@@ -201,7 +212,7 @@ async def test_an_edge_node_hears_that_the_platform_is_there(world: World) -> No
 
 
 async def test_a_device_comes_and_goes_as_the_page_says(world: World) -> None:
-    await world.page("commands.md", "mosquitto_sub -p 1883 -i")
+    await world.page("commands.md", "(echo online")
     async with asyncio.timeout(15):
         while True:
             said = (await world.http.get("/api/devices/sensor-001/connections")).json()["items"]
