@@ -17,12 +17,12 @@ BAD, STALE = 0, 500
 MAX_BYTES: Final = 3_072
 """Bytes and files become texts in base64 up to so many, 4,096 characters; longer ones are left out."""
 
-_OURS: Final = ("bdSeq", "Node Control/", "Device Control/")
+_COMMANDS: Final = ("Node Control/", "Device Control/")
 
 
 def is_control(name: str) -> bool:
-    """Whether a metric is the protocol's own rather than a measurement."""
-    return name.startswith(_OURS)
+    """Whether a metric only names what may be written, rather than measures something."""
+    return name.startswith(_COMMANDS)
 
 
 def values(name: str, datatype: DataType, metric: Metric) -> Iterator[tuple[str, Value]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -117,3 +118,18 @@ async def test_libcoap_observes_its_commands_and_has_them_with_a_reading() -> No
         options = ("-m", "post", "-t", "50", "-e", '{"flow": 3.5}', "-B", "5")
         out, _ = await coap_client(world, "/sensors/d1?commands", *options)
         assert json.loads(out)[0]["attempt"] == 1
+
+
+async def test_the_page_of_the_documentation_works(world: CoapWorld) -> None:
+    await world.registered("sensor-001")
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
+    (commands,) = re.findall(r"```sh\n(coap-client-notls.*?)```", page, re.DOTALL)
+    script = commands.replace("coap://127.0.0.1/", world.uri("/")).replace("-s 60", "-s 1")
+    script = script.replace("coap-client-notls", str(COAP_CLIENT))
+    process = await asyncio.create_subprocess_exec("bash", "-ec", script, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(30):
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert [list(reading.values) for reading in world.store.readings] == [[23.5], [23.5]]
+    assert out.count(b'"temperature"') >= 2
+    assert b'rt="sensorium.sensor"' in out

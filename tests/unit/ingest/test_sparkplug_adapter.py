@@ -90,7 +90,7 @@ def test_births_are_readings_presence_and_what_metadata_says() -> None:
     world = World()
     world.begin()
     assert world.readings() == [
-        ("plant:line1", NOW_MS, {"load": -5.0}),
+        ("plant:line1", NOW_MS, {"bdSeq": 1.0, "load": -5.0}),
         ("plant:line1:oven", NOW_MS, {"Oven/Temperature": 20.0}),
     ]
     assert world.messages(PresenceSaid) == [
@@ -106,6 +106,14 @@ def test_births_are_readings_presence_and_what_metadata_says() -> None:
     world.router.commit()
     assert world.outcomes == [ACCEPTED, ACCEPTED]
     assert world.asked == []
+
+
+def test_an_edge_node_without_metrics_is_heard_of() -> None:
+    world = World()
+    world.say("NBIRTH", bd_seq(4), REBIRTH, seq=0)
+    assert world.readings() == [("plant:line1", NOW_MS, {"bdSeq": 4.0})]
+    world.say("NDEATH", bd_seq(4))
+    assert world.readings() == []
 
 
 def test_metadata_is_told_once_unless_the_device_was_not_there() -> None:
