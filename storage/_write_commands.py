@@ -20,11 +20,12 @@ MAX_NOTICE_BYTES: Final = 7_900
 
 COMMANDS: Final = """
 INSERT INTO commands (command_id, device, device_id, number, command, state, open, ready, job_id, created_at,
-                      updated_at, body)
+                      updated_at, downlink, body)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bool[],
-                     $8::bool[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::jsonb[])
+                     $8::bool[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::text[],
+                     $13::jsonb[])
 ON CONFLICT (command_id) DO UPDATE SET state = excluded.state, open = excluded.open, ready = excluded.ready,
-    updated_at = excluded.updated_at, body = excluded.body
+    updated_at = excluded.updated_at, downlink = excluded.downlink, body = excluded.body
 """
 
 PRESENCES: Final = """
@@ -41,7 +42,7 @@ async def commands(connection: Connection, rows: Sequence[Command]) -> None:
         *(
             (
                 *(c.command_id, device_key(c.device_id), c.device_id, c.number, c.command, str(c.state)),
-                *(c.state in OPEN_STATES, c.ready, c.job_id, c.created_ms, c.updated_ms, c),
+                *(c.state in OPEN_STATES, c.ready, c.job_id, c.created_ms, c.updated_ms, c.downlink, c),
             )
             for c in sorted(latest.values(), key=lambda c: c.command_id)
         ),

@@ -70,7 +70,7 @@ class PgCommands:
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT device_id, command_id, (body->>'attempt')::int + 1 AS attempt FROM commands"
-                " WHERE ready AND coalesce(body->>'downlink', 'mqtt') = $2 ORDER BY number LIMIT $1",
+                " WHERE ready AND downlink = $2 ORDER BY number LIMIT $1",
                 limit,
                 downlink,
             )

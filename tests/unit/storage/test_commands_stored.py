@@ -63,6 +63,10 @@ async def test_the_later_of_one_id_counts_and_pages_are_newest_first(log: PgLog,
     await log.commit(Commit(commands=[command("c1", 1, ready=True), command("c1", 1, "SENT")]))
     await log.commit(Commit(commands=[command(f"c{n}", n, job_id="j", ready=n == 2) for n in range(2, 6)]))
     assert await commands.ready(10) == [("d", "c2", 1)]
+    elsewhere = [command(f"s{n}", n, ready=True, downlink="coap", device_id=f"s{n}") for n in (1, 2, 3)]
+    await log.commit(Commit(commands=elsewhere))
+    assert await commands.ready(10) == [("d", "c2", 1)]
+    assert await commands.ready(2, "coap") == [("s1", "s1", 1), ("s2", "s2", 1)]
     found = await commands.get("c1")
     assert found is not None
     assert found.state == "SENT"
