@@ -11,6 +11,7 @@ from sensorium.serve import (
     alarm_actions,
     alarms,
     backtest,
+    bulk,
     commands,
     connections,
     devices,
@@ -27,6 +28,7 @@ from sensorium.serve import (
 )
 from sensorium.serve.command_models import CommandBody
 from sensorium.serve.describe import install_openapi
+from sensorium.serve.inflate import INFLATED_TIMES, Inflate
 from sensorium.serve.limits import BodyLimit, InFlightLimit
 from sensorium.serve.models import DeviceBody, DevicePatch
 from sensorium.serve.pages import VALUES
@@ -76,6 +78,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.include_router(devices.routes(services))
     app.include_router(telemetry.routes(services))
+    app.include_router(bulk.routes(services))
     app.include_router(history.routes(services))
     app.include_router(export.routes(services))
     app.include_router(series.routes(services))
@@ -92,7 +95,8 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(projections.routes(services))
     install_handlers(app)
     bodies: tuple[type[BaseModel], ...] = (DeviceBody, DevicePatch, CommandBody, *alarm_actions.BODIES)
-    install_openapi(app, VALUES, bodies, telemetry.SCHEMA)
+    install_openapi(app, VALUES, bodies, {**telemetry.SCHEMA, **bulk.SCHEMA})
+    app.add_middleware(Inflate, max_bytes=INFLATED_TIMES * services.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
     app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS | {live.PATH})
     return app

@@ -1,7 +1,7 @@
 """Request bodies: bytes to JSON to a valid value, or the problem that says what is wrong with them."""
 
 from email.message import Message
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from fastapi import Request
@@ -19,18 +19,30 @@ _M = TypeVar("_M", bound=BaseModel)
 _T = TypeVar("_T")
 
 
+NDJSON: Final = "application/x-ndjson"
+
+
+def media_type(request: Request) -> str | None:
+    """What the request says that its body is, without parameters; None: it does not say."""
+    said = request.headers.get("content-type")
+    if said is None:
+        return None
+    message = Message()
+    message["content-type"] = said
+    return message.get_content_type()
+
+
+def lines(payload: bytes) -> list[bytes]:
+    """The lines of NDJSON that are not blank."""
+    return [line for line in payload.split(b"\n") if line.strip()]
+
+
 async def json_bytes(request: Request, *more_types: str) -> bytes:
     """The body, whose media type must be JSON, one of `more_types`, or not said."""
-    said = request.headers.get("content-type")
-    if said is not None:
-        message = Message()
-        message["content-type"] = said
-        media_type = message.get_content_type()
-        if media_type != "application/json" and media_type not in more_types:
-            accepted = ", ".join(("application/json", *more_types))
-            raise Problem(
-                415, "unsupported_media_type", f"{media_type}: send {accepted}", headers={"Accept": accepted}
-            )
+    said = media_type(request)
+    if said is not None and said != "application/json" and said not in more_types:
+        accepted = ", ".join(("application/json", *more_types))
+        raise Problem(415, "unsupported_media_type", f"{said}: send {accepted}", headers={"Accept": accepted})
     return await request.body()
 
 

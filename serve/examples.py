@@ -47,8 +47,33 @@ TELEMETRY: Final[dict[str, Any]] = {
         {"temperature": 23.7, "door_open": True, "timestamp": _TIME_MS + 1000},
     ],
 }
-INGESTED: Final[dict[str, Any]] = {"accepted": 1, "duplicates": 0, "results": [{"status": "accepted"}]}
-DUPLICATES: Final[dict[str, Any]] = {"accepted": 0, "duplicates": 1, "results": [{"status": "duplicate"}]}
+INGESTED: Final[dict[str, Any]] = {
+    "accepted": 1,
+    "duplicates": 0,
+    "results": [{"status": "accepted"}],
+    "refused": 0,
+}
+DUPLICATES: Final[dict[str, Any]] = {
+    "accepted": 0,
+    "duplicates": 1,
+    "results": [{"status": "duplicate"}],
+    "refused": 0,
+}
+PARTLY: Final[dict[str, Any]] = {
+    "accepted": 1,
+    "duplicates": 0,
+    "results": [
+        {"status": "accepted"},
+        {"status": "refused", "code": "unregistered", "detail": "no device sensor-002 is registered"},
+    ],
+    "refused": 1,
+}
+BULK: Final[dict[str, Any]] = {
+    "of a gateway": [
+        {"device_id": "sensor-001", "data": {"temperature": 23.5, "timestamp": "2024-01-01T12:00:00Z"}},
+        {"device_id": "sensor-002", "data": [{"humidity": 45.2}, {"humidity": 45.3}]},
+    ]
+}
 LATEST: Final[dict[str, Any]] = {
     "device_id": "sensor-001",
     "device_type": "temperature",

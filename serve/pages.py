@@ -241,11 +241,12 @@ class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class IngestResult(msgspec.Struct, frozen=True):
-    """What became of a request's readings, in their order; all of it is committed."""
+    """What became of a request's readings, in their order; all but the refused are committed."""
 
     accepted: int
     duplicates: int
     results: list[ItemResult]
+    refused: int = 0
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """`/api/devices/{id}/data` inwards, and what the device itself knows: latest values and rolling windows."""
 
 import asyncio
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, Final
 
@@ -13,7 +14,7 @@ from sensorium.actors.router import ASK_PENDING
 from sensorium.ingest.decode import TelemetryDecoder
 from sensorium.ingest.errors import Undecodable
 from sensorium.serve import examples
-from sensorium.serve.body import json_bytes
+from sensorium.serve.body import NDJSON, json_bytes, lines, media_type
 from sensorium.serve.describe import answer, body
 from sensorium.serve.pages import JSON, IngestResult, ItemResult, json_response
 from sensorium.serve.problems import RETRY_AFTER_S, FieldError, Problem
@@ -87,10 +88,13 @@ def routes(services: Services) -> APIRouter:
             "Committed; some may be duplicates.",
             examples.INGESTED,
             status=201,
-            more={200: (IngestResult, "All of it was committed before.", examples.DUPLICATES)},
+            more={
+                200: (IngestResult, "All of it was committed before.", examples.DUPLICATES),
+                207: (IngestResult, "Of lines some were refused; the others are committed.", examples.PARTLY),
+            },
             problems=(404, 409, 413, 415),
         ),
-        openapi_extra=body(_TELEMETRY, examples.TELEMETRY),
+        openapi_extra=body(_TELEMETRY, examples.TELEMETRY, NDJSON),
     )
     async def send(
         device_id: DevicePath,
@@ -108,10 +112,14 @@ def routes(services: Services) -> APIRouter:
         A reading with a timestamp can be sent again without harm: it is recognised as a duplicate. What
         cannot be decoded refuses the whole request. What the device refuses, such as a metric that changes
         its type, is reported by item in `results`, and the others are committed.
+
+        As NDJSON each line is a reading by itself: what cannot be decoded is refused alone, and the answer is
+        207 when some were refused.
         """
-        payload = await json_bytes(request)
+        payload = await json_bytes(request, NDJSON)
         received_ms = now_ms()
-        items = _items(payload, received_ms, decode)
+        by_line = media_type(request) == NDJSON
+        items = lines(payload) or [payload] if by_line else _items(payload, received_ms, decode)
         _check_way(services.router, device_id)
         if services.limiter is not None and (wait_s := services.limiter.wait_s(device_id, received_ms)):
             raise Problem(
@@ -120,7 +128,7 @@ def routes(services: Services) -> APIRouter:
         outcomes = Outcomes(len(items))
         address = request.scope["path"]
         for index, item in enumerate(items):
-            redelivery = None if idempotency_key is None else _identity(idempotency_key, index)
+            redelivery = None if idempotency_key is None else item_identity(idempotency_key, index)
             submit(
                 address,
                 device_id,
@@ -135,13 +143,9 @@ def routes(services: Services) -> APIRouter:
             async with asyncio.timeout(timeout_s):
                 await outcomes.all
         except TimeoutError:
-            raise Problem(
-                503,
-                "unavailable",
-                f"Not committed within {timeout_s:.0f} s, though it still may be. Sending it again is safe"
-                " with a timestamp in each reading or an Idempotency-Key.",
-                retry_after_s=RETRY_AFTER_S,
-            ) from None
+            raise not_in_time(timeout_s) from None
+        if by_line:
+            return multi_status(outcomes.by_index)
         return _response(outcomes.by_index, isinstance(items, _Array))
 
     @router.get(
@@ -196,9 +200,30 @@ def _items(payload: bytes, received_ms: int, decode: Any) -> list[bytes]:
     return _Array(bytes(raw) for raw in _split(payload))
 
 
-def _identity(idempotency_key: str, index: int) -> int:
+def item_identity(idempotency_key: str, index: int) -> int:
+    """What an item of a request is known by when the request comes again."""
     digest = blake2b(f"{idempotency_key}\0{index}".encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
+
+
+def not_in_time(timeout_s: float) -> Problem:
+    """What is said of readings whose commit was waited for in vain."""
+    return Problem(
+        503,
+        "unavailable",
+        f"Not committed within {timeout_s:.0f} s, though it still may be. Sending it again is safe"
+        " with a timestamp in each reading or an Idempotency-Key.",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def multi_status(outcomes: Sequence[Outcome | None]) -> Response:
+    """What became of items that stand by themselves: 201, 200 (all duplicates) or 207 (some refused)."""
+    results = [_result(outcome) for outcome in outcomes]
+    refused = sum(isinstance(outcome, Refusal) for outcome in outcomes)
+    duplicates = results.count(_DUPLICATE)
+    ingested = IngestResult(len(results) - duplicates - refused, duplicates, results, refused)
+    return json_response(ingested, 207 if refused else 200 if duplicates == len(results) else 201)
 
 
 def _response(outcomes: list[Outcome | None], is_array: bool) -> Response:

@@ -20,6 +20,7 @@ PATHS = {
     "/api/devices/{device_id}/data": {"get", "post"},
     "/api/devices/{device_id}/data/latest": {"get"},
     "/api/export/readings": {"get"},
+    "/api/data": {"post"},
     "/api/devices/{device_id}/series": {"get"},
     "/api/devices/{device_id}/commands": {"get", "post"},
     "/api/devices/{device_id}/commands/{command_id}": {"get", "delete"},

@@ -18,7 +18,7 @@ async def test_a_reading_is_committed_and_is_the_latest(platform: World) -> None
     await platform.registered()
     sent = await platform.send(READING)
     assert sent.status_code == 201
-    assert sent.json() == {"accepted": 1, "duplicates": 0, "results": [{"status": "accepted"}]}
+    assert sent.json() == {"accepted": 1, "duplicates": 0, "results": [{"status": "accepted"}], "refused": 0}
     assert [row.time_ms for row in platform.store.readings] == [AT_MS]
     latest = (await platform.http.get("/api/devices/sensor-001/data/latest")).json()
     assert latest["metrics"]["temperature"] == {"value": 23.5, "time_ms": AT_MS}
@@ -29,7 +29,12 @@ async def test_the_same_reading_again_is_a_duplicate(platform: World) -> None:
     await platform.send(READING)
     again = await platform.send(READING)
     assert again.status_code == 200
-    assert again.json() == {"accepted": 0, "duplicates": 1, "results": [{"status": "duplicate"}]}
+    assert again.json() == {
+        "accepted": 0,
+        "duplicates": 1,
+        "results": [{"status": "duplicate"}],
+        "refused": 0,
+    }
     assert len(platform.store.readings) == 1
 
 
