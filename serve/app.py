@@ -6,6 +6,7 @@ from typing import Final
 
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
+from starlette.routing import Route, WebSocketRoute
 
 from sensorium.serve import (
     alarm_actions,
@@ -16,6 +17,7 @@ from sensorium.serve import (
     connections,
     devices,
     export,
+    graphql,
     health,
     history,
     live,
@@ -28,6 +30,7 @@ from sensorium.serve import (
 )
 from sensorium.serve.command_models import CommandBody
 from sensorium.serve.describe import install_openapi
+from sensorium.serve.graphql import GraphQLApi
 from sensorium.serve.inflate import INFLATED_TIMES, Inflate
 from sensorium.serve.limits import BodyLimit, InFlightLimit
 from sensorium.serve.models import DeviceBody, DevicePatch
@@ -93,6 +96,10 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
     app.include_router(projections.routes(services))
+    if services.batched is not None:
+        api = GraphQLApi(services, services.batched)
+        app.router.routes.append(Route(graphql.PATH, api, methods=["GET", "POST"], include_in_schema=False))
+        app.router.routes.append(WebSocketRoute(graphql.PATH, api))
     install_handlers(app)
     bodies: tuple[type[BaseModel], ...] = (DeviceBody, DevicePatch, CommandBody, *alarm_actions.BODIES)
     install_openapi(app, VALUES, bodies, {**telemetry.SCHEMA, **bulk.SCHEMA})

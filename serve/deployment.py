@@ -34,6 +34,7 @@ from sensorium.serve.pages import NodeItem
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import Alarms
 from sensorium.storage.archive import Archive
+from sensorium.storage.batched import Batched
 from sensorium.storage.command_notices import PgEndedCommands
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.connections import Connections
@@ -212,6 +213,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             lorawan=lorawan,
             tts_secret=settings.lorawan.tts_secret,
             feed=feed,
+            batched=Batched(pools),
         )
 
 

@@ -204,6 +204,21 @@ class ReadsDeadLetters(Protocol):
     async def page(self, reason: str | None, device_id: str | None, after: Any | None, limit: int) -> Any: ...
 
 
+class ReadsForMany(Protocol):
+    """Reads for many devices in one statement each; what is not there is left out."""
+
+    async def registrations(self, device_ids: Sequence[str]) -> dict[str, Registration]: ...
+    async def alarms(
+        self, device_ids: Sequence[str], state: str | None, limit: int
+    ) -> dict[str, list[Alarm]]: ...
+    async def commands(
+        self, device_ids: Sequence[str], state: str | None, limit: int
+    ) -> dict[str, list[Command]]: ...
+    async def readings(
+        self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None, limit: int
+    ) -> dict[str, list[Any]]: ...
+
+
 async def _no_statistics() -> Mapping[str, Any]:
     return {}
 
@@ -253,3 +268,5 @@ class Services:
     """What webhooks of The Things Stack must send; None: there is no such webhook."""
     feed: LiveFeed | None = None
     """What the live feed follows; None: there is none."""
+    batched: ReadsForMany | None = None
+    """What GraphQL reads many devices by; None: there is no GraphQL."""

@@ -60,6 +60,7 @@ def test_the_wheel_holds_every_module_and_what_goes_with_it(wheel: zipfile.ZipFi
     migrations = {f"sensorium/{p.relative_to(ROOT)}" for p in ROOT.glob("storage/migrations/*.sql")}
     assert migrations
     assert migrations <= names
+    assert "sensorium/serve/explorer.html" in names
     assert "sensorium/py.typed" in names
     assert not [name for name in names if "test_" in name or name.endswith(".pyc")]
 

@@ -278,6 +278,42 @@ class BacktestSide:
 
 
 @dataclass
+class BatchedSide:
+    """Reads for many devices, straight from the store; remembers what was asked."""
+
+    store: MemoryStore
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def registrations(self, device_ids: Sequence[str]) -> dict[str, Registration]:
+        self.asked.append(("registrations", *device_ids))
+        return {d: self.store.registrations[d] for d in device_ids if d in self.store.registrations}
+
+    async def alarms(
+        self, device_ids: Sequence[str], state: str | None, limit: int
+    ) -> dict[str, list[Alarm]]:
+        self.asked.append(("alarms", *device_ids))
+        found = [a for a in self.store.alarms.values() if state in (None, a.state)]
+        return {d: [a for a in found if a.device_id == d][:limit] for d in device_ids}
+
+    async def commands(
+        self, device_ids: Sequence[str], state: str | None, limit: int
+    ) -> dict[str, list[Command]]:
+        self.asked.append(("commands", *device_ids))
+        found = [c for c in self.store.commands.values() if state in (None, c.state)]
+        return {d: [c for c in found if c.device_id == d][:limit] for d in device_ids}
+
+    async def readings(
+        self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None, limit: int
+    ) -> dict[str, list[Point]]:
+        self.asked.append(("readings", *device_ids))
+        history = ReadSide(self.store)
+        return {
+            d: (await history.readings(d, start_ms, end_ms, None, limit, "desc", None)).items
+            for d in device_ids
+        }
+
+
+@dataclass
 class World:
     """An app, a client of it, and what lies behind."""
 
@@ -288,6 +324,7 @@ class World:
     router: Router
     projections: ProjectionSide
     backtests: BacktestSide
+    batched: BatchedSide
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -312,6 +349,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     waits = CommandWaits([commands], commands)
     await waits.start()
     backtests = BacktestSide(store)
+    batched = BatchedSide(store)
 
     async def database() -> None:
         if store.down:
@@ -335,6 +373,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 connections=ConnectionSide(store),
                 waits=waits,
                 backtests=backtests,
+                batched=batched,
                 now_ms=lambda: NOW_MS,
                 checks={"database": database},
                 statistics=statistics,
@@ -346,7 +385,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                yield World(http, store, host, read, router, projections, backtests)
+                yield World(http, store, host, read, router, projections, backtests, batched)
     finally:
         store.down = False
         await waits.close()

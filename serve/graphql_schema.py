@@ -1,0 +1,440 @@
+"""The GraphQL schema: what can be asked, changed and followed. Changes are made by the REST API."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import strawberry
+from graphql import GraphQLError
+from strawberry.extensions import MaxAliasesLimiter, MaxTokensLimiter, QueryDepthLimiter
+from strawberry.scalars import JSON
+from strawberry.schema.config import StrawberryConfig
+
+from sensorium.actors.ports import Filter
+from sensorium.actors.records import Alarm as AlarmRecord
+from sensorium.actors.records import Command as CommandRecord
+from sensorium.actors.records import CommandState
+from sensorium.actors.rules import Rule as RuleRecord
+from sensorium.actors.rules import Severity
+from sensorium.serve.alarms import AlarmState
+from sensorium.serve.devices import StatusFilter
+from sensorium.serve.feed_filter import FeedFilter, read_filter
+from sensorium.serve.feed_frames import Frame
+from sensorium.serve.graphql_context import Info
+from sensorium.serve.graphql_errors import Told
+from sensorium.serve.graphql_limits import (
+    MAX_ALIASES,
+    MAX_DEPTH,
+    MAX_TOKENS,
+    CostLimit,
+)
+from sensorium.serve.graphql_types import (
+    SCALARS,
+    Alarm,
+    AlarmPage,
+    Bucket,
+    Change,
+    Command,
+    CommandPage,
+    Device,
+    DevicePage,
+    EpochMs,
+    LiveMessage,
+    ReadingPage,
+    Rule,
+    TypeBucket,
+    change_of,
+    checked_first,
+    reading_of,
+    rule_of,
+)
+from sensorium.serve.history import Aggregation, Order
+from sensorium.serve.problems import Problem, not_found
+from sensorium.serve.query import cursor_in, cursor_out, interval_s
+
+REST: Final = "http://rest"
+
+for _enum in (Aggregation, Order, AlarmState, CommandState, Severity, StatusFilter):
+    strawberry.enum(_enum)
+
+
+@strawberry.enum
+class Action(StrEnum):
+    """What people do to alarms."""
+
+    ACK = "ack"
+    UNACK = "unack"
+    ASSIGN = "assign"
+    COMMENT = "comment"
+    SHELVE = "shelve"
+    UNSHELVE = "unshelve"
+
+
+def _next(kind: str, after: Any) -> str | None:
+    return None if after is None else cursor_out(kind, after)
+
+
+@strawberry.type
+class Query:
+    @strawberry.field(description="Devices by id.")
+    async def devices(
+        self,
+        info: Info,
+        device_type: str | None = None,
+        status: StatusFilter = StatusFilter.ACTIVE,
+        metadata: JSON | None = None,
+        device_ids: list[str] | None = None,
+        first: int = 100,
+        after: str | None = None,
+    ) -> DevicePage:
+        if metadata is not None and not isinstance(metadata, dict):
+            raise Problem(422, "invalid", "metadata: an object that the device's must contain")
+        which = Filter(
+            device_type,
+            None if status is StatusFilter.ANY else status.value,
+            metadata or {},
+            None if device_ids is None else tuple(device_ids),
+        )
+        page = await info.context.services.registry.page(
+            which, cursor_in("devices", after), checked_first(first)
+        )
+        found: Any = list(page.items)
+        return DevicePage(items=found, next=_next("devices", page.next))
+
+    @strawberry.field(description="One device, also a decommissioned one.")
+    async def device(self, info: Info, device_id: str) -> Device | None:
+        found: Any = await info.context.registrations.load(device_id)
+        return found  # type: ignore[no-any-return]
+
+    @strawberry.field(description="Alarms, newest first.")
+    async def alarms(
+        self,
+        info: Info,
+        state: AlarmState | None = None,
+        severity: Severity | None = None,
+        device_id: str | None = None,
+        device_type: str | None = None,
+        rule_id: str | None = None,
+        acknowledged: bool | None = None,
+        assignee: str | None = None,
+        shelved: bool | None = None,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+        first: int = 100,
+        after: str | None = None,
+    ) -> AlarmPage:
+        page = await info.context.services.alarms.page(
+            state=None if state is None else state.value,
+            severity=None if severity is None else severity.value,
+            device_id=device_id,
+            device_type=device_type,
+            rule_id=rule_id,
+            acknowledged=acknowledged,
+            assignee=assignee,
+            shelved=shelved,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            after=cursor_in("alarms", after),
+            limit=checked_first(first),
+        )
+        return AlarmPage(items=page.items, next=_next("alarms", page.next))
+
+    @strawberry.field(description="One alarm, active or cleared.")
+    async def alarm(self, info: Info, alarm_id: str) -> Alarm | None:
+        found: Any = await info.context.services.alarms.get(alarm_id)
+        return found  # type: ignore[no-any-return]
+
+    @strawberry.field(description="Commands, newest first.")
+    async def commands(
+        self,
+        info: Info,
+        device_id: str | None = None,
+        state: CommandState | None = None,
+        command: str | None = None,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+        first: int = 100,
+        after: str | None = None,
+    ) -> CommandPage:
+        page = await info.context.services.commands.page(
+            device_id=device_id,
+            state=None if state is None else state.value,
+            command=command,
+            job_id=None,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            after=cursor_in("commands", after),
+            limit=checked_first(first),
+        )
+        return CommandPage(items=page.items, next=_next("commands", page.next))
+
+    @strawberry.field(description="One command, open or ended.")
+    async def command(self, info: Info, command_id: str) -> Command | None:
+        found: Any = await info.context.services.commands.get(command_id)
+        return found  # type: ignore[no-any-return]
+
+    @strawberry.field(description="All rules, oldest first.")
+    async def rules(self, info: Info) -> list[Rule]:
+        return [rule_of(rule) for rule in await info.context.services.rules.list()]
+
+    @strawberry.field(description="One rule.")
+    async def rule(self, info: Info, rule_id: str) -> Rule | None:
+        found = await info.context.services.rules.get(rule_id)
+        return None if found is None else rule_of(found)
+
+    @strawberry.field(description="A device's readings by event time, from the log and the archive.")
+    async def readings(
+        self,
+        info: Info,
+        device_id: str,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+        metrics: list[str] | None = None,
+        order: Order = Order.ASC,
+        first: int = 100,
+        after: str | None = None,
+    ) -> ReadingPage:
+        kind = f"data {device_id} {order.value}"
+        page = await info.context.services.history.readings(
+            device_id, start_ms, end_ms, metrics, checked_first(first), order.value, cursor_in(kind, after)
+        )
+        return ReadingPage(items=[reading_of(point) for point in page.items], next=_next(kind, page.next))
+
+    @strawberry.field(description="A device's metrics by intervals such as 5m, 1h or 1d, or as a whole.")
+    async def aggregate(
+        self,
+        info: Info,
+        device_id: str,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+        metrics: list[str] | None = None,
+        aggregation: Aggregation = Aggregation.MEAN,
+        interval: str | None = None,
+        order: Order = Order.ASC,
+        first: int = 1000,
+    ) -> list[Bucket]:
+        buckets = await info.context.services.history.aggregate(
+            *(device_id, start_ms, end_ms, metrics, aggregation.value, interval_s(interval)),
+            *(checked_first(first), order.value),
+        )
+        return [Bucket(start_ms=EpochMs(b.start_ms), values=b.values) for b in buckets]
+
+    @strawberry.field(description="A metric over all devices of a type.")
+    async def aggregated(
+        self,
+        info: Info,
+        device_type: str,
+        metric: str,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+        aggregation: Aggregation = Aggregation.MEAN,
+        interval: str | None = None,
+    ) -> list[TypeBucket]:
+        buckets = await info.context.services.history.aggregate_type(
+            device_type, metric, start_ms, end_ms, aggregation.value, interval_s(interval)
+        )
+        return [TypeBucket(start_ms=EpochMs(b.start_ms), value=b.value, devices=b.devices) for b in buckets]
+
+
+@strawberry.input
+class LocationInput:
+    latitude: float | None = None
+    longitude: float | None = None
+    address: str | None = None
+
+
+@strawberry.type
+class Mutation:
+    @strawberry.mutation(description="Register a device, or revive it.")
+    async def register_device(
+        self,
+        info: Info,
+        device_id: str,
+        device_type: str,
+        location: LocationInput | None = None,
+        metadata: JSON | None = None,
+    ) -> Device:
+        body = {"device_id": device_id, "device_type": device_type}
+        place = None if location is None else _given(vars(location))
+        await _rest(info, "POST", "/api/devices", _given({**body, "location": place, "metadata": metadata}))
+        return await _registered(info, device_id)
+
+    @strawberry.mutation(description="Change a device by a JSON merge patch, as in the REST API.")
+    async def update_device(self, info: Info, device_id: str, patch: JSON) -> Device:
+        await _rest(info, "PATCH", f"/api/devices/{_quoted(device_id)}", patch)
+        return await _registered(info, device_id)
+
+    @strawberry.mutation(description="Retire a device: its readings are refused, its history stays.")
+    async def decommission_device(self, info: Info, device_id: str) -> Device:
+        await _rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}")
+        return await _registered(info, device_id)
+
+    @strawberry.mutation(description="Send a command; with `waitS` it may have ended.")
+    async def send_command(
+        self,
+        info: Info,
+        device_id: str,
+        command: str,
+        parameters: JSON | None = None,
+        timeout_s: float | None = None,
+        retries: int | None = None,
+        idempotency_key: str | None = None,
+        wait_s: float | None = None,
+    ) -> Command:
+        body = {
+            "command": command,
+            "parameters": parameters,
+            "timeout_s": timeout_s,
+            "retries": retries,
+            "idempotency_key": idempotency_key,
+            "wait_s": wait_s,
+        }
+        said = await _rest(info, "POST", f"/api/devices/{_quoted(device_id)}/commands", _given(body))
+        found: Any = msgspec.convert(said, CommandRecord)
+        return found  # type: ignore[no-any-return]
+
+    @strawberry.mutation(description="Cancel an open command.")
+    async def cancel_command(self, info: Info, device_id: str, command_id: str) -> Command | None:
+        await _rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}/commands/{_quoted(command_id)}")
+        found: Any = await info.context.services.commands.get(command_id)
+        return found  # type: ignore[no-any-return]
+
+    @strawberry.mutation(
+        description="Do something to an alarm: `assignee`, `text` or `forS` go with ASSIGN, COMMENT, SHELVE."
+    )
+    async def act_on_alarm(
+        self,
+        info: Info,
+        alarm_id: str,
+        action: Action,
+        by: str | None = None,
+        assignee: str | None = None,
+        text: str | None = None,
+        for_s: float | None = None,
+    ) -> Alarm:
+        body = _given({"by": by, "assignee": assignee, "text": text, "for_s": for_s})
+        said = await _rest(info, "POST", f"/api/alarms/{_quoted(alarm_id)}/{action.value}", body)
+        found: Any = msgspec.convert(said, AlarmRecord)
+        return found  # type: ignore[no-any-return]
+
+    @strawberry.mutation(description="Create a rule; `spec` is as in the REST API.")
+    async def create_rule(self, info: Info, spec: JSON) -> Rule:
+        return rule_of(msgspec.convert(await _rest(info, "POST", "/api/analytics/rules", spec), RuleRecord))
+
+    @strawberry.mutation(description="Replace a rule.")
+    async def replace_rule(self, info: Info, rule_id: str, spec: JSON) -> Rule:
+        said = await _rest(info, "PUT", f"/api/analytics/rules/{_quoted(rule_id)}", spec)
+        return rule_of(msgspec.convert(said, RuleRecord))
+
+    @strawberry.mutation(description="Delete a rule; its id is given back.")
+    async def delete_rule(self, info: Info, rule_id: str) -> str:
+        await _rest(info, "DELETE", f"/api/analytics/rules/{_quoted(rule_id)}")
+        return rule_id
+
+
+def _given(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+async def _registered(info: Info, device_id: str) -> Device:
+    found: Any = await info.context.services.registry.get(device_id)
+    return found  # type: ignore[no-any-return]
+
+
+async def _rest(info: Info, method: str, path: str, body: Any = None) -> Any:
+    """What the REST API answers, asked within this process. Raises its problem."""
+    transport = httpx.ASGITransport(info.context.request.app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url=REST, timeout=None) as client:
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        response = await client.request(method, path, content=content, headers=headers)
+    said: Any = msgspec.json.decode(response.content) if response.content else None
+    if response.is_success:
+        return said
+    raise GraphQLError(
+        said["detail"],
+        extensions={
+            "code": said["code"],
+            "status": said["status"],
+            **({"errors": said["errors"]} if "errors" in said else {}),
+        },
+    )
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription(description="The live feed; behind `cursor`, if one is given.")
+    async def live(
+        self,
+        info: Info,
+        topics: list[str] | None = None,
+        device_ids: list[str] | None = None,
+        device_types: list[str] | None = None,
+        metrics: list[str] | None = None,
+        severities: list[Severity] | None = None,
+        cursor: str | None = None,
+    ) -> AsyncGenerator[LiveMessage, None]:
+        feed = info.context.services.feed
+        if feed is None:
+            raise not_found("this server has no live feed")
+        which = _which(topics, device_ids, device_types, metrics, severities)
+        async with feed.subscribe(which, cursor) as (subscription, missed):
+            async with aclosing(missed):
+                async for frame in missed:
+                    yield _message(frame)
+            while (following := await subscription.next()) is not None:
+                yield _message(following)
+
+
+def _which(
+    topics: list[str] | None,
+    device_ids: list[str] | None,
+    device_types: list[str] | None,
+    metrics: list[str] | None,
+    severities: list[Severity] | None,
+) -> FeedFilter:
+    parameters = {
+        "topics": topics,
+        "device_type": device_types,
+        "metric": metrics,
+        "severity": None if severities is None else [severity.value for severity in severities],
+    }
+    which = read_filter({name: ",".join(names) for name, names in parameters.items() if names})
+    ids = frozenset(device_ids or ())
+    # Their names may hold commas here.
+    read_filter({"device_id": ",".join("x" if "," in name else name for name in ids)} if ids else {})
+    return FeedFilter(which.topics, ids, which.device_types, which.metrics, which.severities)
+
+
+def _message(frame: Frame) -> LiveMessage:
+    said = msgspec.json.decode(frame.body)
+    items: list[Change] = [change_of(item) for item in said.get("items", ())]
+    return LiveMessage(kind=frame.kind, cursor=frame.cursor, dropped=said.get("dropped", 0), items=items)
+
+
+class _Schema(strawberry.Schema):
+    def process_errors(self, errors: list[GraphQLError], execution_context: Any = None) -> None:
+        """What clients do wrong is not for our log; what we do is logged where it is masked."""
+
+
+schema: Final = _Schema(
+    Query,
+    Mutation,
+    Subscription,
+    config=StrawberryConfig(scalar_map=SCALARS),
+    extensions=[
+        lambda: MaxTokensLimiter(max_token_count=MAX_TOKENS),
+        lambda: MaxAliasesLimiter(max_alias_count=MAX_ALIASES),
+        lambda: QueryDepthLimiter(max_depth=MAX_DEPTH),
+        CostLimit,
+        Told,
+    ],
+)

@@ -1,0 +1,271 @@
+"""The types of the GraphQL schema: the platform's own values under their own names, in camel case."""
+
+from typing import Any, Final, NewType
+
+import msgspec
+import strawberry
+from strawberry.scalars import JSON
+from strawberry.types.scalar import ScalarDefinition
+
+from sensorium.actors.messages import DeviceInfo, Latest, ReadingFlag
+from sensorium.actors.rules import Rule as RuleRecord
+from sensorium.serve.graphql_context import Info
+from sensorium.serve.graphql_limits import MAX_FIRST
+from sensorium.serve.problems import Problem
+
+EpochMs = NewType("EpochMs", int)
+
+SCALARS: Final[dict[object, ScalarDefinition]] = {
+    EpochMs: strawberry.scalar(
+        name="EpochMs", description="Milliseconds since 1970 UTC.", serialize=int, parse_value=int
+    )
+}
+
+
+@strawberry.type(description="Where a device stands.")
+class Location:
+    latitude: float | None
+    longitude: float | None
+    address: str | None
+
+
+@strawberry.type(description="The newest value of a metric by event time.")
+class MetricValue:
+    metric: str
+    value: JSON
+    time_ms: EpochMs
+
+
+@strawberry.type(description="One message of a device: values by metric, and whether it came too late.")
+class Reading:
+    time_ms: EpochMs
+    values: JSON
+    late: bool
+
+
+@strawberry.type(description="An alarm as it stands.")
+class Alarm:
+    alarm_id: str
+    device_id: str
+    device_type: str
+    rule_id: str
+    rule_name: str
+    rule_version: int
+    severity: str
+    state: str
+    metric: str
+    value: JSON
+    detail: str
+    start_ms: EpochMs
+    acknowledged: bool
+    end_ms: EpochMs | None
+    end_value: JSON | None
+    end_reason: str | None
+    acknowledged_ms: EpochMs | None
+    acknowledged_by: str | None
+    assignee: str | None
+    shelved_until_ms: EpochMs | None
+    escalated: int
+
+    @strawberry.field(description="The device that it is about.")
+    async def device(self, info: Info) -> "Device | None":
+        found: Device | None = _as(await info.context.registrations.load(self.device_id))
+        return found
+
+
+@strawberry.type(description="A command came into a state.")
+class CommandStep:
+    state: str
+    time_ms: EpochMs
+    attempt: int
+    reason: str | None
+
+
+@strawberry.type(description="A command as it stands, with the way it has come.")
+class Command:
+    command_id: str
+    device_id: str
+    command: str
+    parameters: JSON
+    state: str
+    created_ms: EpochMs
+    updated_ms: EpochMs
+    expires_ms: EpochMs
+    attempt: int
+    retries: int
+    reason: str | None
+    result: JSON | None
+    job_id: str | None
+    steps: list[CommandStep]
+
+    @strawberry.field(description="The device that is told.")
+    async def device(self, info: Info) -> "Device | None":
+        found: Device | None = _as(await info.context.registrations.load(self.device_id))
+        return found
+
+
+@strawberry.type(description="A device as it is registered, and what is known of it beside.")
+class Device:
+    device_id: str
+    device_type: str
+    status: str
+    location: Location | None
+    metadata: JSON
+    registered_ms: EpochMs
+    updated_ms: EpochMs
+
+    @strawberry.field(description="online, offline or never_seen; null once the device is gone.")
+    async def connectivity(self, info: Info) -> str | None:
+        found: DeviceInfo | None = await info.context.infos.load(self.device_id)
+        return None if found is None else found.connectivity
+
+    @strawberry.field(description="The newest value of each metric, from the device itself.")
+    async def latest(self, info: Info, metrics: list[str] | None = None) -> list[MetricValue]:
+        found: Latest | None = await info.context.latest.load(self.device_id)
+        if found is None:
+            return []
+        return [
+            MetricValue(metric=name, value=value.value, time_ms=EpochMs(value.time_ms))  # type: ignore[arg-type]
+            for name, value in found.metrics.items()
+            if metrics is None or name in metrics
+        ]
+
+    @strawberry.field(description="The newest readings, newest first, as far back as the log goes.")
+    async def readings(
+        self,
+        info: Info,
+        first: int = 10,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+    ) -> list[Reading]:
+        points = await info.context.readings.load((self.device_id, start_ms, end_ms, checked_first(first)))
+        return [reading_of(point) for point in points]
+
+    @strawberry.field(description="Its newest alarms, newest first.")
+    async def alarms(self, info: Info, state: str | None = None, first: int = 10) -> list[Alarm]:
+        found = await info.context.alarms.load((self.device_id, state, checked_first(first)))
+        return [_as(alarm) for alarm in found]
+
+    @strawberry.field(description="Its newest commands, newest first.")
+    async def commands(self, info: Info, state: str | None = None, first: int = 10) -> list[Command]:
+        found = await info.context.commands.load((self.device_id, state, checked_first(first)))
+        return [_as(command) for command in found]
+
+
+@strawberry.type(description="A stored rule; `spec` is as in the REST API.")
+class Rule:
+    rule_id: str
+    version: int
+    name: str
+    enabled: bool
+    severity: str
+    spec: JSON
+    created_ms: EpochMs
+    updated_ms: EpochMs
+
+
+@strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
+class DevicePage:
+    items: list[Device]
+    next: str | None
+
+
+@strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
+class AlarmPage:
+    items: list[Alarm]
+    next: str | None
+
+
+@strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
+class CommandPage:
+    items: list[Command]
+    next: str | None
+
+
+@strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
+class ReadingPage:
+    items: list[Reading]
+    next: str | None
+
+
+@strawberry.type(description="The aggregate of each metric over the interval that starts at `startMs`.")
+class Bucket:
+    start_ms: EpochMs
+    values: JSON
+
+
+@strawberry.type(description="The aggregate over all devices of a type, and how many of them had readings.")
+class TypeBucket:
+    start_ms: EpochMs
+    value: JSON | None
+    devices: int
+
+
+@strawberry.type(
+    description="Something that happened, as in the live feed; which fields it has goes by `topic`."
+)
+class Change:
+    topic: str
+    id: str
+    device_id: str
+    device_type: str
+    time_ms: EpochMs
+    committed_ms: EpochMs
+    event: str | None
+    values: JSON | None
+    late: bool
+    online: bool | None
+    body: JSON | None
+
+
+@strawberry.type(description="`changes`, or a `gap` of `dropped` ones behind `cursor`; or only a `cursor`.")
+class LiveMessage:
+    kind: str
+    cursor: str
+    dropped: int
+    items: list[Change]
+
+
+def checked_first(first: int) -> int:
+    """How many items; raises a `Problem` beyond `MAX_FIRST`."""
+    if not 1 <= first <= MAX_FIRST:
+        raise Problem(422, "invalid", f"first: between 1 and {MAX_FIRST}, not {first}")
+    return first
+
+
+def _as(record: Any) -> Any:
+    """Records have the fields of their types already, and are taken for them."""
+    return record
+
+
+def reading_of(point: Any) -> Reading:
+    """From a point of the history."""
+    return Reading(
+        time_ms=EpochMs(point.time_ms), values=point.values, late=bool(point.flags & ReadingFlag.LATE)
+    )
+
+
+def rule_of(rule: RuleRecord) -> Rule:
+    """From a stored rule."""
+    spec = rule.spec
+    return Rule(
+        rule_id=rule.rule_id,
+        version=rule.version,
+        name=spec.name,
+        enabled=spec.enabled,
+        severity=str(spec.severity),
+        spec=msgspec.to_builtins(spec),
+        created_ms=EpochMs(rule.created_ms),
+        updated_ms=EpochMs(rule.updated_ms),
+    )
+
+
+def change_of(item: dict[str, Any]) -> Change:
+    """From an item of the live feed."""
+    common = ("topic", "id", "device_id", "device_type", "time_ms", "committed_ms")
+    given = {name: item[name] for name in common}
+    rest = {name: value for name, value in item.items() if name not in given}
+    event, values, online = rest.pop("event", None), rest.pop("values", None), rest.pop("online", None)
+    late = rest.pop("late", False)
+    body: Any = rest.get("alarm") or rest.get("device") or rest or None
+    return Change(**given, event=event, values=values, late=late, online=online, body=body)
