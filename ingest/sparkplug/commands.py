@@ -9,8 +9,9 @@ from sensorium.ingest.dispatch import Untold
 from sensorium.ingest.errors import Disconnected, Undecodable
 from sensorium.ingest.pipeline import Router
 from sensorium.ingest.sparkplug.address import Address, address_of
+from sensorium.ingest.sparkplug.datatypes import DataType
 from sensorium.ingest.sparkplug.encode import encode
-from sensorium.ingest.sparkplug.payload import DataType, Metric, Payload, decode, typed
+from sensorium.ingest.sparkplug.payload import Metric, Payload, decode, typed
 from sensorium.ingest.sparkplug.session import Definitions
 
 REBIRTH_METRIC: Final = Metric("Node Control/Rebirth", datatype=DataType.BOOLEAN, raw=True)

@@ -5,14 +5,8 @@ from typing import Any, Final
 
 from sensorium.ingest.errors import Reason, Undecodable
 from sensorium.ingest.sparkplug import wire
-from sensorium.ingest.sparkplug.payload import (
-    SIGNED_BITS,
-    TEXTS,
-    UNSIGNED_BITS,
-    DataType,
-    Metric,
-    Payload,
-)
+from sensorium.ingest.sparkplug.datatypes import SIGNED_BITS, TEXTS, UNSIGNED_BITS, DataType
+from sensorium.ingest.sparkplug.payload import Metric, Payload
 
 _LONG: Final = frozenset((DataType.INT64, DataType.UINT64, DataType.DATETIME))
 _UINT32: Final = 2**32 - 1

@@ -6,7 +6,8 @@ Eclipse Sparkplug 3.0, chapters 4 and 5. It is memory only: what is not known is
 from typing import Final, NamedTuple
 
 from sensorium.ingest.errors import Reason, Undecodable
-from sensorium.ingest.sparkplug.payload import DataType, Metric, Payload
+from sensorium.ingest.sparkplug.datatypes import DataType
+from sensorium.ingest.sparkplug.payload import Metric, Payload
 
 REBIRTH_WAIT_MS: Final = 10_000
 """Before an edge node is asked a second time; every further time it is twice as long …"""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sensorium.actors.messages import Value
-from sensorium.ingest.sparkplug.payload import DataSet, DataType, Metric, Template, typed
+from sensorium.ingest.sparkplug.datatypes import DataType
+from sensorium.ingest.sparkplug.payload import DataSet, Metric, Template, typed
 from sensorium.ingest.sparkplug.wire import malformed
 
 QUALITY: Final = "Quality"

@@ -20,8 +20,9 @@ from sensorium.ingest.broker import free_port
 from sensorium.ingest.mqtt_client import MqttClient
 from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import Packet
+from sensorium.ingest.sparkplug.datatypes import DataType
 from sensorium.ingest.sparkplug.encode import encode
-from sensorium.ingest.sparkplug.payload import DataType, Metric, Payload, decode
+from sensorium.ingest.sparkplug.payload import Metric, Payload, decode
 
 pytestmark = [
     pytest.mark.ray,

@@ -25,9 +25,10 @@ from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient, Will
 from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import Packet
+from sensorium.ingest.sparkplug.datatypes import DataType
 from sensorium.ingest.sparkplug.encode import encode
 from sensorium.ingest.sparkplug.ingestor import SparkplugIngestor, SparkplugSettings
-from sensorium.ingest.sparkplug.payload import DataType, Metric, Payload, decode
+from sensorium.ingest.sparkplug.payload import Metric, Payload, decode
 
 NODE, OVEN = "plant:line1", "plant:line1:oven"
 

@@ -12,8 +12,9 @@ from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.sparkplug import session
 from sensorium.ingest.sparkplug.adapter import SparkplugAdapter
 from sensorium.ingest.sparkplug.address import Address, Naming, address_of, subscriptions
+from sensorium.ingest.sparkplug.datatypes import DataType
 from sensorium.ingest.sparkplug.encode import encode
-from sensorium.ingest.sparkplug.payload import DataSet, DataType, Metric, Payload, Template
+from sensorium.ingest.sparkplug.payload import DataSet, Metric, Payload, Template
 from sensorium.ingest.sparkplug.values import values
 
 NOW_MS = 1_704_110_460_000

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.sparkplug import payload as payloads
+from sensorium.ingest.sparkplug.datatypes import DataType
 from sensorium.ingest.sparkplug.encode import encode
-from sensorium.ingest.sparkplug.payload import DataSet, DataType, Metric, Payload, Template, decode, typed
+from sensorium.ingest.sparkplug.payload import DataSet, Metric, Payload, Template, decode, typed
 
 _KINDS = {
     "u32": descriptor_pb2.FieldDescriptorProto.TYPE_UINT32,
