@@ -187,7 +187,11 @@ def machines(folder: Path, secrets: str) -> Iterator[Machines]:
         },
         "security": {"token_auth": True, "token_file": "token", "env_file": "secrets"},
         "secret_variables": ["DEVICE_DB_URL", "MQTT_BROKER_URL"],
-        "platform": {"http": {"port": free_port(), "proxies": "head"}, "mqtt": {"client_id": name}},
+        "platform": {
+            "http": {"port": free_port(), "proxies": "head"},
+            "mqtt": {"client_id": name},
+            "coap": {"port": free_port()},
+        },
     }
     (folder / "cluster.yaml").write_text(yaml.safe_dump(spec))
     out = folder / "out"

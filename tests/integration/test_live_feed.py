@@ -122,8 +122,10 @@ async def test_the_examples_of_the_page(
     blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert [language for language, _ in blocks] == ["sh", "python", "sh"]
     here = platform.state.http_url.removeprefix("http://")
-    follow, program, resume = (text.replace("127.0.0.1:8000", here) for _, text in blocks)
-    body = {"device_id": "sensor-001", "device_type": "temperature"}
+    follow, program, resume = (
+        text.replace("127.0.0.1:8000", here).replace("sensor-001", "live-001") for _, text in blocks
+    )
+    body = {"device_id": "live-001", "device_type": "temperature"}
     (await api.post("/api/devices", json=body)).raise_for_status()
     for block, said in ((follow, "event: snapshot"), (resume, "retry: 2000")):
         shell = await asyncio.create_subprocess_exec(
@@ -138,10 +140,10 @@ async def test_the_examples_of_the_page(
     async with asyncio.timeout(DEADLINE_S):
         ended = asyncio.create_task(python.wait())
         while not ended.done():
-            await send(api, "sensor-001", temperature=21.5)
+            await send(api, "live-001", temperature=21.5)
             await asyncio.wait({ended}, timeout=0.2)
     assert python.stdout is not None
-    assert (await python.stdout.read()).decode().strip() == "sensor-001 {'temperature': 21.5}"
+    assert (await python.stdout.read()).decode().strip() == "live-001 {'temperature': 21.5}"
 
 
 async def test_streams_do_not_hold_a_stop_up_and_go_on_after_it(own_dir: Path) -> None:
