@@ -21,23 +21,26 @@ ASKED_AT_ONCE: Final = 100
 
 
 class Context:
-    """Made for one request. Keys of loaders are a device id and what is asked of it."""
+    """Made for one request, or for all of a WebSocket: so loaders gather, and remember nothing.
+
+    Keys of the loaders of lists are a device id and what is asked of it.
+    """
 
     def __init__(self, services: Services, reads: ReadsForMany, connection: Request | WebSocket) -> None:
         self.services = services
         self.request = connection
         self._at_once = asyncio.Semaphore(ASKED_AT_ONCE)
         self.registrations: DataLoader[str, Registration | None] = DataLoader(
-            lambda ids: _in_order(ids, reads.registrations(ids))
+            lambda ids: _in_order(ids, reads.registrations(ids)), cache=False
         )
         self.alarms = _lists(reads.alarms)
         self.commands = _lists(reads.commands)
         self.readings = _lists(reads.readings)
         self.infos: DataLoader[str, DeviceInfo | None] = DataLoader(
-            lambda ids: self._ask_all(ids, GetDevice, DeviceInfo)
+            lambda ids: self._ask_all(ids, GetDevice, DeviceInfo), cache=False
         )
         self.latest: DataLoader[str, Latest | None] = DataLoader(
-            lambda ids: self._ask_all(ids, GetLatest, Latest)
+            lambda ids: self._ask_all(ids, GetLatest, Latest), cache=False
         )
 
     async def _ask_all(self, device_ids: Sequence[str], message: Any, kind: type[T]) -> list[T | None]:
@@ -52,7 +55,9 @@ class Context:
                 except DeviceNotFound:
                     return None
 
-        return list(await asyncio.gather(*map(one, device_ids)))
+        asked = list(dict.fromkeys(device_ids))
+        found = dict(zip(asked, await asyncio.gather(*map(one, asked)), strict=True))
+        return [found[device_id] for device_id in device_ids]
 
 
 Info: TypeAlias = strawberry.Info[Context, None]
@@ -74,4 +79,4 @@ def _lists(read: Callable[..., Awaitable[dict[str, list[T]]]]) -> "DataLoader[tu
         found = dict(zip(asked, answers, strict=True))
         return [found[tuple(what)].get(device_id, []) for device_id, *what in keys]
 
-    return DataLoader(load)
+    return DataLoader(load, cache=False)

@@ -1,12 +1,9 @@
-"""The GraphQL schema: what can be asked, changed and followed. Changes are made by the REST API."""
+"""The GraphQL schema: what can be asked and followed. What can be changed is in `graphql_changes`."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from enum import StrEnum
 from typing import Any, Final
-from urllib.parse import quote
 
-import httpx
 import msgspec
 import strawberry
 from graphql import GraphQLError
@@ -15,15 +12,13 @@ from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
 
 from sensorium.actors.ports import Filter
-from sensorium.actors.records import Alarm as AlarmRecord
-from sensorium.actors.records import Command as CommandRecord
 from sensorium.actors.records import CommandState
-from sensorium.actors.rules import Rule as RuleRecord
 from sensorium.actors.rules import Severity
 from sensorium.serve.alarms import AlarmState
 from sensorium.serve.devices import StatusFilter
 from sensorium.serve.feed_filter import FeedFilter, read_filter
 from sensorium.serve.feed_frames import Frame
+from sensorium.serve.graphql_changes import Mutation
 from sensorium.serve.graphql_context import Info
 from sensorium.serve.graphql_errors import Told
 from sensorium.serve.graphql_limits import (
@@ -56,22 +51,8 @@ from sensorium.serve.history import Aggregation, Order
 from sensorium.serve.problems import Problem, not_found
 from sensorium.serve.query import cursor_in, cursor_out, interval_s
 
-REST: Final = "http://rest"
-
 for _enum in (Aggregation, Order, AlarmState, CommandState, Severity, StatusFilter):
     strawberry.enum(_enum)
-
-
-@strawberry.enum
-class Action(StrEnum):
-    """What people do to alarms."""
-
-    ACK = "ack"
-    UNACK = "unack"
-    ASSIGN = "assign"
-    COMMENT = "comment"
-    SHELVE = "shelve"
-    UNSHELVE = "unshelve"
 
 
 def _next(kind: str, after: Any) -> str | None:
@@ -238,135 +219,6 @@ class Query:
             device_type, metric, start_ms, end_ms, aggregation.value, interval_s(interval)
         )
         return [TypeBucket(start_ms=EpochMs(b.start_ms), value=b.value, devices=b.devices) for b in buckets]
-
-
-@strawberry.input
-class LocationInput:
-    latitude: float | None = None
-    longitude: float | None = None
-    address: str | None = None
-
-
-@strawberry.type
-class Mutation:
-    @strawberry.mutation(description="Register a device, or revive it.")
-    async def register_device(
-        self,
-        info: Info,
-        device_id: str,
-        device_type: str,
-        location: LocationInput | None = None,
-        metadata: JSON | None = None,
-    ) -> Device:
-        body = {"device_id": device_id, "device_type": device_type}
-        place = None if location is None else _given(vars(location))
-        await _rest(info, "POST", "/api/devices", _given({**body, "location": place, "metadata": metadata}))
-        return await _registered(info, device_id)
-
-    @strawberry.mutation(description="Change a device by a JSON merge patch, as in the REST API.")
-    async def update_device(self, info: Info, device_id: str, patch: JSON) -> Device:
-        await _rest(info, "PATCH", f"/api/devices/{_quoted(device_id)}", patch)
-        return await _registered(info, device_id)
-
-    @strawberry.mutation(description="Retire a device: its readings are refused, its history stays.")
-    async def decommission_device(self, info: Info, device_id: str) -> Device:
-        await _rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}")
-        return await _registered(info, device_id)
-
-    @strawberry.mutation(description="Send a command; with `waitS` it may have ended.")
-    async def send_command(
-        self,
-        info: Info,
-        device_id: str,
-        command: str,
-        parameters: JSON | None = None,
-        timeout_s: float | None = None,
-        retries: int | None = None,
-        idempotency_key: str | None = None,
-        wait_s: float | None = None,
-    ) -> Command:
-        body = {
-            "command": command,
-            "parameters": parameters,
-            "timeout_s": timeout_s,
-            "retries": retries,
-            "idempotency_key": idempotency_key,
-            "wait_s": wait_s,
-        }
-        said = await _rest(info, "POST", f"/api/devices/{_quoted(device_id)}/commands", _given(body))
-        found: Any = msgspec.convert(said, CommandRecord)
-        return found  # type: ignore[no-any-return]
-
-    @strawberry.mutation(description="Cancel an open command.")
-    async def cancel_command(self, info: Info, device_id: str, command_id: str) -> Command | None:
-        await _rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}/commands/{_quoted(command_id)}")
-        found: Any = await info.context.services.commands.get(command_id)
-        return found  # type: ignore[no-any-return]
-
-    @strawberry.mutation(
-        description="Do something to an alarm: `assignee`, `text` or `forS` go with ASSIGN, COMMENT, SHELVE."
-    )
-    async def act_on_alarm(
-        self,
-        info: Info,
-        alarm_id: str,
-        action: Action,
-        by: str | None = None,
-        assignee: str | None = None,
-        text: str | None = None,
-        for_s: float | None = None,
-    ) -> Alarm:
-        body = _given({"by": by, "assignee": assignee, "text": text, "for_s": for_s})
-        said = await _rest(info, "POST", f"/api/alarms/{_quoted(alarm_id)}/{action.value}", body)
-        found: Any = msgspec.convert(said, AlarmRecord)
-        return found  # type: ignore[no-any-return]
-
-    @strawberry.mutation(description="Create a rule; `spec` is as in the REST API.")
-    async def create_rule(self, info: Info, spec: JSON) -> Rule:
-        return rule_of(msgspec.convert(await _rest(info, "POST", "/api/analytics/rules", spec), RuleRecord))
-
-    @strawberry.mutation(description="Replace a rule.")
-    async def replace_rule(self, info: Info, rule_id: str, spec: JSON) -> Rule:
-        said = await _rest(info, "PUT", f"/api/analytics/rules/{_quoted(rule_id)}", spec)
-        return rule_of(msgspec.convert(said, RuleRecord))
-
-    @strawberry.mutation(description="Delete a rule; its id is given back.")
-    async def delete_rule(self, info: Info, rule_id: str) -> str:
-        await _rest(info, "DELETE", f"/api/analytics/rules/{_quoted(rule_id)}")
-        return rule_id
-
-
-def _given(body: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def _quoted(text: str) -> str:
-    return quote(text, safe="")
-
-
-async def _registered(info: Info, device_id: str) -> Device:
-    found: Any = await info.context.services.registry.get(device_id)
-    return found  # type: ignore[no-any-return]
-
-
-async def _rest(info: Info, method: str, path: str, body: Any = None) -> Any:
-    """What the REST API answers, asked within this process. Raises its problem."""
-    transport = httpx.ASGITransport(info.context.request.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url=REST, timeout=None) as client:
-        content = None if body is None else msgspec.json.encode(body)
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        response = await client.request(method, path, content=content, headers=headers)
-    said: Any = msgspec.json.decode(response.content) if response.content else None
-    if response.is_success:
-        return said
-    raise GraphQLError(
-        said["detail"],
-        extensions={
-            "code": said["code"],
-            "status": said["status"],
-            **({"errors": said["errors"]} if "errors" in said else {}),
-        },
-    )
 
 
 @strawberry.type
