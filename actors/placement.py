@@ -86,15 +86,47 @@ class Plan(NamedTuple):
 
 
 def plan(owners: Sequence[str | None], weights: Mapping[str, float]) -> Plan:
-    """How shards get from their present owners (None: nobody) to the hosts that `place` chooses for them.
+    """How shards get from their present owners (None: nobody) to a share for each host that is its weight's.
 
-    No shard moves whose owner is the chosen one, so a join or a leave moves only that host's share.
+    As few move as make the shares exact, to within one shard: for a host that joins its own share, of one
+    that leaves (an owner without a weight) what it had. Which ones, rendezvous hashing says: a host keeps
+    those that `place` would give it, and each of the others goes to the best of those that have room.
+
+    Raises:
+        ValueError: as `place`.
     """
+    wanted = place(weights)
+    owned: dict[str, list[int]] = {host: [] for host in weights}
+    free: list[int] = []
+    for shard, owner in enumerate(owners):
+        owned.get(owner or "", free).append(shard)
+    room = _shares(weights, {host: len(shards) for host, shards in owned.items()})
+    for host, shards in owned.items():
+        excess = len(shards) - room[host]
+        if excess > 0:
+            shards.sort(key=lambda s, h=host: (wanted[s] == h, _score(h, s, weights[h])))  # type: ignore[misc]
+            free += shards[:excess]
+        room[host] = max(0, -excess)
     claims: dict[str, list[int]] = {}
     moves: dict[tuple[str, str], list[int]] = {}
-    for shard, (owner, wanted) in enumerate(zip(owners, place(weights), strict=True)):
-        if owner is None:
-            claims.setdefault(wanted, []).append(shard)
-        elif owner != wanted:
-            moves.setdefault((owner, wanted), []).append(shard)
+    for shard in sorted(free):
+        takers = [host for host, places in room.items() if places]
+        taker = max(takers, key=lambda host, s=shard: (_score(host, s, weights[host]), host))  # type: ignore[misc]
+        room[taker] -= 1
+        giver = owners[shard]
+        if giver is None:
+            claims.setdefault(taker, []).append(shard)
+        else:
+            moves.setdefault((giver, taker), []).append(shard)
     return Plan(claims, moves)
+
+
+def _shares(weights: Mapping[str, float], present: Mapping[str, int]) -> dict[str, int]:
+    """How many shards each host should have; what does not divide goes to those that have the most."""
+    total = sum(weights.values())
+    exact = {host: SHARDS * weight / total for host, weight in weights.items()}
+    shares = {host: math.floor(share) for host, share in exact.items()}
+    order = sorted(weights, key=lambda host: (min(present[host] - shares[host], 1), exact[host] % 1, host))
+    for host in order[len(order) - (SHARDS - sum(shares.values())) :]:
+        shares[host] += 1
+    return shares
