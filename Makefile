@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-live bench-runtime chaos lock clean
+.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-live bench-runtime chaos storm lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -30,6 +30,7 @@ help:
 	@echo "make check      lint, format, types, import contracts: what CI runs"
 	@echo "make bench      how fast it is here; make bench-detection: how well anomalies are found (needs NAB's series)"
 	@echo "make chaos      kills and hangs its parts under load, RUNS=$(RUNS) times each, and counts what was lost"
+	@echo "make storm      simulates the runtime in SEEDS=$(SEEDS) random schedules of faults, on a virtual clock"
 	@echo "make install    the virtual environment alone; make lock: pin the dependencies anew; make clean"
 	@echo "Ports: HTTP_PORT=$(HTTP_PORT) MQTT_PORT=$(MQTT_PORT) COAP_PORT=$(COAP_PORT)"
 
@@ -85,6 +86,12 @@ bench-runtime: $(STAMP)
 
 # RUNS times each fault under load, and what became of every message that was acknowledged.
 RUNS ?= 5
+# Seeds of the simulated storms, from 0 on.
+SEEDS ?= 500
+
+storm: $(STAMP)
+	SENSORIUM_SEEDS=$(SEEDS) $(BIN)/pytest -q tests/unit/actors/test_storm.py -k weather $(ARGS)
+
 chaos: $(STAMP)
 	$(BIN)/python tests/integration/chaos.py --runs $(RUNS) $(ARGS)
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -114,6 +114,8 @@ class Coordinator:
         self._balanced = False
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
+        """Set when a host is lost."""
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -122,9 +124,15 @@ class Coordinator:
             if self._membership is None:
                 self._membership = await _until_available(self._spec.open_membership)
                 await self._adopt(self._membership)
+                found = bool(self._hosts)
                 self._fit()
-                hosts = list(self._hosts.values())
-                await self._until(lambda: all(host.serving for host in hosts))
+                if not found:
+                    # Each gets its share from the beginning, instead of one all and the others theirs
+                    # from it. One that is lost already is not waited for: balancing replaces it.
+                    hosts = list(self._hosts.values())
+                    await self._until(
+                        lambda: all(h.serving or self._hosts.get(h.name) is not h for h in hosts)
+                    )
                 self._tasks.append(asyncio.create_task(self._balance(), name="balance the shards"))
                 await self._until(lambda: self._complete)
                 for spec in self._spec.services:
@@ -339,6 +347,7 @@ class Coordinator:
     async def _lose(self, host: _Host, dead: bool) -> None:
         host.serving = False
         self._complete = self._balanced = False
+        self._urgent.set()
         assert host.process is not None
         host.process.kill()
         if not host.leaving:
@@ -411,7 +420,8 @@ class Coordinator:
     async def _claim(self, host: _Host, shards: Sequence[int]) -> None:
         assert host.process is not None
         try:
-            await host.process.call("claim", shards, timeout_s=HAND_OVER_TIMEOUT_S)
+            # It goes on by itself when that is not enough; the next look tells.
+            await host.process.call("claim", shards, timeout_s=CALL_TIMEOUT_S)
             self._moves["claimed"] += len(shards)
         except Exception as error:  # a fault of the host's comes as any error: the others go on
             _log.warning("%s could not claim %d shards: %s", host.name, len(shards), error)
@@ -433,9 +443,12 @@ class Coordinator:
         assert self._membership is not None
         epochs = {shard: self._members.owners[shard][1] for shard in shards}
         try:
-            went: Mapping[int, int] = await giver.process.call(
+            call = giver.process.call(
                 "hand_over", epochs, receiver.incarnation, timeout_s=HAND_OVER_TIMEOUT_S
             )
+            went = await self._unless_lost(call)
+            if went is None:
+                return False
             giver.failures = 0
             self._moves["handed_over"] += len(went)
         except Exception as error:  # a fault of the host's comes as any error: the others go on
@@ -452,6 +465,17 @@ class Coordinator:
             _log.warning("%s will open its new shards later: %s", receiver.name, error)
         await self._look()
         return len(went) == len(shards)
+
+    async def _unless_lost(self, call: Awaitable[T]) -> T | None:
+        """The call's result; None when a host is lost meanwhile, whose shards cannot wait for it."""
+        self._urgent.clear()
+        asked, lost = asyncio.ensure_future(call), asyncio.ensure_future(self._urgent.wait())
+        try:
+            await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else None
+        finally:
+            asked.cancel()
+            lost.cancel()
 
     async def _retire(self, host: _Host) -> None:
         """Stop a host that owns nothing any more."""

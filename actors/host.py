@@ -115,9 +115,10 @@ class DeviceHost:
         """Open the ports, the rules and the shards. Raises `LogUnavailable`."""
         self._ports: HostPorts = await self._open_ports(self.incarnation)
         self._ticker = Ticker(self._ports.log, (), self._clock_ms, self._fire)
-        self._activations = Activations(self._ports.log, (), self._settings.activation)
+        clock_s = asyncio.get_running_loop().time
+        self._activations = Activations(self._ports.log, (), self._settings.activation, clock_s)
         self._passivation = Passivation(self._activations, self._ahead, self._save_now)
-        self._holdings = Holdings(self._ports.log, self, asyncio.get_running_loop().time)
+        self._holdings = Holdings(self._ports.log, self, clock_s)
         self._delivery = Delivery(
             self.name,
             self._ports.log,

@@ -4,7 +4,6 @@ A device with unsaved turns is saved first. When more come than can be saved, `r
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -85,13 +84,14 @@ class Passivation:
 
     async def run(self) -> None:
         """Let devices leave until cancelled."""
+        clock_s = asyncio.get_running_loop().time
         while True:
-            began_s = time.monotonic()
+            due_s = clock_s() + SWEEP_EVERY_S
             while await self._round():
                 pass
             self._wake.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, began_s + SWEEP_EVERY_S - time.monotonic())):
+                async with asyncio.timeout_at(max(due_s, clock_s())):
                     await self._wake.wait()
 
     async def room(self) -> None:

@@ -151,7 +151,7 @@ class MemoryStore(MemoryMembers):
         if self.down:
             raise LogUnavailable("the memory store is down")
 
-    def _write(self, commit: Commit) -> None:
+    def _write(self, commit: Commit, incarnation: int) -> None:
         for row in commit.readings:
             self._by_device.setdefault(row.device, []).append(row)
             self._seen.add((row.device, row.time_ms, row.key))
@@ -263,7 +263,7 @@ class MemoryLog:
         if store.fail_before:
             store.fail_before -= 1
             raise LogUnavailable("failed before the commit, as told")
-        store._write(commit)
+        store._write(commit, self.incarnation)
         if store.fail_after:
             store.fail_after -= 1
             raise LogUnavailable("failed after the commit, as told")
