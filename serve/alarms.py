@@ -1,8 +1,7 @@
-"""`/api/alarms` and `/api/dead-letters`: what devices complained of, and what could not be used."""
+"""`/api/alarms`: what devices complained of."""
 
-import base64
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -10,7 +9,7 @@ from sensorium.actors.records import Alarm
 from sensorium.actors.rules import Severity
 from sensorium.serve import examples
 from sensorium.serve.describe import answer
-from sensorium.serve.pages import AlarmPage, DeadLetterItem, DeadLetterPage, json_response, page_response
+from sensorium.serve.pages import AlarmPage, json_response, page_response
 from sensorium.serve.problems import not_found
 from sensorium.serve.query import (
     CursorQuery,
@@ -35,7 +34,7 @@ class AlarmState(StrEnum):
 def routes(services: Services) -> APIRouter:
     """The routes of this page."""
     router = APIRouter()
-    alarms, dead_letters = services.alarms, services.dead_letters
+    alarms = services.alarms
 
     @router.get(
         "/api/alarms",
@@ -91,45 +90,4 @@ def routes(services: Services) -> APIRouter:
             raise not_found(f"no alarm {alarm_id}")
         return json_response(alarm)
 
-    @router.get(
-        "/api/dead-letters",
-        tags=["dead letters"],
-        response_model=None,
-        summary="List dead letters",
-        responses=answer(DeadLetterPage, "A page of dead letters, newest first.", examples.DEAD_LETTERS),
-    )
-    async def list_dead_letters(
-        request: Request,
-        reason: Annotated[str | None, Query(max_length=64)] = None,
-        device_id: Annotated[str | None, Query(max_length=128)] = None,
-        limit: PageLimitQuery = 100,
-        cursor: CursorQuery = None,
-    ) -> Response:
-        """Messages that could not be used, each with its reason and first bytes."""
-        page = await dead_letters.page(
-            reason=reason, device_id=device_id, after=cursor_in("dead-letters", cursor), limit=limit
-        )
-        items = [_dead_letter(item) for item in page.items]
-        return page_response(DeadLetterPage, request, "dead-letters", items, page.next)
-
     return router
-
-
-def _dead_letter(stored: Any) -> DeadLetterItem:
-    payload = bytes(stored.payload)
-    try:
-        text, encoding = payload.decode(), "utf-8"
-    except UnicodeDecodeError:
-        text, encoding = base64.b64encode(payload).decode(), "base64"
-    return DeadLetterItem(
-        stored.id,
-        stored.received_ms,
-        stored.device_id,
-        stored.source,
-        stored.address,
-        stored.reason,
-        stored.detail,
-        stored.size_bytes,
-        text,
-        encoding,
-    )

@@ -15,6 +15,7 @@ from sensorium.serve import (
     bulk,
     commands,
     connections,
+    dead_letters,
     devices,
     export,
     graphql,
@@ -91,6 +92,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(rules.routes(services, refreshing))
     app.include_router(backtest.routes(services))
     app.include_router(alarms.routes(services))
+    app.include_router(dead_letters.routes(services))
     app.include_router(alarm_actions.routes(services))
     app.include_router(live.routes(services))
     app.include_router(health.routes(services))

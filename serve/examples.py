@@ -59,6 +59,11 @@ DUPLICATES: Final[dict[str, Any]] = {
     "results": [{"status": "duplicate"}],
     "refused": 0,
 }
+REPLAYED: Final[dict[str, Any]] = {"id": 4711, "status": "accepted"}
+REPLAYED_LETTERS: Final[dict[str, Any]] = {
+    "replayed": 12,
+    "stay": {"4711": "unregistered: no device sensor-009 is registered"},
+}
 PARTLY: Final[dict[str, Any]] = {
     "accepted": 1,
     "duplicates": 0,

@@ -89,6 +89,20 @@ class DeadLetterPage(Page[DeadLetterItem], frozen=True):
     """Dead letters, newest first."""
 
 
+class Replayed(msgspec.Struct, frozen=True):
+    """A dead letter that could be used now: "accepted", or "duplicate" when it was stored before."""
+
+    id: int
+    status: str
+
+
+class ReplayedLetters(msgspec.Struct, frozen=True):
+    """How many could be used now, and why the others stay, by id."""
+
+    replayed: int
+    stay: dict[str, str]
+
+
 class ReadingItem(msgspec.Struct, frozen=True):
     """A reading: event time, values by metric, and `late` when it was older than the lateness bound."""
 
@@ -291,7 +305,8 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, ConnectionPage, CommandPage,
-    Command, RuleList, Rule, WrittenRule, DeadLetterPage, ReadingPage, AggregatePage, TypeAggregate,
+    Command, RuleList, Rule, WrittenRule, DeadLetterPage, DeadLetterItem,
+    Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
     ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, BacktestBody,
     BacktestResult,

@@ -52,6 +52,22 @@ class DeadLetters:
         items = [StoredDeadLetter(*row) for row in rows[:limit]]
         return Page(items, items[-1].id if len(rows) > limit else None)
 
+    async def get(self, letter_id: int) -> StoredDeadLetter | None:
+        """One by its number; None when there is none."""
+        async with acquired(self._pool) as connection:
+            row = await connection.fetchrow(
+                "SELECT id, received_at, device_id, source, address, reason, detail, payload, size_bytes"
+                " FROM dead_letters WHERE id = $1",
+                letter_id,
+            )
+        return None if row is None else StoredDeadLetter(*row)
+
+    async def delete(self, letter_id: int) -> bool:
+        """Whether it was there."""
+        async with acquired(self._pool) as connection:
+            status = await connection.execute("DELETE FROM dead_letters WHERE id = $1", letter_id)
+        return bool(status == "DELETE 1")
+
     async def counts(self) -> dict[str, int]:
         """How many are stored, by reason."""
         async with acquired(self._pool) as connection:

@@ -176,6 +176,17 @@ class SpreadDeadLetters:
         more = sum(len(page.items) for page in pages) > limit or any(page.next is not None for page in pages)
         return Page(items, places if more else None)
 
+    async def get(self, letter_id: int) -> StoredDeadLetter | None:
+        """As `DeadLetters.get`."""
+        own, position = divmod(letter_id, len(self._parts))
+        letter = await self._parts[position].get(own)
+        return None if letter is None else letter._replace(id=letter_id)
+
+    async def delete(self, letter_id: int) -> bool:
+        """As `DeadLetters.delete`."""
+        own, position = divmod(letter_id, len(self._parts))
+        return await self._parts[position].delete(own)
+
     async def counts(self) -> dict[str, int]:
         """As `DeadLetters.counts`."""
         return _added(await asyncio.gather(*(part.counts() for part in self._parts)))

@@ -20,6 +20,9 @@ PATHS = {
     "/api/devices/{device_id}/data": {"get", "post"},
     "/api/devices/{device_id}/data/latest": {"get"},
     "/api/export/readings": {"get"},
+    "/api/dead-letters/{letter_id}": {"get", "delete"},
+    "/api/dead-letters/{letter_id}/replay": {"post"},
+    "/api/dead-letters/replay": {"post"},
     "/api/data": {"post"},
     "/api/devices/{device_id}/series": {"get"},
     "/api/devices/{device_id}/commands": {"get", "post"},
@@ -108,6 +111,8 @@ def test_the_examples_of_answers_are_what_is_answered() -> None:
         "TypeAggregate": examples.TYPE_AGGREGATE,
         "GroupedAggregate": examples.GROUPED_AGGREGATE,
         "Series": examples.SERIES,
+        "Replayed": examples.REPLAYED,
+        "ReplayedLetters": examples.REPLAYED_LETTERS,
         "Rule": examples.RULE,
         "AlarmPage": examples.ALARMS,
         "DeadLetterPage": examples.DEAD_LETTERS,
@@ -128,10 +133,8 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     assert wrong.headers["Allow"] == "GET"
     for path, methods in PATHS.items():
         for method in methods:
-            url = (
-                path.format(device_id="d", metric="m", rule_id="r", alarm_id="a", name="p", command_id="c")
-                + "?surprise=1"
-            )
+            names = {"device_id": "d", "metric": "m", "rule_id": "r", "alarm_id": "a", "name": "p"}
+            url = path.format(**names, command_id="c", letter_id=1) + "?surprise=1"
             refused = await platform.http.request(method, url)
             problem = assert_problem(refused, 422, "invalid")
             assert any(error.get("parameter") == "surprise" for error in problem["errors"]), (method, path)

@@ -211,6 +211,7 @@ class DeadLetterSide:
     """Dead letters, straight from the store."""
 
     store: MemoryStore
+    gone: set[int] = field(default_factory=set)
 
     async def page(
         self, reason: str | None, device_id: str | None, after: Any | None, limit: int
@@ -231,7 +232,16 @@ class DeadLetterSide:
             for number, d in reversed(numbered)
             if reason in (None, d.reason) and device_id in (None, d.device_id)
         ]
-        return page_of(items, lambda d: -d.id, after, limit)
+        return page_of([d for d in items if d.id not in self.gone], lambda d: -d.id, after, limit)
+
+    async def get(self, letter_id: int) -> StoredDeadLetter | None:
+        page = await self.page(None, None, None, 10_000)
+        return next((letter for letter in page.items if letter.id == letter_id), None)
+
+    async def delete(self, letter_id: int) -> bool:
+        there = await self.get(letter_id) is not None
+        self.gone.add(letter_id)
+        return there
 
 
 @dataclass
@@ -325,6 +335,7 @@ class World:
     projections: ProjectionSide
     backtests: BacktestSide
     batched: BatchedSide
+    letters: DeadLetterSide
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -345,6 +356,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     await host.start()
     read = ReadSide(store)
     projections = ProjectionSide()
+    letters = DeadLetterSide(store)
     commands = CommandSide(store)
     waits = CommandWaits([commands], commands)
     await waits.start()
@@ -367,7 +379,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 history=read,
                 rules=RuleSide(store),
                 alarms=AlarmSide(store),
-                dead_letters=DeadLetterSide(store),
+                dead_letters=letters,
                 projections=projections,
                 commands=commands,
                 connections=ConnectionSide(store),
@@ -385,7 +397,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                yield World(http, store, host, read, router, projections, backtests, batched)
+                yield World(http, store, host, read, router, projections, backtests, batched, letters)
     finally:
         store.down = False
         await waits.close()

@@ -359,3 +359,21 @@ async def test_one_of_two_is_killed_under_load(open_directory: Path) -> None:
             )
             assert gaps == 0
             await connection.close()
+
+
+@pytest.mark.database
+async def test_a_dead_letter_is_found_by_its_number(two_pools: list[Pool], two_dsns: list[str]) -> None:
+    letters = SpreadDeadLetters(two_pools)
+    for pool in two_pools:
+        await pool.execute(
+            "INSERT INTO dead_letters (received_at, device_id, source, address, reason, detail, payload,"
+            " size_bytes) VALUES (to_timestamp(0), 'd', 'mqtt', 'a', 'empty', '', '', 0)"
+        )
+    page = await letters.page()
+    assert len({letter.id for letter in page.items}) == 2
+    for letter in page.items:
+        assert await letters.get(letter.id) == letter
+        assert await letters.delete(letter.id)
+        assert not await letters.delete(letter.id)
+        assert await letters.get(letter.id) is None
+    assert (await letters.page()).items == []
