@@ -230,6 +230,8 @@ class Coordinator:
             "replaced": dict(replaced),
             "moves": dict(self._moves),
             "balanced": self._balanced,
+            "hosts_wanted": self._wanted(),
+            "drained": list(self._wish.drained),
         }
 
     # --- hosts ------------------------------------------------------------------------------------------
@@ -278,7 +280,9 @@ class Coordinator:
 
     def _expected(self) -> list[str]:
         """The hosts that there should be: those that stay, and names for those that lack."""
-        names = sorted((h.name for h in self._hosts.values() if not h.leaving), key=_number)
+        staying = [host for host in self._hosts.values() if not host.leaving]
+        # Those that serve first: one that cannot be brought up must not replace them.
+        names = [h.name for h in sorted(staying, key=lambda h: (not h.serving, _number(h.name)))]
         free = (name for n in range(MAX_HOSTS * 2) if (name := f"host-{n}") not in self._hosts)
         wanted = self._wanted()
         return [*names, *(next(free) for _ in range(wanted - len(names)))][:wanted]
@@ -331,6 +335,9 @@ class Coordinator:
 
     async def _launch(self, host: _Host) -> Process:
         assert self._membership is not None
+        usable = self._usable_nodes()
+        if host.node not in {node.node_id for node in usable}:
+            host.node = choose_node(usable, Counter(h.node for h in self._hosts.values() if h is not host))
         host.incarnation = await self._membership.join(host.name, host.node, host.weight)
         host.process = self._launcher.launch(
             f"{host.name}.{host.incarnation}",

@@ -63,7 +63,7 @@ def remote_class(make: Callable[..., Any]) -> Any:
             result = getattr(self._object, method)(*args)
             result = await result if asyncio.iscoroutine(result) else result
             if method == "statistics":
-                result = {**result, "node": ray.get_runtime_context().get_node_id()}
+                result = {**result, "node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
             return result
 
         async def deliver(self, data: bytes) -> bytes:
@@ -104,7 +104,8 @@ class RayLauncher:
         options = {**_OPTIONS, "name": name, "namespace": self._namespace}
         if node:
             # Ray would put all that claims nothing on one node, and its SPREAD counts only roughly.
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+            # Soft, it would start elsewhere where the scheduler has not heard of a new node yet.
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         return RayProcess(remote_class(make).options(**options).remote(*args))
 
     def living(self) -> dict[str, RayProcess]:
@@ -121,7 +122,7 @@ class RayLauncher:
 
     def nodes(self) -> list[Node]:
         """See `supervision.Launcher.nodes`. Those that Ray was asked to drain are told apart."""
-        draining = ray._private.state.state.get_draining_nodes()
+        draining = draining_nodes()
         found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         return [
             Node(
@@ -132,6 +133,11 @@ class RayLauncher:
             for node in found
             if node["Alive"]
         ]
+
+
+def draining_nodes() -> set[str]:
+    """The ids of the nodes that Ray was asked to drain, by an autoscaler or by hand."""
+    return set(ray._private.state.state.get_draining_nodes())
 
 
 class RayTransport:
@@ -222,6 +228,9 @@ def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHa
     """
     # It owns no device: made anew, it finds in the database what it needs once `start` is called again.
     options = {**_OPTIONS, "max_restarts": -1, "name": COORDINATOR, "namespace": namespace}
+    # Beside the platform, so that it does not go when a node goes that only carries hosts.
+    here = ray.get_runtime_context().get_node_id()
+    options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
     actor = remote_class(Coordinator).options(**options)
     handle: ActorHandle[Any] = actor.remote(spec, RayLauncher(namespace))
     return handle

@@ -15,12 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import asyncpg
 import httpx
 import ray
 from faults import FAULTS, Target
@@ -28,27 +27,20 @@ from field import Load, mqtt_client
 from log_audit import audit
 from platform_process import PlatformProcess
 from real_mosquitto import MOSQUITTO, RealMosquitto
+from recovery import recovered
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.fleet import connect
-from sensorium.actors.placement import device_key
 from sensorium.ingest.broker import free_port
 from sensorium.ingest.mqtt_address import BrokerAddress
-from sensorium.storage.database import connect as connect_database
 
 DEVICES: Final = 200
 MESSAGES_PER_S: Final = 400.0
 RECOVERY_TIMEOUT_S: Final = 120.0
 CALM_S: Final = 2.0
 """Between two faults: the load goes on."""
-
-_NEWEST = """
-SELECT device, (extract(epoch FROM max(time)) * 1000)::bigint AS newest_ms
-FROM readings WHERE device = ANY($1::bigint[]) GROUP BY device
-"""
 
 
 class Outcome(NamedTuple):
@@ -108,11 +100,11 @@ async def suffer(
     async with mqtt_client(address, client_name) as client, Load(client, ids, MESSAGES_PER_S) as load:
         await load.more(DEVICES)
         for _ in range(runs):
-            began_s = time.monotonic()
             wanted = dict(load.sent)
             fault = asyncio.create_task(FAULTS[name](target))
-            await _recovered(target, load, wanted)
-            recovery_s.append(time.monotonic() - began_s)
+            recovery_s.append(
+                await recovered(target.platform.state.database, load, wanted, RECOVERY_TIMEOUT_S)
+            )
             await fault
             await asyncio.sleep(CALM_S)
             progress.advance(bar)
@@ -126,28 +118,6 @@ async def suffer(
     doubled = sum(len(s) - len(set(s)) for s in stored.values())
     disorder = sum(later < sooner for s in stored.values() for sooner, later in pairwise(s))
     return Outcome(name, runs, load.total, lost, doubled, disorder, len(faulty), recovery_s)
-
-
-async def _recovered(target: Target, load: Load, wanted: dict[str, int]) -> None:
-    """Return once the log holds of each device a message that was sent from `wanted` on."""
-    newest_ms: dict[int, int] = {}
-    keys = {device_key(device_id): sequence for device_id, sequence in wanted.items()}
-    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
-        while True:
-            # The database may be what is broken.
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, LogUnavailable, OSError):
-                connection = await connect_database(target.platform.state.database, "chaos")
-                try:
-                    while not all(
-                        newest_ms.get(key, -1) >= load.started_ms + first for key, first in keys.items()
-                    ):
-                        await asyncio.sleep(0.05)
-                        rows = await connection.fetch(_NEWEST, list(keys))
-                        newest_ms = {row["device"]: row["newest_ms"] for row in rows}
-                    return
-                finally:
-                    connection.terminate()
-            await asyncio.sleep(0.1)
 
 
 async def report(names: list[str], runs: int, as_json: bool) -> int:
