@@ -62,6 +62,19 @@ class PlatformApi:
         items: list[dict[str, Any]] = (await self._request("GET", "/api/nodes")).json()["items"]
         return items
 
+    async def hosts(self) -> dict[str, Any]:
+        """The hosts, as `serve.pages.HostList` says it in JSON."""
+        found: dict[str, Any] = (await self._request("GET", "/api/hosts")).json()
+        return found
+
+    async def scale(self, hosts: int) -> None:
+        """Ask for that many hosts."""
+        await self._request("POST", "/api/hosts/scale", params={"hosts": hosts}, fine=(202,))
+
+    async def steer_node(self, node_id: str, what: str) -> None:
+        """Ask for a node to be "drain"ed or "undrain"ed."""
+        await self._request("POST", f"/api/nodes/{quote(node_id, safe='')}/{what}", fine=(202,))
+
     async def projections(self) -> list[dict[str, Any]]:
         """The projections, as `serve.pages.ProjectionItem` says it in JSON."""
         items: list[dict[str, Any]] = (await self._request("GET", "/api/projections")).json()["items"]

@@ -38,6 +38,7 @@ DataDir = Annotated[Path, typer.Option("--data-dir", help="Where the platform ke
 HttpUrl = Annotated[str, typer.Option("--url", help="The platform's HTTP API.")]
 MqttUrl = Annotated[str, typer.Option("--mqtt-url", help="mqtt[s]://[user:password@]host[:port]")]
 CaFile = Annotated[Path | None, typer.Option(help="Whom to trust with mqtts:// (PEM).", exists=True)]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for it.")]
 Qos = Annotated[int, typer.Option(min=0, max=2, help="MQTT quality of service.")]
 Seed = Annotated[int, typer.Option(help="Of all chance: the same seed gives the same readings.")]
 Interval = Annotated[float, typer.Option(min=0.01, help="Seconds between two readings of a device.")]
@@ -132,9 +133,39 @@ def status(
     if as_json:
         print(msgspec.json.encode(shown).decode())
     else:
-        Console().print(page.table(shown))
+        console = Console()
+        console.print(page.table(shown))
+        if shown.hosting.items:
+            console.print(page.hosts_table(shown))
     if not shown.ready:
         raise typer.Exit(1)
+
+
+@app.command()
+def scale(
+    hosts: Annotated[int, typer.Argument(min=1, max=1024, help="How many.")],
+    url: HttpUrl = _LOCAL_HTTP,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Have so many hosts from now on. Returns when each has its shards; those that go hand over first."""
+    from sensorium.cluster import nodes
+
+    now = asyncio.run(nodes.scale(url, hosts, timeout))
+    print(f"{len(now.items)} hosts: {', '.join(host.name for host in now.items)}")
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(help="Its id, the beginning of it, or its address.")],
+    url: HttpUrl = _LOCAL_HTTP,
+    timeout: Timeout = 120.0,
+    undo: Annotated[bool, typer.Option("--undo", help="Allow hosts there again.")] = False,
+) -> None:
+    """Empty a node: its hosts hand over to others. Returns when that is done."""
+    from sensorium.cluster import nodes
+
+    now = asyncio.run(nodes.drain(url, node, timeout, undo=undo))
+    print(f"{now.address} ({now.node_id[:8]}): {', '.join(now.hosts) or 'no hosts'}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+from rich import box
 from rich.table import Table
 
 from sensorium.actors.rules import Severity
@@ -25,6 +26,31 @@ class Node(msgspec.Struct, frozen=True):
     alive: bool
     resources: dict[str, float]
     hosts: list[str]
+    draining: bool = False
+
+
+class Host(msgspec.Struct, frozen=True):
+    """A process that hosts devices; see `serve.pages.HostItem`."""
+
+    name: str
+    state: str
+    node_id: str
+    pid: int
+    incarnation: int
+    shards: int
+    devices_active: int
+    activations: int
+    lease_age_s: float
+    timers_lag_s: float
+    commit_lag_s: float
+
+
+class HostList(msgspec.Struct, frozen=True):
+    """See `serve.pages.HostList`."""
+
+    items: list[Host] = []
+    wanted: int = 0
+    balanced: bool = False
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -55,6 +81,7 @@ class Status(msgspec.Struct, frozen=True):
     alarms_capped: bool = False
     projection_lag: dict[str, int] = {}
     nodes: list[Node] = []
+    hosting: HostList = HostList()
 
 
 async def status(data_dir: Path) -> Status:
@@ -73,7 +100,8 @@ async def status(data_dir: Path) -> Status:
         # The alarms come from the database: without it, the rest is still worth telling.
         alarms = await api.active_alarms(ALARMS_ASKED) if readiness["ready"] else []
         nodes = msgspec.convert(await api.nodes(), list[Node])
-    return msgspec.structs.replace(of_pages(state, readiness, page, alarms), nodes=nodes)
+        hosting = msgspec.convert(await api.hosts(), HostList)
+    return msgspec.structs.replace(of_pages(state, readiness, page, alarms), nodes=nodes, hosting=hosting)
 
 
 def of_state(state: RunState) -> Status:
@@ -135,7 +163,7 @@ def table(shown: Status) -> Table:
         return rows
     for node in shown.nodes:
         rows.add_row(f"node {node.address}", _told(node))
-    rows.add_row("hosts", str(shown.hosts))
+    rows.add_row("hosts", _hosting(shown))
     rows.add_row("devices active", f"{shown.devices_active:,}")
     rows.add_row(
         "readings", f"{shown.readings_committed:,} committed, {shown.readings_duplicate:,} duplicates refused"
@@ -153,10 +181,34 @@ def table(shown: Status) -> Table:
     return rows
 
 
+def hosts_table(shown: Status) -> Table:
+    """The hosts as a person reads them."""
+    addresses = {node.node_id: node.address for node in shown.nodes}
+    rows = Table("host", "node", "state", box=box.SIMPLE_HEAD)
+    columns = ("pid", "incarnation", "shards", "active", "activations", "commit lag", "timer lag")
+    for column in columns:
+        rows.add_column(column, justify="right")
+    for host in shown.hosting.items:
+        counts = (host.incarnation, host.shards, host.devices_active, host.activations)
+        lags = (host.commit_lag_s, host.timers_lag_s)
+        rows.add_row(
+            *(host.name, addresses.get(host.node_id, "?"), host.state, str(host.pid)),
+            *(f"{count:,}" for count in counts),
+            *(f"{lag_s:.1f} s" for lag_s in lags),
+        )
+    return rows
+
+
+def _hosting(shown: Status) -> str:
+    hosting = shown.hosting
+    missing = f" of {hosting.wanted}" if hosting.wanted != shown.hosts else ""
+    return f"{shown.hosts}{missing}" + ("" if hosting.balanced else ", shards are moving")
+
+
 def _told(node: Node) -> str:
     if not node.alive:
         return "gone"
     cpus, memory_bytes = node.resources.get("CPU", 0.0), node.resources.get("memory", 0.0)
     own = [f"{amount:g} {name}" for name, amount in node.resources.items() if name not in _RAYS_OWN]
     parts = [f"{cpus:g} CPU", f"{memory_bytes / 2**30:.1f} GiB", *own, ", ".join(node.hosts) or "no hosts"]
-    return "; ".join(parts)
+    return "; ".join([*parts, "draining"] if node.draining else parts)

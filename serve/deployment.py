@@ -8,18 +8,17 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from fastapi import FastAPI
-from ray.exceptions import RayError
 
 from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, Progress, backtest
-from sensorium.actors.errors import Overloaded, Unavailable
+from sensorium.actors.errors import Overloaded
 from sensorium.actors.fleet import Fleet
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
@@ -30,7 +29,7 @@ from sensorium.ingest.rate_limit import RateLimit, limiter
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
-from sensorium.serve.pages import NodeItem
+from sensorium.serve.overview import Overview
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import Alarms
 from sensorium.storage.archive import Archive
@@ -60,8 +59,6 @@ if TYPE_CHECKING:
 
 APPLICATION: Final = "sensorium"
 DEPLOYMENT: Final = "api"
-STATISTICS_FRESH_S: Final = 0.5
-STATISTICS_TIMEOUT_S: Final = 5.0
 BACKTESTS_AT_ONCE: Final = 2
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long a replica that stops waits for the commits of what it has sent."""
@@ -102,63 +99,6 @@ class ApiSettings:
     limit: RateLimit | None = None
     archive: InfluxSettings | None = None
     max_subscribers: int = 2_000
-
-
-class Overview:
-    """What the coordinator says of hosts and services, at most `STATISTICS_FRESH_S` old."""
-
-    def __init__(self, coordinator: Any) -> None:
-        self._coordinator = coordinator
-        self._lock = asyncio.Lock()
-        self._at_s = float("-inf")
-        self._statistics: Mapping[str, Any] = {}
-
-    async def statistics(self) -> Mapping[str, Any]:
-        """As `Coordinator.statistics`. Raises `Unavailable` when it does not answer."""
-        async with self._lock:
-            if time.monotonic() - self._at_s > STATISTICS_FRESH_S:
-                try:
-                    async with asyncio.timeout(STATISTICS_TIMEOUT_S):
-                        self._statistics = await self._coordinator.call.remote("statistics")
-                except TimeoutError:
-                    raise Unavailable(
-                        f"the coordinator did not answer in {STATISTICS_TIMEOUT_S:g} s"
-                    ) from None
-                except RayError as error:
-                    raise Unavailable(
-                        f"the coordinator is not there: {str(error).splitlines()[0]}"
-                    ) from error
-                self._at_s = time.monotonic()
-            return self._statistics
-
-    async def nodes(self) -> list[NodeItem]:
-        """The machines, each with the hosts that say they are on it. Raises as `statistics`."""
-        hosts: dict[str, list[str]] = {}
-        for host in (await self.statistics()).get("hosts", ()):
-            hosts.setdefault(str(host.get("node")), []).append(host["name"])
-        found = await asyncio.to_thread(ray.nodes)
-        items = [
-            NodeItem(
-                node_id=node["NodeID"],
-                address=node["NodeManagerAddress"],
-                alive=node["Alive"],
-                # Ray names a resource after each node, for its own use.
-                resources={k: v for k, v in sorted(node["Resources"].items()) if not k.startswith("node:")},
-                hosts=sorted(hosts.get(node["NodeID"], ())),
-            )
-            for node in found
-        ]
-        return sorted(items, key=lambda item: (item.address, item.node_id))
-
-    async def check_hosts(self) -> None:
-        """Raises `Unavailable` while a host or an ingestor is down, or a host cannot commit."""
-        statistics = await self.statistics()
-        troubles = [f"{name} is down" for name in statistics.get("down", ())]
-        for host in statistics.get("hosts", ()):
-            if host.get("log_down_s", 0.0) > 0.0:
-                troubles.append(f"{host['name']} has not been able to commit for {host['log_down_s']:.0f} s")
-        if troubles:
-            raise Unavailable(", ".join(troubles))
 
 
 @asynccontextmanager
@@ -204,7 +144,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             now_ms=_now_ms,
             checks={"database": lambda: _check_databases(pools), "hosts": overview.check_hosts},
             statistics=overview.statistics,
-            nodes=overview.nodes,
+            cluster=overview,
             timeout_s=settings.timeout_s,
             max_body_bytes=settings.max_body_bytes,
             max_requests=settings.max_requests,

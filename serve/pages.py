@@ -277,11 +277,15 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class NodeItem(msgspec.Struct, frozen=True):
-    """A machine of the cluster. `resources` are Ray's; memory counts in bytes."""
+    """A machine of the cluster. `resources` are Ray's; memory counts in bytes.
+
+    One that is `draining` gets no hosts, and those it has hand over to others.
+    """
 
     node_id: str
     address: str
     alive: bool
+    draining: bool
     resources: dict[str, float]
     hosts: list[str]
 
@@ -290,6 +294,33 @@ class NodeList(msgspec.Struct, frozen=True):
     """All of them."""
 
     items: Sequence[NodeItem]
+
+
+class HostItem(msgspec.Struct, frozen=True):
+    """A process that hosts devices. `state` is "serving" or "leaving": then it hands over and ends.
+
+    `commit_lag_s` is for how long it has not been able to commit, `timers_lag_s` how late its next timer is.
+    """
+
+    name: str
+    state: str
+    node_id: str
+    pid: int
+    incarnation: int
+    shards: int
+    devices_active: int
+    activations: int
+    lease_age_s: float
+    timers_lag_s: float
+    commit_lag_s: float
+
+
+class HostList(msgspec.Struct, frozen=True):
+    """Those that answer, how many there should be, and whether each has the shards it should have."""
+
+    items: Sequence[HostItem]
+    wanted: int
+    balanced: bool
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -308,7 +339,7 @@ VALUES: tuple[type, ...] = (
     Command, RuleList, Rule, WrittenRule, DeadLetterPage, DeadLetterItem,
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
-    ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, BacktestBody,
-    BacktestResult,
+    ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
+    BacktestBody, BacktestResult,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

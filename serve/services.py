@@ -16,7 +16,7 @@ from sensorium.ingest.lorawan.adapter import LorawanAdapter
 from sensorium.ingest.rate_limit import RateLimiter
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
-from sensorium.serve.pages import NodeItem
+from sensorium.serve.pages import HostList, NodeItem
 from sensorium.storage.history import Buckets
 from sensorium.storage.projection import ProjectionStatus
 
@@ -225,8 +225,14 @@ async def _no_statistics() -> Mapping[str, Any]:
     return {}
 
 
-async def _no_nodes() -> Sequence[NodeItem]:
-    return ()
+class RunsHosts(Protocol):
+    """The machines and the hosts on them."""
+
+    async def nodes(self) -> Sequence[NodeItem]: ...
+    async def hosts(self) -> HostList: ...
+    async def scale(self, hosts: int) -> None: ...
+    async def drain(self, node_id: str) -> bool: ...
+    async def undrain(self, node_id: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -236,7 +242,7 @@ class Services:
     Attributes:
         checks: what `readyz` tries, by name.
         statistics: counters of each process, as `Coordinator.statistics` gives them.
-        nodes: the machines, by address.
+        cluster: machines and hosts; None: there are none to speak of.
         now_ms: the clock, milliseconds since 1970 UTC.
         timeout_s: how long a device may take to answer.
         max_body_bytes, max_requests: bounds of a request and of requests at once.
@@ -257,7 +263,7 @@ class Services:
     now_ms: Callable[[], int]
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics
-    nodes: Callable[[], Awaitable[Sequence[NodeItem]]] = _no_nodes
+    cluster: RunsHosts | None = None
     timeout_s: float = 10.0
     max_body_bytes: int = 1_048_576
     max_requests: int = 1000

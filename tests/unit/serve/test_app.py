@@ -51,6 +51,10 @@ PATHS = {
     "/readyz": {"get"},
     "/metrics": {"get"},
     "/api/nodes": {"get"},
+    "/api/nodes/{node_id}/drain": {"post"},
+    "/api/nodes/{node_id}/undrain": {"post"},
+    "/api/hosts": {"get"},
+    "/api/hosts/scale": {"post"},
 }
 
 
@@ -134,7 +138,7 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     for path, methods in PATHS.items():
         for method in methods:
             names = {"device_id": "d", "metric": "m", "rule_id": "r", "alarm_id": "a", "name": "p"}
-            url = path.format(**names, command_id="c", letter_id=1) + "?surprise=1"
+            url = path.format(**names, command_id="c", letter_id=1, node_id="0") + "?surprise=1"
             refused = await platform.http.request(method, url)
             problem = assert_problem(refused, 422, "invalid")
             assert any(error.get("parameter") == "surprise" for error in problem["errors"]), (method, path)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sensorium.actors.errors import Unavailable
-from sensorium.serve.deployment import ApiSettings, Overview
+from sensorium.serve.deployment import ApiSettings
+from sensorium.serve.overview import Overview
 
 
 class Coordinator:
