@@ -184,10 +184,20 @@ def table(shown: Status) -> Table:
 def hosts_table(shown: Status) -> Table:
     """The hosts as a person reads them."""
     addresses = {node.node_id: node.address for node in shown.nodes}
-    rows = Table("host", "node", "state", box=box.SIMPLE_HEAD)
-    columns = ("pid", "incarnation", "shards", "active", "activations", "commit lag", "timer lag")
-    for column in columns:
-        rows.add_column(column, justify="right")
+    rows = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("host", "node", "state"):
+        rows.add_column(column, no_wrap=True)
+    # Narrow enough for 80 columns.
+    for column in (
+        "pid",
+        "incar-\nnation",
+        "shards",
+        "active",
+        "activ-\nations",
+        "commit\nlag",
+        "timer\nlag",
+    ):
+        rows.add_column(column, justify="right", no_wrap=True)
     for host in shown.hosting.items:
         counts = (host.incarnation, host.shards, host.devices_active, host.activations)
         lags = (host.commit_lag_s, host.timers_lag_s)
