@@ -104,6 +104,8 @@ class Coordinator:
         self._membership: Membership | None = None
         self._hosts: dict[str, _Host] = {}
         self._services: dict[str, Kept] = {}
+        self._service_nodes: dict[str, str] = {}
+        """Where each was launched, as far as this coordinator has done it."""
         self._tasks: list[asyncio.Task[None]] = []
         self._replaced: Counter[str] = Counter()
         self._moves: Counter[str] = Counter()
@@ -514,7 +516,8 @@ class Coordinator:
 
     def _service_launch(self, spec: ServiceSpec) -> Callable[[], Awaitable[Process]]:
         async def launch() -> Process:
-            node = choose_node(self._usable_nodes(), {})
+            others = Counter(node for other, node in self._service_nodes.items() if other != spec.name)
+            node = self._service_nodes[spec.name] = choose_node(self._usable_nodes(), others)
             name = f"{spec.name}.{time.monotonic_ns()}"
             return self._launcher.launch(name, node, spec.make, *spec.args)
 

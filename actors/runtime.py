@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
 from sensorium.actors.placement import Node
+from sensorium.actors.reach import answering
 from sensorium.actors.router import HostGone, Router, Table
 
 NAMESPACE: Final = "sensorium"
@@ -121,17 +122,21 @@ class RayLauncher:
         return found
 
     def nodes(self) -> list[Node]:
-        """See `supervision.Launcher.nodes`. Those that Ray was asked to drain are told apart."""
+        """See `supervision.Launcher.nodes`. Those that Ray was asked to drain are told apart.
+
+        Ray lists a node that is lost for up to a minute yet. What is launched there would wait as long.
+        """
         draining = draining_nodes()
-        found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        listed: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        answers = answering([(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in listed])
         return [
             Node(
                 node["NodeID"],
                 None if (hosts := node["Labels"].get(HOSTS_LABEL)) is None else int(hosts),
                 node["NodeID"] in draining,
             )
-            for node in found
-            if node["Alive"]
+            for node, answers_now in zip(listed, answers, strict=True)
+            if answers_now
         ]
 
 

@@ -45,7 +45,7 @@ class Launcher(Protocol):
         ...
 
     def nodes(self) -> Sequence[Node]:
-        """The machines to launch on; none where there is no choice."""
+        """The machines to launch on, those that answer now; none where there is no choice."""
         ...
 
 
