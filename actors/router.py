@@ -41,6 +41,9 @@ KNOWN_DEVICES: Final = 262_144
 ASK_PENDING: Final = 20_000
 """Pending messages from which on `ask` is refused; readings are held back by their adapters."""
 
+SILENT_S: Final = 2.0
+"""After which a host that has not answered is asked about: it may be cut off and replaced."""
+
 RETRY_FIRST_S: Final = 0.05
 RETRY_MOST_S: Final = 2.0
 
@@ -373,7 +376,7 @@ class Router:
                 address = self._table.addresses.get(lane.host)
                 if address is None:
                     raise HostGone(f"{lane.host} is being replaced")
-                reply = reply_decoder.decode(await self._transport.deliver(address, data))
+                reply = reply_decoder.decode(await self._answer(lane.host, address, data))
             except (HostGone, Unavailable) as error:
                 # A host that is gone was perhaps replaced long ago: only the next try can tell.
                 if tries > 1 or isinstance(error, LogUnavailable):
@@ -393,6 +396,33 @@ class Router:
                     self._counts["moved"] += len(reply.moved)
                     await self._learn_table(version)
                 return reply
+
+    async def _answer(self, host: str, address: Any, data: bytes) -> bytes:
+        """What the host says to a batch. A silent one is not waited for once another is in its place.
+
+        Whether the silent one ran the batch is then unknown; it cannot commit it any more.
+        """
+        asked = asyncio.ensure_future(self._transport.deliver(address, data))
+        replaced: asyncio.Task[None] | None = None
+        try:
+            await asyncio.wait({asked}, timeout=SILENT_S)
+            if not asked.done():
+                replaced = asyncio.create_task(self._replaced(host, address))
+                await asyncio.wait({asked, replaced}, return_when=asyncio.FIRST_COMPLETED)
+            if replaced is not None and not asked.done():
+                await replaced
+                raise HostGone(f"{host} was silent and has been replaced")
+            return await asked
+        finally:
+            asked.cancel()
+            if replaced is not None:
+                replaced.cancel()
+
+    async def _replaced(self, host: str, address: Any) -> None:
+        """Return once the table has another in the place of that host, or nobody."""
+        while self._table.addresses.get(host) == address:
+            await self._learn_table(self._table.version)
+            await asyncio.sleep(SILENT_S)
 
     async def _learn_table(self, wrong: int) -> None:
         """Ask for a newer table than `wrong`, unless there is one already."""
