@@ -22,7 +22,9 @@ from sensorium.actors.messages import (
     ActOnAlarm,
     Answer,
     CancelCommand,
+    ChangeTwin,
     ClaimCommand,
+    ClaimTwin,
     CommandReply,
     CommandUndelivered,
     DeadLetter,
@@ -30,6 +32,7 @@ from sensorium.actors.messages import (
     DeviceInfo,
     GetDevice,
     GetLatest,
+    GetTwin,
     GetWindow,
     Latest,
     LatestValue,
@@ -44,7 +47,10 @@ from sensorium.actors.messages import (
     Register,
     SendCommand,
     TakeCommands,
+    TakeTwin,
     TimerFired,
+    TwinTold,
+    TwinUntold,
     Value,
     WindowInfo,
 )
@@ -62,6 +68,8 @@ from sensorium.actors.records import (
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Rule
 from sensorium.actors.seen import Seen
+from sensorium.actors.twin import TIMER as TWIN_TIMER
+from sensorium.actors.twin import Twin
 from sensorium.actors.watch import Watch
 from sensorium.actors.windows import Window
 
@@ -114,6 +122,7 @@ class Device:
         "seen",
         "shard",
         "turns",
+        "twin",
         "watch",
         "windows",
     )
@@ -132,6 +141,7 @@ class Device:
         self.seen = Seen()
         self.watch = Watch()
         self.commands = Commands()
+        self.twin = Twin()
         self.turns = 0
         """Turns since the last snapshot."""
         self.dirty_since_s: float | None = None
@@ -189,6 +199,9 @@ class Device:
             case TimerFired(name=name) if name == COMMANDS_TIMER:
                 self.commands.fire(self, now_ms, effects)
                 return ACCEPTED
+            case TimerFired(name=name, due_ms=due_ms) if name == TWIN_TIMER:
+                self.twin.fire(self, due_ms, now_ms, effects)
+                return ACCEPTED
             case TimerFired(name=name, due_ms=due_ms):
                 if self.watch.book is not around.rules:
                     self._refresh(around, now_ms, effects)
@@ -196,6 +209,8 @@ class Device:
                 return ACCEPTED
             case ActOnAlarm():
                 return self._act_on_alarm(message, now_ms, effects)
+            case GetTwin() | ChangeTwin() | ClaimTwin() | TwinTold() | TwinUntold() | TakeTwin():
+                return self._twin(message, now_ms, effects)
             case DeadLetter():
                 effects.dead_letters.append(message)
                 return ACCEPTED
@@ -261,6 +276,8 @@ class Device:
             watch.heard(self, time_ms, now_ms, effects)
         if self.commands.listening:
             self.commands.heard(self, now_ms, effects)
+        if self.twin.listening:
+            self.twin.heard(self, now_ms, effects)
         effects.readings.append(
             ReadingRow(shard.number, offset, self.key, time_ms, key, flags, self.metrics, values)
         )
@@ -427,6 +444,7 @@ class Device:
         self.furnish(around)
         effects.registrations.append(self.registration)
         self.event("registered", now_ms, self.registration, effects)
+        self.twin.surrounded(self, now_ms, effects)
         self._refresh(around, now_ms, effects)
         return self._answer(self.info(now_ms, around))
 
@@ -436,7 +454,7 @@ class Device:
             return self._not_found()
         if old.status != ACTIVE:
             return Refusal("conflict", f"device {self.id} is decommissioned; register it again first")
-        metadata = old.metadata
+        metadata, downlink = old.metadata, self.commands.downlink
         if message.metadata is not None:
             metadata = merge_patch(metadata, message.metadata)
         changed = msgspec.structs.replace(
@@ -453,6 +471,8 @@ class Device:
             self._refresh(around, now_ms, effects)
         of_profile = around.profiles.of(self.registration.device_type).downlink
         self.commands.redirect(self, downlink_of(of_profile, metadata), now_ms, effects)
+        if self.commands.downlink != downlink:
+            self.twin.surrounded(self, now_ms, effects)
         effects.registrations.append(self.registration)
         self.event("updated", now_ms, self.registration, effects)
         return self._answer(self.info(now_ms, around))
@@ -465,6 +485,7 @@ class Device:
             return ACCEPTED
         self.watch.end(self, now_ms, "device_decommissioned", effects)
         self.commands.end_all(self, "device_decommissioned", now_ms, effects)
+        self.twin.end(self, now_ms, effects)
         self.registration = msgspec.structs.replace(old, status=DECOMMISSIONED, updated_ms=now_ms)
         effects.registrations.append(self.registration)
         self.event("decommissioned", now_ms, self.registration, effects)
@@ -526,7 +547,30 @@ class Device:
                 return commands.take(self, now_ms, effects)
             case PresenceSaid(online=online):
                 commands.presence(self, online, now_ms, effects)
+                self.twin.presence(self, online, now_ms, effects)
                 return ACCEPTED
+            case _:
+                raise TypeError(f"no turn for {type(message).__name__}")
+
+    def _twin(self, message: Message, now_ms: int, effects: Commit) -> Outcome:
+        twin = self.twin
+        if self.registration is None:
+            return self._not_found()
+        match message:
+            case GetTwin():
+                return Answer(twin.info(self.id))
+            case ChangeTwin():
+                if self.registration.status != ACTIVE:
+                    return Refusal("conflict", f"device {self.id} is decommissioned; register it again first")
+                return twin.change(self, message, now_ms, effects)
+            case ClaimTwin():
+                return twin.claim()
+            case TwinTold(version=version):
+                return twin.told(self, version, now_ms, effects)
+            case TwinUntold(version=version, final=final):
+                return twin.untold(self, version, final, now_ms, effects)
+            case TakeTwin():
+                return twin.take(self, now_ms, effects)
             case _:
                 raise TypeError(f"no turn for {type(message).__name__}")
 

@@ -5,6 +5,7 @@ SensoriumError
 │   ├── InvalidMessage
 │   ├── DeviceNotFound
 │   ├── DeviceConflict
+│   ├── PreconditionFailed   what is to be changed is no longer as the caller saw it
 │   ├── ForkExists
 │   ├── RuleNotFound
 │   └── NoHistory        nothing is stored of what was asked about
@@ -43,6 +44,12 @@ class DeviceConflict(Refused):
     """The device exists already, or its state forbids the request."""
 
     code = "conflict"
+
+
+class PreconditionFailed(Refused):
+    """What is to be changed has changed meanwhile: read it again."""
+
+    code = "precondition_failed"
 
 
 class RuleNotFound(Refused, LookupError):
@@ -93,7 +100,7 @@ class Overloaded(Unavailable):
 
 def refused(code: str, detail: str) -> Refused:
     """The exception of a refusal's code; a plain `Refused` with that code when none is made for it."""
-    for kind in (InvalidMessage, DeviceNotFound, DeviceConflict):
+    for kind in (InvalidMessage, DeviceNotFound, DeviceConflict, PreconditionFailed):
         if kind.code == code:
             return kind(detail)
     error = Refused(detail)

@@ -212,6 +212,49 @@ class ActOnAlarm(_Message, frozen=True, array_like=True, tag=30):
     until_ms: int = 0
 
 
+class GetTwin(_Message, frozen=True, array_like=True, tag=40):
+    """Answered with a `TwinInfo`."""
+
+
+class ChangeTwin(_Message, frozen=True, array_like=True, tag=41):
+    """Write the twin's documents by JSON merge patches: answered with the `TwinInfo` after it.
+
+    Refused with `precondition_failed`, and with `twin_too_large` where a bound would be broken.
+
+    Attributes:
+        desired, reported: None: that document stays. An empty report asks what there is to do.
+        replace: the documents shall be as given, instead of merged.
+        matching: entity tags of which one must be the twin's (`TwinInfo.tags`); None: whatever it is.
+    """
+
+    desired: dict[str, Any] | None = None
+    reported: dict[str, Any] | None = None
+    by: str = ""
+    replace: bool = False
+    matching: list[str] | None = None
+
+
+class ClaimTwin(_Message, frozen=True, array_like=True, tag=42):
+    """What the device is to be told of its twin now: answered with a `TwinTelling`, or None."""
+
+
+class TwinTold(_Message, frozen=True, array_like=True, tag=43):
+    """The device was told this version of what is desired."""
+
+    version: int
+
+
+class TwinUntold(_Message, frozen=True, array_like=True, tag=44):
+    """The device was certainly not told. `final`: trying again by ourselves is pointless."""
+
+    version: int
+    final: bool = False
+
+
+class TakeTwin(_Message, frozen=True, array_like=True, tag=45):
+    """The device asks what it has yet to do: answered with a `TwinTelling`, or None."""
+
+
 DEAD_LETTER_PAYLOAD_BYTES: Final = 4096
 
 Message = (
@@ -233,6 +276,12 @@ Message = (
     | TakeCommands
     | PresenceSaid
     | ActOnAlarm
+    | GetTwin
+    | ChangeTwin
+    | ClaimTwin
+    | TwinTold
+    | TwinUntold
+    | TakeTwin
 )
 
 
@@ -258,6 +307,20 @@ class Telling(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int
     expires_ms: int
     route: dict[str, Any] | None = None
+
+
+class TwinTelling(msgspec.Struct, frozen=True):
+    """What a device is told of its twin, as it goes over the wire. An older version than one it has is void.
+
+    Attributes:
+        version: of what is desired.
+        delta: what is desired and not reported so.
+        changed_ms: when this version came about.
+    """
+
+    version: int
+    delta: dict[str, Any]
+    changed_ms: int
 
 
 class DeviceInfo(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from sensorium.actors.messages import DeadLetter, Location, Value
 from sensorium.actors.metrics import MetricSet
+from sensorium.actors.twin_documents import Document
 
 
 class ReadingRow(NamedTuple):
@@ -189,6 +190,27 @@ class PresenceRow(NamedTuple):
     since_ms: int
 
 
+class TwinState(msgspec.Struct, frozen=True):
+    """The twin of a device as it stands.
+
+    Attributes:
+        told_version: the newest version of what is desired that the device was told.
+        tries: how often it was tried to tell the delta, since it changed or the device came back.
+        ready: whether the device may be told now.
+        due_ms: before then an uplink of the device is no reason to tell it again.
+        downlink: by which protocol it is told; see `downlinks`.
+    """
+
+    device_id: str
+    desired: Document
+    reported: Document
+    told_version: int = 0
+    tries: int = 0
+    ready: bool = False
+    due_ms: int | None = None
+    downlink: str = "mqtt"
+
+
 class Snapshot(NamedTuple):
     """A device's state as of `offset` in its shard.
 
@@ -245,6 +267,7 @@ class StoredDevice(NamedTuple):
     commands: Sequence[Command] = ()
     """The open ones and some that ended last, in the order of their numbers."""
     presence: PresenceRow | None = None
+    twin: TwinState | None = None
 
 
 class Identity(NamedTuple):
@@ -259,8 +282,8 @@ class Identity(NamedTuple):
 class Commit:
     """What one transaction makes durable: all of it or nothing.
 
-    `registrations`, `alarms`, `timers`, `commands` and `presences` replace the rows of the same id, the later
-    the earlier. `epochs` are those of the shards that it is for, as their owner knows them.
+    `registrations`, `alarms`, `timers`, `commands`, `presences` and `twins` replace the rows of the same id,
+    the later the earlier. `epochs` are those of the shards that it is for, as their owner knows them.
     """
 
     readings: list[ReadingRow] = field(default_factory=list)
@@ -272,6 +295,7 @@ class Commit:
     commands: list[Command] = field(default_factory=list)
     presences: list[PresenceRow] = field(default_factory=list)
     alarm_notes: list[AlarmNote] = field(default_factory=list)
+    twins: list[TwinState] = field(default_factory=list)
     epochs: Mapping[int, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -285,4 +309,5 @@ class Commit:
             or self.commands
             or self.presences
             or self.alarm_notes
+            or self.twins
         )

@@ -10,6 +10,8 @@ from sensorium.actors.metrics import metric_set
 from sensorium.actors.profile import WindowSpec
 from sensorium.actors.records import Snapshot, StoredDevice, TailReading
 from sensorium.actors.seen import Seen
+from sensorium.actors.twin import TIMER as TWIN_TIMER
+from sensorium.actors.twin import Twin
 from sensorium.actors.windows import Window
 
 
@@ -51,7 +53,9 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
     device = Device(stored.device_id, shard)
     device.registration = stored.registration
     device.watch.alarms = {alarm.rule_id: alarm for alarm in stored.alarms}
-    device.watch.timers = {name: timer for name, timer in stored.timers.items() if name != COMMANDS_TIMER}
+    own = (COMMANDS_TIMER, TWIN_TIMER)
+    device.watch.timers = {name: timer for name, timer in stored.timers.items() if name not in own}
+    device.twin = Twin(stored.twin, stored.timers.get(TWIN_TIMER))
     device.commands = Commands.restore(stored.commands, stored.presence, stored.timers.get(COMMANDS_TIMER))
     if stored.snapshot is not None:
         _restore(device, stored.snapshot)
@@ -67,6 +71,8 @@ def as_stored(device: Device) -> StoredDevice:
     timers = dict(device.watch.timers)
     if device.commands.timer is not None:
         timers[COMMANDS_TIMER] = device.commands.timer
+    if device.twin.timer is not None:
+        timers[TWIN_TIMER] = device.twin.timer
     return StoredDevice(
         device.id,
         device.registration,
@@ -76,6 +82,7 @@ def as_stored(device: Device) -> StoredDevice:
         timers,
         list(device.commands.open.values()),
         device.commands.said,
+        device.twin.state,
     )
 
 

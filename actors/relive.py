@@ -89,6 +89,7 @@ class Relived:
             kept.clear()
         effects.alarms.clear()
         effects.timers.clear()
+        effects.twins.clear()
 
     def _next_due_ms(self) -> int:
         return min((timer.due_ms for timer in self.device.watch.timers.values()), default=NEVER_DUE_MS)

@@ -27,6 +27,7 @@ from sensorium.actors.records import (
     TailReading,
     Timer,
     TimerRow,
+    TwinState,
 )
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.selection import matches
@@ -62,6 +63,7 @@ class MemoryStore(MemoryMembers):
         self.timers: dict[tuple[str, str], TimerRow] = {}
         self.commands: dict[str, Command] = {}
         self.presences: dict[str, PresenceRow] = {}
+        self.twins: dict[str, TwinState] = {}
         self.snapshots: dict[int, Snapshot] = {}
         self.heads: dict[int, int] = {}
         self._rules: dict[str, Rule] = {}
@@ -168,6 +170,7 @@ class MemoryStore(MemoryMembers):
         self.dead_letters += commit.dead_letters
         self.commands |= {c.command_id: c for c in commit.commands}
         self.presences |= {p.device_id: p for p in commit.presences}
+        self.twins |= {t.device_id: t for t in commit.twins}
         for timer in commit.timers:
             if timer.due_ms is None:
                 self.timers.pop((timer.device_id, timer.name), None)
@@ -299,6 +302,7 @@ class MemoryLog:
             },
             sorted((c for c in store.commands.values() if c.device_id == device_id), key=lambda c: c.number),
             store.presences.get(device_id),
+            store.twins.get(device_id),
         )
 
     async def seen(self, identities: Sequence[Identity]) -> set[Identity]:

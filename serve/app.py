@@ -28,6 +28,7 @@ from sensorium.serve import (
     rules,
     series,
     telemetry,
+    twins,
 )
 from sensorium.serve.command_models import CommandBody
 from sensorium.serve.describe import install_openapi
@@ -46,6 +47,7 @@ _TAGS: Final = [
     {"name": "devices", "description": "Who is there."},
     {"name": "data", "description": "What they measure."},
     {"name": "commands", "description": "What they shall do."},
+    {"name": "twin", "description": "How they shall be, and how they say that they are."},
     {"name": "analytics", "description": "Over many devices."},
     {"name": "rules", "description": "When to raise an alarm."},
     {"name": "alarms", "description": "What was raised."},
@@ -87,6 +89,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(export.routes(services))
     app.include_router(series.routes(services))
     app.include_router(commands.routes(services))
+    app.include_router(twins.routes(services))
     app.include_router(connections.routes(services))
     app.include_router(lorawan.routes(services))
     app.include_router(rules.routes(services, refreshing))

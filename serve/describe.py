@@ -16,6 +16,7 @@ _PROBLEMS: Final = {
     404: ("not_found", "No such device, rule, alarm or path."),
     409: ("conflict", "The device exists already, or its state forbids the request."),
     410: ("cursor_expired", "The cursor is older than the feed goes back."),
+    412: ("precondition_failed", "It has changed meanwhile: read it again."),
     413: ("body_too_large", "The body is larger than the bound."),
     415: ("unsupported_media_type", "The body is not JSON."),
     422: ("invalid", "The request breaks a bound; `errors` says where."),

@@ -332,3 +332,34 @@ CONNECTIONS: Final[dict[str, Any]] = {
     ],
     "next": None,
 }
+
+TWIN_PATCHES: Final[dict[str, Any]] = {
+    "one value": {"interval_s": 10},
+    "and one gone": {"interval_s": 10, "display": {"brightness": None}},
+}
+TWIN_CHANGES: Final[dict[str, Any]] = {"what is desired": {"desired": {"interval_s": 10}}}
+TWIN_DOCUMENT: Final[dict[str, Any]] = {
+    "version": 3,
+    "values": {"interval_s": 10, "display": {"on": True}},
+    "fields": {
+        "/interval_s": {"time_ms": _TIME_MS, "by": "api"},
+        "/display/on": {"time_ms": _TIME_MS - 86_400_000, "by": "alice"},
+    },
+    "changed_ms": _TIME_MS,
+}
+TWIN: Final[dict[str, Any]] = {
+    "device_id": "sensor-001",
+    "desired": TWIN_DOCUMENT,
+    "reported": {
+        "version": 7,
+        "values": {"interval_s": 60, "display": {"on": True}, "firmware": "1.4.2"},
+        "fields": {
+            "/interval_s": {"time_ms": _TIME_MS - 3_600_000, "by": "mqtt"},
+            "/display/on": {"time_ms": _TIME_MS - 3_600_000, "by": "mqtt"},
+            "/firmware": {"time_ms": _TIME_MS - 3_600_000, "by": "mqtt"},
+        },
+        "changed_ms": _TIME_MS - 3_600_000,
+    },
+    "delta": {"interval_s": 10},
+    "told_version": 3,
+}

@@ -11,6 +11,8 @@ from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.messages import DeviceInfo, Latest, Value, WindowInfo
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.actors.twin import TwinInfo
+from sensorium.actors.twin_documents import Document
 from sensorium.actors.written_rules import WrittenRule
 from sensorium.serve.query import cursor_out, link_header
 
@@ -67,6 +69,13 @@ class BacktestBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     until: str | int | None = None
     replaces: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     select: SelectedDevices = SelectedDevices()
+
+
+class TwinChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What shall become of either document of a twin; the other stays."""
+
+    desired: dict[str, Any] | None = None
+    reported: dict[str, Any] | None = None
 
 
 class DeadLetterItem(msgspec.Struct, frozen=True):
@@ -340,6 +349,6 @@ VALUES: tuple[type, ...] = (
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
     ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
-    BacktestBody, BacktestResult,
+    BacktestBody, BacktestResult, TwinInfo, Document, TwinChange,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

@@ -16,6 +16,7 @@ from sensorium.actors.errors import (
     DeviceConflict,
     DeviceNotFound,
     Overloaded,
+    PreconditionFailed,
     Refused,
     RuleNotFound,
     SensoriumError,
@@ -30,6 +31,8 @@ RETRY_AFTER_S: Final = 1.0
 _TITLES: Final = {
     "not_found": "No such thing",
     "conflict": "The state forbids it",
+    "precondition_failed": "It has changed meanwhile",
+    "twin_too_large": "The twin would break a bound",
     "cursor_expired": "The cursor is too old",
     "no_history": "Nothing is stored of it",
     "invalid": "The request breaks a bound",
@@ -135,6 +138,8 @@ def problem_of(error: SensoriumError) -> Problem:
             return Problem(404, error.code, str(error))
         case DeviceConflict():
             return Problem(409, error.code, str(error))
+        case PreconditionFailed():
+            return Problem(412, error.code, str(error))
         case Refused():
             return Problem(422, error.code, str(error))
         case Overloaded():

@@ -54,6 +54,8 @@ SELECT asked.device, c.body FROM unnest($1::bigint[]) AS asked (device), LATERAL
 
 PRESENCE_OF: Final = "SELECT device, online, since_at FROM presences WHERE device = ANY($1::bigint[])"
 
+TWINS_OF: Final = "SELECT device, body FROM twins WHERE device = ANY($1::bigint[])"
+
 TIMERS_DUE: Final = """
 SELECT shard, device_id, name, due_at, since_at FROM timers
 WHERE due_at < $2 AND shard = ANY($1::smallint[]) ORDER BY due_at, device_id, name LIMIT $3

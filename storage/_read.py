@@ -6,7 +6,7 @@ import asyncpg
 import msgspec
 
 from sensorium.actors.messages import Location
-from sensorium.actors.records import Alarm, Command, Registration
+from sensorium.actors.records import Alarm, Command, Registration, TwinState
 
 DEVICE_COLUMNS: Final = "device_id, device_type, status, location, metadata, registered_at, updated_at"
 ALARM_COLUMNS: Final = (
@@ -29,6 +29,11 @@ def registration_of(row: asyncpg.Record) -> Registration:
 def command_of(body: Any) -> Command:
     """From the column `body` of `commands`."""
     return msgspec.convert(body, Command)
+
+
+def twin_of(body: str) -> TwinState:
+    """From the column `body` of `twins`."""
+    return msgspec.json.decode(body, type=TwinState)
 
 
 def alarm_of(row: asyncpg.Record) -> Alarm:

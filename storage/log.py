@@ -22,9 +22,9 @@ from sensorium.actors.records import (
     TimerRow,
 )
 from sensorium.storage import _log_sql as sql
-from sensorium.storage import _write, _write_commands, assignments
+from sensorium.storage import _write, _write_commands, _write_twins, assignments
 from sensorium.storage._known_sets import KnownSets
-from sensorium.storage._read import alarm_of, command_of, registration_of
+from sensorium.storage._read import alarm_of, command_of, registration_of, twin_of
 from sensorium.storage.database import (
     GRACE_S,
     STATEMENT_TIMEOUT_S,
@@ -148,6 +148,8 @@ class PgLog:
                         await _write_commands.commands(writer, commit.commands)
                     if commit.presences:
                         await _write_commands.presences(writer, commit.presences)
+                    if commit.twins:
+                        await _write_twins.twins(writer, commit.twins)
                     if commit.dead_letters:
                         await _write.dead_letters(writer, commit.dead_letters)
                     committing = True
@@ -222,6 +224,7 @@ class PgLog:
             timer_rows = await connection.fetch(sql.TIMERS_OF, keys)
             command_rows = await connection.fetch(sql.COMMANDS_OF, list(set(keys)))
             presence_rows = await connection.fetch(sql.PRESENCE_OF, keys)
+            twin_rows = await connection.fetch(sql.TWINS_OF, keys)
             tail_rows = await connection.fetch(sql.TAILS, list(set(keys)))
             sets = await self._sets.find(connection, {row["metric_set"] for row in tail_rows})
         registrations = {row["device_id"]: registration_of(row) for row in device_rows}
@@ -236,6 +239,7 @@ class PgLog:
         for device, body in command_rows:
             commands.setdefault(device, []).append(command_of(body))
         presences = {row["device"]: row for row in presence_rows}
+        twins = {row["device"]: twin_of(row["body"]) for row in twin_rows}
         tails: dict[int, list[TailReading]] = {}
         for device, offset, time_ms, key, flags, set_id, numbers, texts in tail_rows:
             metrics = sets[set_id]
@@ -252,6 +256,7 @@ class PgLog:
                 timers.get(key, {}),
                 commands.get(key, ()),
                 PresenceRow(device_id, *presences[key][1:]) if key in presences else None,
+                twins.get(key),
             )
             for device_id, key in zip(device_ids, keys, strict=True)
         ]

@@ -62,6 +62,8 @@ def split(commit: Commit, databases: int) -> dict[int, Commit]:
         part(shard_of(command.device_id)).commands.append(command)
     for presence in commit.presences:
         part(shard_of(presence.device_id)).presences.append(presence)
+    for twin in commit.twins:
+        part(shard_of(twin.device_id)).twins.append(twin)
     for note in commit.alarm_notes:
         part(shard_of(note.device_id)).alarm_notes.append(note)
     for letter in commit.dead_letters:

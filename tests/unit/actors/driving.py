@@ -111,6 +111,7 @@ class Driver:
             *(DEVICE_ID, self.device.registration, snapshot, tail, alarms, self.timers),
             sorted(commands.values(), key=lambda command: command.number),
             self.log.presences[-1] if self.log.presences else None,
+            self.log.twins[-1] if self.log.twins else None,
         )
 
     @property
@@ -152,6 +153,7 @@ class Driver:
                     self.log.commands,
                     self.log.presences,
                     self.log.alarm_notes,
+                    self.log.twins,
                 )
             )
         )
@@ -186,6 +188,8 @@ def observed(device: Device) -> Any:
         dict(device.commands.open),
         device.commands.online,
         device.commands.timer,
+        device.twin.state,
+        device.twin.timer,
         [window.spec for window in device.windows],
         device.lateness_ms,
         device.max_metrics,

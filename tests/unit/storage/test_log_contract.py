@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 from storage_rows import NOON_MS, alarm, event, reading, registration, snapshot
 from storage_stores import Store
@@ -12,7 +13,16 @@ from sensorium.actors.messages import DeadLetter, Location
 from sensorium.actors.metrics import metric_set
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.ports import Log
-from sensorium.actors.records import Commit, Identity, ReadingRow, Registration, Timer, TimerRow
+from sensorium.actors.records import (
+    Commit,
+    Identity,
+    ReadingRow,
+    Registration,
+    Timer,
+    TimerRow,
+    TwinState,
+)
+from sensorium.actors.twin_documents import NOTHING, Document, FieldWritten
 
 
 @pytest.fixture
@@ -51,6 +61,18 @@ async def test_a_commit_is_loaded_as_it_was_written(log: Log) -> None:
     assert first.values == [20.5, True, "eco"]
     assert type(first.values[1]) is bool
     assert (second.offset, second.key, second.values) == (3, -5, [1e300])
+
+
+async def test_a_twin_is_loaded_as_it_was_written(log: Log) -> None:
+    values = {"a": {"b": [1, None, 1e300, 1.0, "ü"]}, "": {}}
+    desired = Document(2, values, {"/a/b": FieldWritten(NOON_MS, "alice")}, NOON_MS)
+    twin = TwinState("d", desired, NOTHING, 1, 3, True, NOON_MS, "coap")
+    await log.commit(Commit(twins=[msgspec.structs.replace(twin, tries=0), twin]))
+    await log.commit(Commit(twins=[TwinState("e", NOTHING, desired)]))
+    found = await log.load(["d", "e", "f"])
+    assert [s.twin for s in found] == [twin, TwinState("e", NOTHING, desired), None]
+    assert found[0].twin is not None
+    assert type(found[0].twin.desired.values["a"]["b"][3]) is float
 
 
 async def test_absent_values_stay_absent(log: Log) -> None:

@@ -24,7 +24,9 @@ from sensorium.actors.records import (
     PresenceRow,
     Registration,
     TimerRow,
+    TwinState,
 )
+from sensorium.actors.twin_documents import NOTHING
 from sensorium.storage import (
     Alarms,
     DeadLetters,
@@ -78,6 +80,7 @@ def test_a_commit_is_split_without_loss() -> None:
         timers=[TimerRow(shard_of(d), d, "t", 1, 1) for d in DEVICES],
         commands=[command(d) for d in DEVICES],
         presences=[PresenceRow(d, True, NOON_MS) for d in DEVICES],
+        twins=[TwinState(d, NOTHING, NOTHING) for d in DEVICES],
         alarm_notes=[AlarmNote(d, f"a-{d}", NOON_MS, "ada", assignee="eve") for d in DEVICES],
     )
     kinds = [field.name for field in dataclasses.fields(Commit) if field.name != "epochs"]

@@ -1,0 +1,212 @@
+"""The twin of a device: its documents, what the device is told of them, and when."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sensorium.actors.merge_patch import difference, merge_patch, same
+from sensorium.actors.messages import (
+    Answer,
+    ChangeTwin,
+    ClaimTwin,
+    Decommission,
+    GetTwin,
+    Patch,
+    PresenceSaid,
+    Refusal,
+    Register,
+    TakeTwin,
+    TwinTold,
+    TwinUntold,
+)
+from sensorium.actors.twin import FIRST_WAIT_MS, MAX_WAIT_MS, TwinInfo
+from sensorium.actors.twin_documents import NOTHING, Document, patched, pointers, remaining, undone
+from tests.unit.actors.driving import DEVICE_ID, T0_MS, TYPE, Driver
+
+leaves = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, "a", "b"])
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc/~"), inner, max_size=3),
+    max_leaves=8,
+)
+patches = st.dictionaries(st.sampled_from("abcd"), values, max_size=4)
+
+
+def desire(driver: Driver, **values: Any) -> TwinInfo:
+    outcome = driver.send(ChangeTwin(DEVICE_ID, desired=values, by="test"))
+    assert isinstance(outcome, Answer)
+    info: TwinInfo = outcome.value
+    return info
+
+
+def report(driver: Driver, **values: Any) -> None:
+    assert isinstance(driver.send(ChangeTwin(DEVICE_ID, reported=values, by="mqtt")), Answer)
+
+
+def claimed(driver: Driver) -> tuple[int, dict[str, Any]] | None:
+    outcome = driver.send(ClaimTwin(DEVICE_ID))
+    assert isinstance(outcome, Answer)
+    return None if outcome.value is None else (outcome.value.version, outcome.value.delta)
+
+
+def ready(driver: Driver) -> bool:
+    state = driver.device.twin.state
+    assert state == driver.log.twins[-1]
+    assert state is not None
+    return state.ready
+
+
+@given(st.lists(st.tuples(patches, st.booleans()), max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_every_change_can_be_undone_and_patches_mean_what_rfc_7396_says(
+    steps: list[tuple[dict[str, Any], bool]],
+) -> None:
+    document, way = NOTHING, []
+    for n, (patch, replace) in enumerate(steps):
+        expected = merge_patch({} if replace else document.values, patch)
+        result = patched(document, patch, n, str(n), replace=replace)
+        if result is None:
+            assert same(document.values, expected)
+            continue
+        after, change = result
+        assert same(after.values, expected)
+        assert same(merge_patch(document.values, change.patch), after.values)
+        assert set(after.fields) == set(pointers(after.values))
+        assert all(after.fields[p].by == str(n) for p in pointers(patch) if p in after.fields)
+        way.append((document, change))
+        document = after
+    for before, change in reversed(way):
+        document = undone(document, change)
+        assert (document, same(document.values, before.values)) == (before, True)
+
+
+@given(patches, patches)
+@settings(max_examples=60, deadline=None)
+def test_the_delta_is_what_makes_the_reported_hold_all_that_is_desired(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    desired, reported = merge_patch({}, one), merge_patch({}, other)
+    delta = remaining(desired, reported)
+    assert remaining(desired, merge_patch(reported, delta)) == {}
+    assert bool(delta) == bool(remaining(desired, reported))
+    assert difference(desired, desired) == {}
+
+
+def test_it_is_told_until_it_reports_it() -> None:
+    driver = Driver()
+    assert desire(driver, interval_s=10, led=True).delta == {"interval_s": 10, "led": True}
+    report(driver, led=True)
+    assert claimed(driver) == (1, {"interval_s": 10})
+    assert claimed(driver) == (1, {"interval_s": 10}), "a claim commits nothing: who tells may end first"
+    driver.send(TwinTold(DEVICE_ID, 1))
+    assert claimed(driver) is None
+    report(driver, interval_s=10)
+    info = driver.send(GetTwin(DEVICE_ID))
+    assert isinstance(info, Answer)
+    assert (info.value.delta, info.value.told_version) == ({}, 1)
+    assert [e.kind for e in driver.log.events if e.kind.startswith("twin")] == [
+        "twin_desired",
+        "twin_reported",
+        "twin_reported",
+    ]
+
+
+def test_what_changed_while_it_was_told_is_told_too() -> None:
+    driver = Driver()
+    desire(driver, a=1)
+    claimed(driver)
+    desire(driver, a=2)
+    driver.send(TwinTold(DEVICE_ID, 1))
+    assert claimed(driver) == (2, {"a": 2})
+
+
+def test_who_is_away_is_told_the_newest_on_return() -> None:
+    driver = Driver()
+    driver.send(PresenceSaid(DEVICE_ID, False))
+    desire(driver, a=1)
+    desire(driver, a=2, b=1)
+    assert not ready(driver)
+    driver = driver.recovered()
+    driver.send(PresenceSaid(DEVICE_ID, True))
+    assert claimed(driver) == (2, {"a": 2, "b": 1})
+    driver.send(TwinTold(DEVICE_ID, 2))
+    driver.send(PresenceSaid(DEVICE_ID, True))
+    assert claimed(driver) == (2, {"a": 2, "b": 1}), "it came anew and has not taken it yet"
+    driver.send(PresenceSaid(DEVICE_ID, False))
+    assert not ready(driver)
+    driver.read({"t": 1.0}, 0)
+    assert ready(driver), "an uplink says that it is back, too"
+
+
+def test_what_was_told_in_vain_is_told_again_when_it_is_heard_of_ever_less_often() -> None:
+    driver = Driver()
+    desire(driver, a=1)
+    wait_ms = FIRST_WAIT_MS
+    for _ in range(9):
+        driver.send(TwinTold(DEVICE_ID, 1))
+        assert not driver.timers
+        driver.now_ms += wait_ms - 1
+        driver.read({"t": 1.0}, driver.now_ms - T0_MS)
+        assert not ready(driver)
+        driver.now_ms += 1
+        driver.read({"t": 1.0}, driver.now_ms - T0_MS)
+        assert ready(driver)
+        wait_ms = min(2 * wait_ms, MAX_WAIT_MS)
+    report(driver)
+    driver.send(TwinTold(DEVICE_ID, 1))
+    report(driver)  # an empty report asks
+    assert ready(driver)
+
+
+def test_where_nobody_listens_it_is_tried_again_by_itself() -> None:
+    driver = Driver()
+    desire(driver, a=1)
+    driver.send(TwinUntold(DEVICE_ID, 1))
+    assert not ready(driver)
+    driver = driver.recovered()
+    driver.wait(FIRST_WAIT_MS / 1000)
+    assert ready(driver)
+    driver.send(TwinUntold(DEVICE_ID, 1, final=True))
+    driver.wait(10 * MAX_WAIT_MS / 1000)
+    assert not ready(driver)
+    desire(driver, a=2)
+    assert ready(driver)
+    driver.send(TwinUntold(DEVICE_ID, 2))
+    report(driver, a=2)
+    assert not driver.timers, "nothing is left to be told"
+
+
+def test_a_device_that_asks_is_given_it_as_often_as_it_likes() -> None:
+    driver = Driver()
+    driver.send(Register(DEVICE_ID, TYPE))
+    assert driver.send(TakeTwin(DEVICE_ID)) == Answer(None)
+    desire(driver, a=1)
+    for _ in range(2):
+        outcome = driver.send(TakeTwin(DEVICE_ID))
+        assert isinstance(outcome, Answer)
+        assert outcome.value.delta == {"a": 1}
+    assert len(driver.log.twins) == 2, "asking again changes nothing"
+    assert not ready(driver)
+
+
+def test_what_cannot_be_told_waits_for_another_downlink() -> None:
+    driver = Driver()
+    driver.send(Patch(DEVICE_ID, metadata={"tts": {"device_id": "x"}}))
+    desire(driver, a=1)
+    assert not ready(driver)
+    driver.send(Patch(DEVICE_ID, metadata={"tts": None}))
+    assert ready(driver)
+    driver.send(Decommission(DEVICE_ID))
+    assert not ready(driver)
+    refused = driver.send(ChangeTwin(DEVICE_ID, desired={"a": 2}))
+    assert isinstance(refused, Refusal)
+    assert driver.send(GetTwin(DEVICE_ID)) != refused
+
+
+def test_either_both_documents_are_written_or_none() -> None:
+    driver = Driver()
+    refused = driver.send(ChangeTwin(DEVICE_ID, {"a": 1}, {"b": "x" * 40_000}))
+    assert isinstance(refused, Refusal)
+    assert refused.code == "twin_too_large"
+    assert driver.device.twin.desired == Document()
