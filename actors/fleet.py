@@ -17,10 +17,12 @@ from ray.exceptions import RayActorError
 from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.errors import DeviceNotFound, Fenced, Unavailable
 from sensorium.actors.messages import (
+    ChangeTwin,
     Decommission,
     DeviceInfo,
     GetDevice,
     GetLatest,
+    GetTwin,
     GetWindow,
     Location,
     Message,
@@ -257,6 +259,8 @@ class DeviceRef:
         self.rules = RemoteMethod(self._rules)
         self.send = RemoteMethod(self._send)
         self.command = RemoteMethod(self._command)
+        self.twin = RemoteMethod(self._twin)
+        self.desire = RemoteMethod(self._desire)
         self.patch = RemoteMethod(self._patch)
         self.decommission = RemoteMethod(self._decommission)
 
@@ -312,6 +316,26 @@ class DeviceRef:
         host = table.addresses[table.hosts[shard_of(self.id)]]
         ref: ray.ObjectRef[Any] = host.call.remote("command", message, wait_s)
         return ref
+
+    def _twin(self) -> "ray.ObjectRef[Any]":
+        """`twin.remote()`: a `TwinInfo`: what is desired of the device and what it reports."""
+        return self._fleet.ask(GetTwin(self.id))
+
+    def _desire(
+        self,
+        patch: Mapping[str, Any],
+        *,
+        replace: bool = False,
+        version: int | None = None,
+        by: str = "notebook",
+    ) -> "ray.ObjectRef[Any]":
+        """`desire.remote(patch, replace=False, version=None)`: the changed `TwinInfo`.
+
+        A JSON merge patch of what is desired, or with `replace` all of it. With `version` it raises
+        `PreconditionFailed` unless that is the present one.
+        """
+        matching = None if version is None else [f"d{version}"]
+        return self._fleet.ask(ChangeTwin(self.id, dict(patch), None, by, replace, matching))
 
     def _patch(
         self,

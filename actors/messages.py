@@ -252,7 +252,7 @@ class TwinUntold(_Message, frozen=True, array_like=True, tag=44):
 
 
 class TakeTwin(_Message, frozen=True, array_like=True, tag=45):
-    """The device asks what it has yet to do: answered with a `TwinTelling`, or None."""
+    """The device asks what it has yet to do: answered with a `TwinTelling`."""
 
 
 DEAD_LETTER_PAYLOAD_BYTES: Final = 4096
@@ -315,12 +315,12 @@ class TwinTelling(msgspec.Struct, frozen=True):
     Attributes:
         version: of what is desired.
         delta: what is desired and not reported so.
-        changed_ms: when this version came about.
+        changed_ms: when this version came about; None before the first.
     """
 
     version: int
     delta: dict[str, Any]
-    changed_ms: int
+    changed_ms: int | None
 
 
 class DeviceInfo(msgspec.Struct, frozen=True):

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 TIMER: Final = "twin"
 
+TWIN: Final = ""
+"""In place of a command's id, where it says what a device is to be told: its twin."""
+
 TELLS_TWINS: Final = frozenset(("mqtt", "coap"))
 """Downlinks by which a device can be told."""
 
@@ -130,18 +133,12 @@ class Twin:
 
     # --- telling the device -----------------------------------------------------------------------------
 
-    def telling(self) -> TwinTelling | None:
-        """What the device has yet to do, if anything."""
-        if self.state is None or not self._delta:
-            return None
-        desired = self.state.desired
-        assert desired.changed_ms is not None
-        return TwinTelling(desired.version, self._delta, desired.changed_ms)
-
     def claim(self) -> Outcome:
         """What is to be told now, for who tells it: always the newest."""
-        ready = self.state is not None and self.state.ready
-        return Answer(self.telling() if ready else None)
+        desired = self.desired
+        if self.state is None or not self.state.ready:
+            return Answer(None)
+        return Answer(TwinTelling(desired.version, self._delta, desired.changed_ms))
 
     def told(self, device: "Device", version: int, now_ms: int, effects: Commit) -> Outcome:
         """It was told that version; perhaps not for the first time."""
@@ -167,13 +164,11 @@ class Twin:
         return ACCEPTED
 
     def take(self, device: "Device", now_ms: int, effects: Commit) -> Outcome:
-        """The device asks what it has yet to do."""
-        telling = self.telling()
-        state = self.state
-        new = telling is not None and state is not None and state.told_version != telling.version
-        if telling is not None and state is not None and (new or state.ready):
-            self.told(device, telling.version, now_ms, effects)
-        return Answer(telling)
+        """The device asks what it has yet to do; nothing is an answer, too."""
+        state, desired = self.state, self.desired
+        if self._delta and state is not None and (state.ready or state.told_version != desired.version):
+            self.told(device, desired.version, now_ms, effects)
+        return Answer(TwinTelling(desired.version, self._delta, desired.changed_ms))
 
     # --- hearing from the device ------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from typing import Any
 from sensorium.actors.device import Device, Surroundings
 from sensorium.actors.messages import DeviceInfo, Latest, Value, WindowInfo
 from sensorium.actors.records import Alarm
+from sensorium.actors.twin import TwinInfo
 
 
 class DeviceView:
@@ -45,6 +46,11 @@ class DeviceView:
     def values(self) -> dict[str, Value]:
         """The newest value of each metric."""
         return {name: newest.value for name, newest in self.latest.metrics.items()}
+
+    @property
+    def twin(self) -> TwinInfo:
+        """What is desired of the device and what it reports."""
+        return self._device.twin.info(self._device.id)
 
     @property
     def alarms(self) -> list[Alarm]:

@@ -49,7 +49,7 @@ class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoapServer:
-    """Serves `/sensors/{id}`, `/devices/{id}/latest`, `/devices/{id}/commands` and `.well-known/core`.
+    """Serves `/sensors/{id}`, `/devices/{id}/latest`, `…/commands`, `…/twin` and `.well-known/core`.
 
     Start and stop it once.
 

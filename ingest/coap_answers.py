@@ -20,6 +20,7 @@ _CODES: Final = {
     "not_found": Code.NOT_FOUND,
     "decommissioned": Code.CONFLICT,
     "conflict": Code.CONFLICT,
+    "twin_too_large": Code.REQUEST_ENTITY_TOO_LARGE,
     Reason.TOO_LARGE: Code.REQUEST_ENTITY_TOO_LARGE,
     Reason.BATCH_TOO_LONG: Code.REQUEST_ENTITY_TOO_LARGE,
 }

@@ -1,4 +1,4 @@
-"""Commands over CoAP, below `/devices/{id}`: a device asks what it shall do, and says what came of it."""
+"""Below `/devices/{id}` over CoAP: a device asks for its commands and its twin, and says what came of it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -10,11 +10,21 @@ import msgspec
 from aiocoap.numbers.codes import Code
 
 from sensorium.actors.errors import SensoriumError
-from sensorium.actors.messages import CommandReply, Outcome, TakeCommands
+from sensorium.actors.messages import (
+    ChangeTwin,
+    CommandReply,
+    Message,
+    Outcome,
+    TakeCommands,
+    TakeTwin,
+)
+from sensorium.actors.twin import TWIN
+from sensorium.actors.twin_documents import MAX_DOCUMENT_BYTES
 from sensorium.ingest.coap_answers import Answered, answer_of, later, refuse
 from sensorium.ingest.coap_blocks import Uploads
 from sensorium.ingest.coap_resources import (
     CBOR,
+    COMMANDS_QUERY,
     COMMIT_TIMEOUT_S,
     JSON,
     Access,
@@ -28,18 +38,20 @@ from sensorium.ingest.dispatch import ReadyCommands
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.pipeline import is_device_id
 from sensorium.ingest.replies import MAX_REPLY_BYTES, Reply, decode_reply
+from sensorium.ingest.twin_reports import decode_report
 
 MAX_COMMAND_ID_CHARS: Final = 128
 MAX_PIGGYBACKED_BYTES: Final = 1_024
-"""Of commands in the answer to a reading: one block."""
+"""Of commands and twin in the answer to a reading: one block."""
 
 
 class DevicesResource(LatestResource):
-    """`GET /devices/{id}/latest`, `GET /devices/{id}/commands`, `POST /devices/{id}/commands/{id}/response`.
+    """`GET /devices/{id}/latest`, `…/commands`, `…/twin/desired`; `POST …/commands/{id}/response`,
+    `…/twin/reported`.
 
     Only the device itself may ask for its commands: those it is given are SENT then. Asking again gives the
-    same ones, until they are answered or out of time. A device that observes them is told when there are new
-    ones, which `watch` sees.
+    same ones, until they are answered or out of time. A device that observes them, or its twin, is told when
+    there is something new, which `watch` sees.
     """
 
     def __init__(
@@ -51,42 +63,50 @@ class DevicesResource(LatestResource):
     ) -> None:
         super().__init__(router, access)
         self._clock_ms = clock_ms
-        self._uploads = Uploads(MAX_REPLY_BYTES, clock_s)
+        self._uploads = Uploads(max(MAX_REPLY_BYTES, MAX_DOCUMENT_BYTES), clock_s)
 
     async def render_get(self, request: Any) -> Any:
-        """The latest values, or the commands."""
+        """The latest values, the commands or the twin."""
         path = request.opt.uri_path
-        if not _are_commands(path):
+        question = _question(path)
+        if question is None:
             return await super().render_get(request)
         self._access.write(request, path[0])
-        return await self.answered(request, path[0], TakeCommands(path[0]))
+        return await self.answered(request, path[0], question)
 
     def observed(self, request: Any) -> str:
-        """The device's id for its latest values; that and more for its commands."""
+        """The device's id for its latest values; that and more for its commands and its twin."""
         path = request.opt.uri_path
-        if not _are_commands(path):
+        question = _question(path)
+        if question is None:
             return super().observed(request)
         self._access.write(request, path[0])
-        return _commands_of(path[0])
+        return _observed(path[0], twin=isinstance(question, TakeTwin))
 
     async def watch(self, source: ReadyCommands) -> None:
-        """Tell devices that observe their commands when some are ready, until cancelled."""
+        """Tell devices that observe their commands or their twin when there are some, until cancelled."""
         async for batch in source.watch():
-            for device_id, _, _ in batch:
-                self.changed(_commands_of(device_id))
+            for device_id, command_id, _ in batch:
+                self.changed(_observed(device_id, twin=command_id == TWIN))
 
-    async def taken(self, device_id: str, accept: int) -> bytes | None:
-        """What the device shall do, for the answer to a reading; None where it must ask by itself."""
+    async def taken(self, device_id: str, accept: int, asked: Sequence[str]) -> bytes | None:
+        """What the device shall do, for the answer to a reading; None where it must ask by itself.
+
+        Of `asked`, which is not empty, each by its name, or the only one as it is.
+        """
+        questions: dict[str, Message] = {COMMANDS_QUERY: TakeCommands(device_id)}
         try:
-            answer = await self._router.ask(TakeCommands(device_id))
+            answers = {
+                name: await self._router.ask(questions.get(name, TakeTwin(device_id))) for name in asked
+            }
         except SensoriumError:
             return None  # the reading is committed all the same
-        content = encoded(answer, accept)
+        content = encoded(answers[asked[0]] if len(asked) == 1 else answers, accept)
         # It is SENT already, and the device is given it again when it asks.
         return content if len(content) <= MAX_PIGGYBACKED_BYTES else None
 
     async def render_post(self, request: Any) -> Any:
-        """A reply to a command, answered with 2.04 after its commit."""
+        """A reply to a command or a report, answered with 2.04 after its commit."""
         try:
             return await self._post(request)
         except Answered as answered:
@@ -94,10 +114,15 @@ class DevicesResource(LatestResource):
 
     async def _post(self, request: Any) -> Any:
         path = request.opt.uri_path
-        if len(path) != 4 or path[1] != "commands" or path[3] != "response" or not is_device_id(path[0]):
-            raise Answered(Code.NOT_FOUND, "post to /devices/{device id}/commands/{command id}/response")
-        device_id, command_id = path[0], path[2]
-        if not 0 < len(command_id) <= MAX_COMMAND_ID_CHARS or not command_id.isprintable():
+        reports = path[1:] == ("twin", "reported")
+        replies = len(path) == 4 and path[1] == "commands" and path[3] == "response"
+        if not (reports or replies) or not is_device_id(path[0]):
+            raise Answered(
+                Code.NOT_FOUND,
+                "post to /devices/{device id}/commands/{command id}/response or …/twin/reported",
+            )
+        device_id = path[0]
+        if replies and not (0 < len(path[2]) <= MAX_COMMAND_ID_CHARS and path[2].isprintable()):
             raise Answered(Code.NOT_FOUND, "the path names no command")
         self._access.write(request, device_id)
         if (failing := self._router.failing(device_id)) is not None:
@@ -108,23 +133,27 @@ class DevicesResource(LatestResource):
             payload = assembled(self._uploads, key, block, payload)
             if payload is None:
                 return aiocoap.Message(code=Code.CONTINUE, block1=request.opt.block1)
-        said = _reply_of(request, payload)
-        now_ms = self._clock_ms()
-        reply = CommandReply(device_id, command_id, said.status, now_ms, said.result, said.reason)
-        refuse(await self._committed(reply))
+        message: Message
+        if reports:
+            message = ChangeTwin(device_id, reported=_decoded(request, payload, decode_report), by="coap")
+        else:
+            said: Reply = _decoded(request, payload, decode_reply)
+            now_ms = self._clock_ms()
+            message = CommandReply(device_id, path[2], said.status, now_ms, said.result, said.reason)
+        refuse(await self._committed(message))
         answer = aiocoap.Message(code=Code.CHANGED)
         if block is not None:
             answer.opt.block1 = request.opt.block1
         return answer
 
-    async def _committed(self, reply: CommandReply) -> Outcome:
+    async def _committed(self, message: Message) -> Outcome:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def done(_: None, outcome: Outcome) -> None:
             if not future.done():
                 future.set_result(outcome)
 
-        self._router.message(reply, done, None)
+        self._router.message(message, done, None)
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 return await future
@@ -132,25 +161,30 @@ class DevicesResource(LatestResource):
             raise later(f"not committed within {COMMIT_TIMEOUT_S:g} s, though it still may be") from None
 
 
-def _are_commands(path: Sequence[str]) -> bool:
-    return len(path) == 2 and path[1] == "commands" and is_device_id(path[0])
+def _question(path: Sequence[str]) -> Message | None:
+    """What the device asks by that path, if not for its latest values."""
+    if not path or not is_device_id(path[0]):
+        return None
+    if tuple(path[1:]) == ("commands",):
+        return TakeCommands(path[0])
+    return TakeTwin(path[0]) if tuple(path[1:]) == ("twin", "desired") else None
 
 
-def _commands_of(device_id: str) -> str:
+def _observed(device_id: str, *, twin: bool) -> str:
     # No device id has a slash.
-    return f"{device_id}/commands"
+    return f"{device_id}/{'twin' if twin else 'commands'}"
 
 
-def _reply_of(request: Any, payload: bytes) -> Reply:
-    """The reply in JSON or CBOR. Unlike over MQTT, a bad one is told so and may be mended."""
+def _decoded(request: Any, payload: bytes, decode: Callable[[bytes], Any]) -> Any:
+    """What is said in JSON or CBOR. Unlike over MQTT, what is bad is told so and may be mended."""
     said = request.opt.content_format
     if said is not None and int(said) not in (JSON, CBOR):
         raise Answered(Code.UNSUPPORTED_CONTENT_FORMAT, f"known content formats: {JSON}, {CBOR}")
     try:
         if said is not None and int(said) == CBOR:
             payload = msgspec.json.encode(cbor2.loads(payload))
-        return decode_reply(payload)
+        return decode(payload)
     except Undecodable as error:
         raise Answered(Code.BAD_REQUEST, str(error)) from None
     except (cbor2.CBORDecodeError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise Answered(Code.BAD_REQUEST, f"not a reply in CBOR: {error}") from None
+        raise Answered(Code.BAD_REQUEST, f"not CBOR that JSON can say: {error}") from None

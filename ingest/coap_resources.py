@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -29,7 +29,8 @@ SENML_JSON: Final = 110
 SENML_CBOR: Final = 112
 
 COMMANDS_QUERY: Final = "commands"
-"""In the query of a POST: the device wants to know what it shall do."""
+TWIN_QUERY: Final = "twin"
+"""In the query of a POST: the device wants to know what it shall do, and how it shall be."""
 COMMIT_TIMEOUT_S: Final = 30.0
 """How long a client waits for a commit; then it is told to come back."""
 MAX_OBSERVERS: Final = 10_000
@@ -75,11 +76,12 @@ class Access:
 class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap ships no types
     """`POST /sensors/{id}`: readings in four formats, answered with 2.04 after the commit.
 
-    With `?commands` the answer holds what the device shall do, where that fits one block.
+    With `?commands` or `?twin` the answer holds what the device shall do, where that fits one block.
 
     Args:
         committed: told of the device after each commit.
-        commands: what a device shall do, or None where it must be asked for by itself.
+        commands: what a device shall do by the names of those queries, or None where it must be asked for by
+            itself.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         access: Access,
         exchanges: Exchanges,
         committed: Callable[[str], None],
-        commands: Callable[[str, int], Awaitable[bytes | None]],
+        commands: Callable[[str, int, Sequence[str]], Awaitable[bytes | None]],
         *,
         bounds: Bounds,
         max_pending: int,
@@ -166,8 +168,9 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         refuse(outcome)
         self.counts[Code.CHANGED.dotted] += 1
         answer = aiocoap.Message(code=Code.CHANGED)
-        if COMMANDS_QUERY in request.opt.uri_query:
-            commands = await self._commands(device_id, accept)
+        asked = [name for name in (COMMANDS_QUERY, TWIN_QUERY) if name in request.opt.uri_query]
+        if asked:
+            commands = await self._commands(device_id, accept, asked)
             if commands is not None:
                 answer = aiocoap.Message(code=Code.CHANGED, payload=commands, content_format=accept)
         if block is not None:

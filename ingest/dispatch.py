@@ -11,7 +11,19 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from sensorium.actors.errors import Refused
-from sensorium.actors.messages import Answer, ClaimCommand, CommandUndelivered, Outcome, Telling
+from sensorium.actors.messages import (
+    Answer,
+    ClaimCommand,
+    ClaimTwin,
+    CommandUndelivered,
+    Message,
+    Outcome,
+    Telling,
+    TwinTelling,
+    TwinTold,
+    TwinUntold,
+)
+from sensorium.actors.twin import TWIN
 from sensorium.ingest.errors import Disconnected
 from sensorium.ingest.pipeline import Router
 
@@ -21,7 +33,7 @@ MAX_UNDER_WAY: Final = 1_000
 """Commands between their claim and the carrier's answer; the rest waits where it is, in the database."""
 
 Ready = tuple[str, str, int]
-"""A command that may be sent: device id, command id, attempt."""
+"""What may be sent: device id, command id, attempt. Of a twin `TWIN` and 0."""
 
 
 class ReadyCommands(Protocol):
@@ -60,14 +72,35 @@ class Carrier(Protocol):
         ...
 
 
-class Dispatcher:
-    """Claims what is ready and tells it. It must be drained before the carrier is closed."""
+class TwinCarrier(Protocol):
+    """One way of telling devices what is desired of them."""
 
-    def __init__(self, router: Router, sources: Sequence[ReadyCommands], carrier: Carrier) -> None:
+    async def tell_twin(self, device_id: str, telling: TwinTelling) -> None:
+        """As `Carrier.tell`, but a device may be told again, and what is older than it has is void."""
+        ...
+
+
+class Dispatcher:
+    """Claims what is ready and tells it. It must be drained before the carrier is closed.
+
+    A command is told once. A twin is told at least once: what nobody knows of is found again.
+
+    Args:
+        twins: tells of twins; None: devices of this protocol are not told of theirs.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        sources: Sequence[ReadyCommands],
+        carrier: Carrier,
+        twins: TwinCarrier | None = None,
+    ) -> None:
         self._router = router
         self._sources = sources
         self._carrier = carrier
-        self._under_way: set[tuple[str, int]] = set()
+        self._twins = twins
+        self._under_way: set[Ready] = set()
         self._room = asyncio.Semaphore(MAX_UNDER_WAY)
         self._counts: Counter[str] = Counter()
 
@@ -90,45 +123,62 @@ class Dispatcher:
 
     async def _dispatch(self, source: ReadyCommands) -> None:
         async for batch in source.watch():
-            for device_id, command_id, attempt in batch:
-                if (command_id, attempt) in self._under_way:
+            for ready in batch:
+                device_id, command_id, attempt = ready
+                if ready in self._under_way or (command_id == TWIN and self._twins is None):
                     continue
                 # While there is no way to the device, commands stay queued.
                 await self._carrier.ready()
                 await self._room.acquire()
-                self._under_way.add((command_id, attempt))
-                claim = ClaimCommand(device_id, command_id, attempt)
-                self._router.message(claim, self._claimed, claim)
+                self._under_way.add(ready)
+                claim: Message = ClaimTwin(device_id)
+                if command_id != TWIN:
+                    claim = ClaimCommand(device_id, command_id, attempt)
+                self._router.message(claim, self._claimed, ready)
 
-    def _claimed(self, claim: ClaimCommand, outcome: Outcome) -> None:
+    def _claimed(self, ready: Ready, outcome: Outcome) -> None:
         if isinstance(outcome, Answer) and outcome.value is not None:
-            telling = msgspec.convert(outcome.value, Telling)
-            self._tasks.create_task(self._tell(claim, telling))
+            self._tasks.create_task(self._tell(ready, outcome.value))
         else:
             self._counts["not_claimed"] += 1
-            self._leave(claim)
+            self._leave(ready, outcome)
 
-    def _leave(self, claim: ClaimCommand) -> None:
-        self._under_way.discard((claim.command_id, claim.attempt))
+    def _leave(self, ready: Ready, _: Outcome | None = None) -> None:
+        self._under_way.discard(ready)
         self._room.release()
 
-    async def _tell(self, claim: ClaimCommand, telling: Telling) -> None:
+    async def _tell(self, ready: Ready, value: Any) -> None:
+        said: Message | None = None
         try:
             async with asyncio.timeout(TELL_TIMEOUT_S):
-                await self._carrier.tell(claim.device_id, telling)
+                said = await (self._tell_twin if ready[1] == TWIN else self._tell_command)(ready, value)
         except (TimeoutError, Disconnected):
             self._counts["unanswered"] += 1
+        else:
+            self._counts["published"] += said is None or isinstance(said, TwinTold)
+        finally:
+            if said is None:
+                self._leave(ready)
+        if said is not None:
+            # Until that is committed, it would be found again.
+            self._router.message(said, self._leave, ready)
+
+    async def _tell_command(self, ready: Ready, value: Any) -> Message | None:
+        """What the device is told of what became of it, if anything."""
+        device_id, command_id, attempt = ready
+        try:
+            await self._carrier.tell(device_id, msgspec.convert(value, Telling))
         except Untold as error:
             self._counts[error.count] += 1
-            said = CommandUndelivered(
-                claim.device_id, claim.command_id, claim.attempt, str(error), error.final
-            )
-            self._router.message(said, _nothing, None)
-        else:
-            self._counts["published"] += 1
-        finally:
-            self._leave(claim)
+            return CommandUndelivered(device_id, command_id, attempt, str(error), error.final)
+        return None
 
-
-def _nothing(_: Any, __: Outcome) -> None:
-    return None
+    async def _tell_twin(self, ready: Ready, value: Any) -> Message:
+        telling = msgspec.convert(value, TwinTelling)
+        assert self._twins is not None
+        try:
+            await self._twins.tell_twin(ready[0], telling)
+        except Untold as error:
+            self._counts[error.count] += 1
+            return TwinUntold(ready[0], telling.version, error.final)
+        return TwinTold(ready[0], telling.version)

@@ -13,10 +13,13 @@ import msgspec
 
 from sensorium.actors.messages import (
     Answer,
+    ChangeTwin,
     CommandReply,
     Outcome,
     PresenceSaid,
+    Refusal,
     Telling,
+    TwinTelling,
 )
 from sensorium.ingest.dispatch import Dispatcher, ReadyCommands, Untold
 from sensorium.ingest.errors import BrokerRefused, Reason, Undecodable
@@ -27,14 +30,20 @@ from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import Packet
 from sensorium.ingest.pipeline import Pipeline, Router, is_device_id
 from sensorium.ingest.replies import decode_presence, decode_reply
+from sensorium.ingest.twin_reports import decode_report, unusable
 
 RESPONSES: Final = "devices/+/commands/+/response"
+REPORTS: Final = "devices/+/twin/reported"
 PRESENCE: Final = "devices/+/status"
 
 MAX_COMMAND_ID_CHARS: Final = 128
 
 REFUSED_FOR_NOW: Final = frozenset((0x80, 0x88, 0x89, 0x97))
 """Unspecified, unavailable, busy, quota exceeded: the same publication may be taken later."""
+
+
+TWIN_EXPIRES_S: Final = 60
+"""How long the broker keeps a delta for a device that is away: when it comes back, it is told the newest."""
 
 
 class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +65,7 @@ class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MqttCarrier:
-    """Tells devices that have subscribed to `devices/{id}/commands`."""
+    """Tells devices that have subscribed to `devices/{id}/commands` and `devices/{id}/twin/desired`."""
 
     def __init__(self, publisher: MqttClient, clock_ms: Callable[[], int]) -> None:
         self._publisher = publisher
@@ -70,15 +79,22 @@ class MqttCarrier:
         """Publish; see `Carrier.tell`."""
         topic = f"devices/{device_id}/commands"
         left_s = max(1, math.ceil((telling.expires_ms - self._clock_ms()) / 1000))
+        await self._publish(
+            topic,
+            telling,
+            response_topic=f"{topic}/{telling.command_id}/response",
+            correlation_data=telling.command_id.encode(),
+            message_expiry_interval=min(left_s, 2**32 - 1),
+        )
+
+    async def tell_twin(self, device_id: str, telling: TwinTelling) -> None:
+        """Publish; see `TwinCarrier.tell_twin`."""
+        topic = f"devices/{device_id}/twin/desired"
+        await self._publish(topic, telling, message_expiry_interval=TWIN_EXPIRES_S)
+
+    async def _publish(self, topic: str, said: Telling | TwinTelling, **properties: Any) -> None:
         try:
-            code = await self._publisher.publish(
-                topic,
-                msgspec.json.encode(telling),
-                1,
-                response_topic=f"{topic}/{telling.command_id}/response",
-                correlation_data=telling.command_id.encode(),
-                message_expiry_interval=min(left_s, 2**32 - 1),
-            )
+            code = await self._publisher.publish(topic, msgspec.json.encode(said), 1, **properties)
         except BrokerRefused as error:
             raise Untold(str(error), final=error.reason_code not in REFUSED_FOR_NOW) from None
         if code == NO_SUBSCRIBERS:
@@ -107,7 +123,7 @@ class Downlink:
         self._listener = MqttClient(
             settings.address,
             settings.client_id,
-            subscriptions=((RESPONSES, settings.max_qos), (PRESENCE, settings.max_qos)),
+            subscriptions=tuple((topic, settings.max_qos) for topic in (RESPONSES, PRESENCE, REPORTS)),
             on_packets=self._take,
             options=settings.options,
         )
@@ -117,7 +133,8 @@ class Downlink:
             options=msgspec.structs.replace(settings.options, session_expiry_s=0),
             repeat=False,
         )
-        self._dispatcher = Dispatcher(router, sources, MqttCarrier(self._publisher, clock_ms))
+        carrier = MqttCarrier(self._publisher, clock_ms)
+        self._dispatcher = Dispatcher(router, sources, carrier, carrier)
         self._acks: Acks | None = None
         self._counts: Counter[str] = Counter()
         self._received = self._finished = 0
@@ -154,6 +171,7 @@ class Downlink:
             "received": self._received,
             "pending": self._received - self._finished,
             "replies": self._counts["replies"],
+            "twin_reports": self._counts["twin_reports"],
             **self._dispatcher.statistics(),
             "connected": self._listener.is_connected and self._publisher.is_connected,
             "listener": self._listener.statistics(),
@@ -204,6 +222,9 @@ class Downlink:
                 else:
                     self._router.message(PresenceSaid(device_id, online), acks.done, ack)
                 return
+            if levels[2] == "twin":
+                self._report(topic, device_id, payload, received_ms, acks, ack)
+                return
             command_id = levels[3]
             if not 0 < len(command_id) <= MAX_COMMAND_ID_CHARS or not command_id.isprintable():
                 raise Undecodable(Reason.BAD_TEXT, "the topic names no command")
@@ -224,6 +245,21 @@ class Downlink:
             raise
         said = CommandReply(device_id, command_id, status, received_ms, result, reason)
         self._router.message(said, acks.done, ack)
+
+    def _report(
+        self, topic: str, device_id: str, payload: bytes, received_ms: int, acks: Acks, ack: int
+    ) -> None:
+        self._counts["twin_reports"] += 1
+        report = ChangeTwin(device_id, reported=decode_report(payload), by="mqtt")
+
+        def reported(_: None, outcome: Outcome) -> None:
+            if isinstance(outcome, Refusal) and not outcome.dead_lettered:
+                error = unusable(outcome)
+                self._pipeline.refuse(topic, device_id, payload, received_ms, error, acks.done, ack)
+            else:
+                acks.done(ack, outcome)
+
+        self._router.message(report, reported, None)
 
     async def _throttle(self) -> None:
         while True:

@@ -46,6 +46,8 @@ class Reason(StrEnum):
     CODEC_FAILED = "codec_failed"
     CODEC_BUSY = "codec_busy"
     RATE_LIMITED = "rate_limited"
+    UNREGISTERED = "unregistered"
+    DECOMMISSIONED = "decommissioned"
 
 
 class Undecodable(InvalidMessage):

@@ -1,7 +1,7 @@
 """The statements by which `log` writes what devices are told, and who hears of it."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -10,7 +10,10 @@ from sensorium.actors.records import OPEN_STATES, Command, PresenceRow
 from sensorium.storage.database import Connection
 
 READY_CHANNEL: Final = "sensorium_commands_ready"
-"""Told with [device id, command id, attempt, downlink] of what may be sent; empty: look into the table."""
+"""Told with [device id, command id, attempt, downlink] of what may be sent; empty: look into the tables.
+
+Of a twin, of which always the newest is told, with `TWIN` and 0.
+"""
 
 ENDED_CHANNEL: Final = "sensorium_commands_ended"
 """Told with the ids of commands that have ended; empty: look into the table."""
@@ -51,11 +54,16 @@ async def commands(connection: Connection, rows: Sequence[Command]) -> None:
     await connection.execute(COMMANDS, *map(list, columns))
     ready = [(c.device_id, c.command_id, c.attempt + 1, c.downlink) for c in latest.values() if c.ready]
     ended = [c.command_id for c in latest.values() if c.state not in OPEN_STATES]
-    for channel, told in ((READY_CHANNEL, ready), (ENDED_CHANNEL, ended)):
-        if told:
-            notice = msgspec.json.encode(told)
-            text = "" if len(notice) > MAX_NOTICE_BYTES else notice.decode()
-            await connection.execute("SELECT pg_notify($1, $2)", channel, text)
+    await notify(connection, READY_CHANNEL, ready)
+    await notify(connection, ENDED_CHANNEL, ended)
+
+
+async def notify(connection: Connection, channel: str, told: Sequence[Any]) -> None:
+    """Tell who listens, with the commit; an empty notice where it is too much for one."""
+    if told:
+        notice = msgspec.json.encode(told)
+        text = "" if len(notice) > MAX_NOTICE_BYTES else notice.decode()
+        await connection.execute("SELECT pg_notify($1, $2)", channel, text)
 
 
 async def presences(connection: Connection, rows: Sequence[PresenceRow]) -> None:

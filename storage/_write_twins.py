@@ -7,6 +7,8 @@ import msgspec
 
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import TwinState
+from sensorium.actors.twin import TWIN
+from sensorium.storage._write_commands import READY_CHANNEL, notify
 from sensorium.storage.database import Connection
 
 TWINS: Final = """
@@ -17,7 +19,7 @@ ON CONFLICT (device) DO UPDATE SET ready = excluded.ready, downlink = excluded.d
 
 
 async def twins(connection: Connection, rows: Sequence[TwinState]) -> None:
-    """Insert or replace by device; of several of one device the last counts."""
+    """Insert or replace by device; of several of one device the last counts. Tells who tells devices."""
     latest = {device_key(row.device_id): row for row in rows}
     ordered = sorted(latest.items())
     await connection.execute(
@@ -28,3 +30,5 @@ async def twins(connection: Connection, rows: Sequence[TwinState]) -> None:
         [row.downlink for _, row in ordered],
         [msgspec.json.encode(row).decode() for _, row in ordered],
     )
+    ready = [(row.device_id, TWIN, 0, row.downlink) for _, row in ordered if row.ready]
+    await notify(connection, READY_CHANNEL, ready)

@@ -6,10 +6,12 @@ from typing import Final
 import msgspec
 
 from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.twin import TELLS_TWINS
 from sensorium.storage._write_commands import ENDED_CHANNEL, READY_CHANNEL
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import close_pool, open_pool
 from sensorium.storage.notices import notices
+from sensorium.storage.twins import Twins
 
 LOOK_EVERY_S: Final = 2.0
 """Notices are fast and the table is sure: what a notice did not bring is found within so long."""
@@ -28,14 +30,18 @@ class PgReadyCommands:
         self._downlink = downlink
 
     async def watch(self) -> AsyncIterator[Sequence[tuple[str, str, int]]]:
-        """Device id, command id and attempt. Until closed, through failures of the database."""
+        """Device id, command id and attempt; of twins `TWIN` and 0. Until closed, through failures of the
+        database."""
         pool = await open_pool(self._dsn, 1, "sensorium-ready-commands")
         try:
-            commands = PgCommands(pool)
+            commands, twins = PgCommands(pool), Twins([pool])
             async for batch in notices(self._dsn, READY_CHANNEL, LOOK_EVERY_S):
                 if batch is None:
                     try:
-                        yield await commands.ready(PAGE, self._downlink)
+                        ready = await commands.ready(PAGE, self._downlink)
+                        if self._downlink in TELLS_TWINS:
+                            ready += await twins.ready(PAGE, self._downlink)
+                        yield ready
                     except LogUnavailable:
                         continue  # the next look is due soon
                 else:

@@ -11,8 +11,9 @@ import pytest
 from coap_world import NOW_MS, CoapWorld, coap_world
 
 from sensorium.actors.host import HostSettings
-from sensorium.actors.messages import SendCommand
+from sensorium.actors.messages import ChangeTwin, SendCommand
 from sensorium.actors.profile import Profile, Profiles
+from sensorium.actors.twin import TWIN
 
 
 @pytest.fixture
@@ -79,6 +80,68 @@ async def test_what_is_wrong_is_said_and_changes_nothing(
     answer = await world.request(aiocoap.POST, path, payload=payload, content_format=content_format)
     assert answer.code.dotted == code
     assert world.store.commands["c1"].state == "SENT"
+
+
+async def desired(world: CoapWorld, **values: Any) -> None:
+    await world.router.ask(ChangeTwin("d1", desired=values))
+
+
+async def test_a_device_asks_for_its_twin_and_reports(world: CoapWorld) -> None:
+    answer = await world.request(aiocoap.GET, "/devices/d1/twin/desired")
+    assert json.loads(answer.payload) == {"version": 0, "delta": {}, "changed_ms": None}
+    await desired(world, interval_s=10, text="x" * 3_000)
+    assert world.store.twins["d1"].ready
+    told = cbor2.loads((await world.request(aiocoap.GET, "/devices/d1/twin/desired", accept=60)).payload)
+    assert (told["version"], told["delta"]["interval_s"], len(told["delta"]["text"])) == (1, 10, 3_000)
+    assert (world.store.twins["d1"].ready, world.store.twins["d1"].told_version) == (False, 1)
+    for payload, content_format in ((b'{"interval_s": 10}', 50), (cbor2.dumps({"text": "x" * 3_000}), 60)):
+        answer = await world.request(
+            aiocoap.POST, "/devices/d1/twin/reported", payload=payload, content_format=content_format
+        )
+        assert answer.code.dotted == "2.04"
+    twin = world.store.twins["d1"]
+    assert twin.reported.values == twin.desired.values
+    assert twin.reported.fields["/text"].by == "coap"
+
+
+@pytest.mark.parametrize(
+    ("path", "payload", "code"),
+    [
+        ("/devices/d1/twin/reported", b"[1]", "4.00"),
+        ("/devices/d1/twin/reported", b"{", "4.00"),
+        ("/devices/d1/twin/reported", b'{"a":' * 20 + b"1" + b"}" * 20, "4.13"),
+        ("/devices/nobody/twin/reported", b"{}", "4.04"),
+        ("/devices/d1/twin/desired", b"{}", "4.04"),
+    ],
+)
+async def test_a_bad_report_changes_nothing(world: CoapWorld, path: str, payload: bytes, code: str) -> None:
+    answer = await world.request(aiocoap.POST, path, payload=payload, content_format=50)
+    assert answer.code.dotted == code
+    assert not world.store.twins
+
+
+async def test_the_answer_to_a_reading_tells_of_the_twin(world: CoapWorld) -> None:
+    await desired(world, a=1)
+    post = {"payload": b'{"t": 1}', "content_format": 50}
+    answer = await world.request(aiocoap.POST, "/sensors/d1?twin", **post)
+    assert json.loads(answer.payload)["delta"] == {"a": 1}
+    await commanded(world, "c1")
+    answer = await world.request(aiocoap.POST, "/sensors/d1?twin&commands", **post)
+    both = json.loads(answer.payload)
+    assert ([c["command_id"] for c in both["commands"]], both["twin"]["version"]) == (["c1"], 1)
+
+
+async def test_a_device_that_observes_its_twin_is_told(world: CoapWorld) -> None:
+    message = aiocoap.Message(code=aiocoap.GET, uri=world.uri("/devices/d1/twin/desired"), observe=0)
+    request = world.client.request(message)
+    async with asyncio.timeout(10):
+        assert json.loads((await request.response).payload)["version"] == 0
+        await desired(world, a=1)
+        world.ready.put_nowait(("d1", TWIN, 0))
+        async for notification in request.observation:
+            assert json.loads(notification.payload)["delta"] == {"a": 1}
+            break
+    request.observation.cancel()
 
 
 async def test_a_device_that_observes_is_told(world: CoapWorld) -> None:

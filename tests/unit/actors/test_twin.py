@@ -17,6 +17,7 @@ from sensorium.actors.messages import (
     Refusal,
     Register,
     TakeTwin,
+    TwinTelling,
     TwinTold,
     TwinUntold,
 )
@@ -180,7 +181,7 @@ def test_where_nobody_listens_it_is_tried_again_by_itself() -> None:
 def test_a_device_that_asks_is_given_it_as_often_as_it_likes() -> None:
     driver = Driver()
     driver.send(Register(DEVICE_ID, TYPE))
-    assert driver.send(TakeTwin(DEVICE_ID)) == Answer(None)
+    assert driver.send(TakeTwin(DEVICE_ID)) == Answer(TwinTelling(0, {}, None))
     desire(driver, a=1)
     for _ in range(2):
         outcome = driver.send(TakeTwin(DEVICE_ID))

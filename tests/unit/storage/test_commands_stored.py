@@ -15,7 +15,10 @@ from sensorium.actors.records import (
     CommandStep,
     Commit,
     PresenceRow,
+    TwinState,
 )
+from sensorium.actors.twin import TWIN
+from sensorium.actors.twin_documents import NOTHING
 from sensorium.storage.command_notices import PgEndedCommands, PgReadyCommands
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import Pool, acquired
@@ -103,5 +106,17 @@ async def test_who_listens_hears_at_once_and_finds_the_rest_in_the_table(log: Pg
         assert await anext(ended) == ["c3"]
         await log.commit(Commit(commands=many))  # more than a notice takes
         assert len(list(await anext(ready))) == 400
+        twin = TwinState("t", NOTHING, NOTHING, ready=True)
+        asks = TwinState("u", NOTHING, NOTHING, ready=True, downlink="coap")
+        await log.commit(Commit(twins=[twin, asks, TwinState("v", NOTHING, NOTHING)]))
+        while not (batch := await anext(ready)):
+            pass
+        assert batch == [("t", TWIN, 0)]
+        asking = PgReadyCommands(dsn, "coap").watch()
+        assert await anext(asking) == [("u", TWIN, 0)]
+        await asking.aclose()
+        again = PgReadyCommands(dsn).watch()
+        assert ("t", TWIN, 0) in await anext(again)
+        await again.aclose()
     await ready.aclose()
     await ended.aclose()
