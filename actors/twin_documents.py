@@ -1,6 +1,6 @@
 """The documents of a twin: how a patch changes one, how that is undone, and what is left to do. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -116,6 +116,22 @@ def undone(document: Document, change: DocumentChange) -> Document:
     undo = change.undo
     fields = {p: f for p, f in (document.fields | undo.fields).items() if f is not None}
     return Document(change.version - 1, merge_patch(document.values, undo.values), fields, undo.changed_ms)
+
+
+def before(changes: Sequence[DocumentChange], present: Document) -> Document:
+    """The document before the first of the changes.
+
+    Args:
+        changes: in the order of their versions, without a gap, up to one with the whole document or up to
+            the present version.
+    """
+    for n, change in enumerate(changes):
+        if change.whole is not None:
+            changes, present = changes[: n + 1], change.whole
+            break
+    for change in reversed(changes):
+        present = undone(present, change)
+    return present
 
 
 def remaining(desired: Mapping[str, Any], reported: Mapping[str, Any]) -> dict[str, Any]:

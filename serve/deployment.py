@@ -53,6 +53,7 @@ from sensorium.storage.spread_reads import (
     SpreadProjections,
     SpreadRegistry,
 )
+from sensorium.storage.twins import Twins
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -136,6 +137,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             projections=SpreadProjections(pools) if spread else Projections(pool),
             commands=commands,
             connections=Connections(pools),
+            twins=Twins(pools),
             waits=waits,
             backtests=Backtests(settings.namespace),
             rules=rules,

@@ -29,20 +29,20 @@ _PROBLEMS: Final = {
 
 
 def answer(
-    schema: type | None,
+    schema: type | dict[str, Any] | None,
     description: str,
     example: Any = None,
     *,
     status: int = 200,
     problems: Iterable[int] = (),
-    more: Mapping[int, tuple[type | None, str, Any]] | None = None,
+    more: Mapping[int, tuple[type | dict[str, Any] | None, str, Any]] | None = None,
 ) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: success, then the problems (422, 429 and 503 go without saying)."""
     documented: dict[int | str, dict[str, Any]] = {}
     for code, (kind, words, shown) in {status: (schema, description, example), **(more or {})}.items():
         documented[code] = {"description": words}
         if kind is not None:
-            content: dict[str, Any] = {"schema": reference(kind)}
+            content: dict[str, Any] = {"schema": kind if isinstance(kind, dict) else reference(kind)}
             if shown is not None:
                 content["example"] = shown
             documented[code]["content"] = {"application/json": content}

@@ -363,3 +363,15 @@ TWIN: Final[dict[str, Any]] = {
     "delta": {"interval_s": 10},
     "told_version": 3,
 }
+TWIN_CHANGE_PAGE: Final[dict[str, Any]] = {
+    "items": [
+        {
+            "document": "desired",
+            "version": 3,
+            "time_ms": _TIME_MS,
+            "by": "api",
+            "patch": {"interval_s": 10, "display": {"brightness": None}},
+        }
+    ],
+    "next": None,
+}

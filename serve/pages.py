@@ -78,6 +78,30 @@ class TwinChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reported: dict[str, Any] | None = None
 
 
+class PastTwin(msgspec.Struct, frozen=True):
+    """A twin as it was at a time, with what was desired and not reported so."""
+
+    device_id: str
+    at_ms: int
+    desired: Document
+    reported: Document
+    delta: dict[str, Any]
+
+
+class TwinChangeItem(msgspec.Struct, frozen=True):
+    """A document of a twin, "desired" or "reported", came to this version by a merge patch."""
+
+    document: str
+    version: int
+    time_ms: int
+    by: str
+    patch: dict[str, Any]
+
+
+class TwinChangePage(Page[TwinChangeItem], frozen=True):
+    """Changes of a twin, newest first."""
+
+
 class DeadLetterItem(msgspec.Struct, frozen=True):
     """A message that could not be used. `payload` holds its first bytes, as text where they are UTF-8 and in
     base64 otherwise (`payload_encoding` says which)."""
@@ -349,6 +373,6 @@ VALUES: tuple[type, ...] = (
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
     ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
-    BacktestBody, BacktestResult, TwinInfo, Document, TwinChange,
+    BacktestBody, BacktestResult, TwinInfo, Document, TwinChange, PastTwin, TwinChangePage,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

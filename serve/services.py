@@ -11,6 +11,7 @@ from sensorium.actors.messages import Message, Outcome
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.actors.twin_documents import Document
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.lorawan.adapter import LorawanAdapter
 from sensorium.ingest.rate_limit import RateLimiter
@@ -183,6 +184,21 @@ class ReadsConnections(Protocol):
     ) -> Any: ...
 
 
+class ReadsTwins(Protocol):
+    """How twins were: what was desired and what was reported at a time, and the changes, newest first."""
+
+    async def at(self, device_id: str, at_ms: int) -> tuple[Document, Document]: ...
+    async def changes(
+        self,
+        device_id: str,
+        document: str | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Any: ...
+
+
 class SteersProjections(Protocol):
     """The projections of the log. A change is False when there is none of the name."""
 
@@ -258,6 +274,7 @@ class Services:
     projections: SteersProjections
     commands: ReadsCommands
     connections: ReadsConnections
+    twins: ReadsTwins
     waits: CommandWaits
     backtests: TriesRules
     now_ms: Callable[[], int]

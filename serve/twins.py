@@ -1,23 +1,47 @@
 """`/api/devices/{id}/twin`: what people want of a device, and what it says of itself."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
+from sensorium.actors.errors import NoHistory
 from sensorium.actors.messages import ChangeTwin, GetTwin
 from sensorium.actors.twin import TwinInfo
-from sensorium.actors.twin_documents import MAX_DEPTH, MAX_DOCUMENT_BYTES, MAX_FIELDS, Document
+from sensorium.actors.twin_documents import (
+    MAX_DEPTH,
+    MAX_DOCUMENT_BYTES,
+    MAX_FIELDS,
+    Document,
+    remaining,
+)
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.replies import check_plain
 from sensorium.serve import examples
 from sensorium.serve.body import json_bytes, parse_value
-from sensorium.serve.describe import answer, body
+from sensorium.serve.describe import answer, body, reference
 from sensorium.serve.devices import MERGE_PATCH
 from sensorium.serve.etags import etag, if_match, unchanged
-from sensorium.serve.pages import TwinChange, json_response
-from sensorium.serve.problems import invalid_body
-from sensorium.serve.query import DevicePath
+from sensorium.serve.pages import (
+    PastTwin,
+    TwinChange,
+    TwinChangeItem,
+    TwinChangePage,
+    json_response,
+    page_response,
+)
+from sensorium.serve.problems import Problem, invalid_body, not_found
+from sensorium.serve.query import (
+    CursorQuery,
+    DevicePath,
+    EndQuery,
+    PageLimitQuery,
+    StartQuery,
+    cursor_in,
+    time_ms,
+    time_range,
+)
 from sensorium.serve.services import Services
 
 PATH: Final = "/api/devices/{device_id}/twin"
@@ -26,6 +50,18 @@ ByQuery = Annotated[
     str,
     Query(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$", description="Who writes it."),
 ]
+
+AtQuery = Annotated[
+    str | None, Query(description="How it was then: ISO 8601 (UTC without offset) or epoch ms.")
+]
+
+
+class DocumentName(StrEnum):
+    """One of the two documents."""
+
+    DESIRED = "desired"
+    REPORTED = "reported"
+
 
 _OBJECT: Final = {"type": "object", "additionalProperties": True}
 _BOUNDS: Final = (
@@ -42,6 +78,10 @@ def routes(services: Services) -> APIRouter:
 
     async def twin_of(device_id: str) -> TwinInfo:
         return msgspec.convert(await ask(GetTwin(device_id), timeout_s), TwinInfo)
+
+    async def known(device_id: str) -> None:
+        if await services.registry.get(device_id) is None:
+            raise not_found(f"no device {device_id} is registered")
 
     async def written(
         device_id: str, request: Request, by: str, change: TwinChange, *, replace: bool
@@ -60,12 +100,59 @@ def routes(services: Services) -> APIRouter:
         PATH,
         response_model=None,
         summary="Look at a twin",
-        responses=answer(TwinInfo, "Both documents.", examples.TWIN, problems=(404,), more=_UNCHANGED),
+        responses=answer(
+            {"oneOf": [reference(TwinInfo), reference(PastTwin)]},
+            "Both documents; with `at` as they were then.",
+            examples.TWIN,
+            problems=(404,),
+            more=_UNCHANGED,
+        ),
     )
-    async def get_twin(device_id: DevicePath, request: Request) -> Response:
-        """From the device itself, with what it has yet to do. `ETag` names this state of both documents."""
-        twin = await twin_of(device_id)
-        return _shown(request, twin, twin.tags[0])
+    async def get_twin(device_id: DevicePath, request: Request, at: AtQuery = None) -> Response:
+        """From the device itself, with what it has yet to do. `ETag` names this state of both documents.
+
+        With `at` from the log, as far as that goes back: `no_history` beyond it.
+        """
+        at_ms = time_ms("at", at)
+        if at_ms is None:
+            twin = await twin_of(device_id)
+            return _shown(request, twin, twin.tags[0])
+        await known(device_id)
+        try:
+            desired, reported = await services.twins.at(device_id, at_ms)
+        except NoHistory as error:
+            raise Problem(404, error.code, str(error)) from None
+        delta = remaining(desired.values, reported.values)
+        return json_response(PastTwin(device_id, at_ms, desired, reported, delta))
+
+    @router.get(
+        f"{PATH}/changes",
+        response_model=None,
+        summary="List a twin's changes",
+        responses=answer(TwinChangePage, "A page, newest first.", examples.TWIN_CHANGE_PAGE, problems=(404,)),
+    )
+    async def list_changes(
+        device_id: DevicePath,
+        request: Request,
+        document: Annotated[DocumentName | None, Query(description="Only of this one.")] = None,
+        start: StartQuery = None,
+        end: EndQuery = None,
+        limit: PageLimitQuery = 100,
+        cursor: CursorQuery = None,
+    ) -> Response:
+        """What was written, when and by whom, as old as retention leaves it."""
+        await known(device_id)
+        start_ms, end_ms = time_range(start, end)
+        page = await services.twins.changes(
+            device_id=device_id,
+            document=None if document is None else str(document),
+            start_ms=start_ms,
+            end_ms=end_ms,
+            after=cursor_in("twin-changes", cursor),
+            limit=limit,
+        )
+        items = [TwinChangeItem(*change) for change in page.items]
+        return page_response(TwinChangePage, request, "twin-changes", items, page.next)
 
     def change_whole(method: str, summary: str, words: str) -> None:
         @router.api_route(

@@ -216,5 +216,6 @@ EXAMPLES = [
     '"delta":{"interval_s":10,"display":{"on":true}}',
     '"delta":{"display":{"on":true}}',
     '"version":2,"values":{"interval_s":20,',
+    '"values":{"interval_s":20,',
 ]
 """Something of what each example of the page prints."""

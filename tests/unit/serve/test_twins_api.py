@@ -117,3 +117,25 @@ async def test_it_survives_the_end_of_its_host_and_rests_while_decommissioned(pl
     assert_problem(await platform.http.patch(f"{PATH}/desired", json={"a": 2}), 409, "conflict")
     await platform.registered()
     assert platform.store.twins["sensor-001"].ready
+
+
+async def test_how_it_was_and_how_it_came_to_be_so(platform: World) -> None:
+    for n in range(3):
+        await platform.http.patch(f"{PATH}/desired?by=p{n}", json={"n": n})
+    await platform.http.patch(f"{PATH}/reported", json={"n": 2})
+    past = (await platform.http.get(PATH, params={"at": NOW_MS})).json()
+    assert (past["at_ms"], past["desired"]["version"], past["delta"]) == (NOW_MS, 3, {})
+    past = (await platform.http.get(PATH, params={"at": NOW_MS - 1})).json()
+    assert (past["desired"]["version"], past["desired"]["values"]) == (0, {})
+    path = f"{PATH}/changes"
+    changes = (await platform.http.get(path, params={"document": "desired", "limit": 2})).json()
+    assert [(c["version"], c["by"], c["patch"]) for c in changes["items"]] == [
+        (1, "p0", {"n": 0}),
+        (2, "p1", {"n": 1}),
+    ]
+    rest = await platform.http.get(path, params={"document": "desired", "cursor": changes["next"]})
+    assert [c["version"] for c in rest.json()["items"]] == [3]
+    for bad in ({"at": "yesterday"}, {"At": "1"}):
+        assert_problem(await platform.http.get(PATH, params=bad), 422, "invalid")
+    for gone in ("?at=5", "/changes"):
+        assert_problem(await platform.http.get(f"/api/devices/nobody/twin{gone}"), 404, "not_found")

@@ -22,6 +22,7 @@ from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.router import Router, Table
 from sensorium.actors.rules import Rule
 from sensorium.actors.testing import MemoryPast, MemoryStore
+from sensorium.actors.twin_documents import NOTHING, Document, DocumentChange, before
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
@@ -32,6 +33,7 @@ from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
 from sensorium.storage.projection import ProjectionStatus
+from sensorium.storage.twins import DOCUMENTS, StoredChange
 
 NOW_MS = 1_704_110_460_000
 AT = "2024-01-01T12:00:00Z"
@@ -204,6 +206,40 @@ class ConnectionSide:
         first = 0 if after is None else int(after)
         rest = said[first + limit :]
         return Page(said[first : first + limit], first + limit if rest else None)
+
+
+@dataclass
+class TwinSide:
+    """Twins as they were, straight from the store's events."""
+
+    store: MemoryStore
+
+    def _events(self, device_id: str, kind: str) -> list[tuple[int, DocumentChange]]:
+        key = device_key(device_id)
+        found = (e for e in self.store.events if e.device == key and e.kind == kind)
+        return [(e.time_ms, msgspec.json.decode(e.body, type=DocumentChange)) for e in found]
+
+    async def at(self, device_id: str, at_ms: int) -> tuple[Document, Document]:
+        state = self.store.twins.get(device_id)
+        desired, reported = [
+            before(
+                [change for time_ms, change in self._events(device_id, f"twin_{name}") if time_ms > at_ms],
+                NOTHING if state is None else getattr(state, name),
+            )
+            for name in DOCUMENTS
+        ]
+        return desired, reported
+
+    async def changes(
+        self, device_id: str, document: str | None, after: Any | None, limit: int, **_: Any
+    ) -> Page[StoredChange]:
+        items = [
+            StoredChange(name, change.version, time_ms, change.by, change.patch)
+            for name in DOCUMENTS
+            if document in (None, name)
+            for time_ms, change in self._events(device_id, f"twin_{name}")
+        ]
+        return page_of(items, lambda c: [c.document, c.version], after, limit)
 
 
 @dataclass
@@ -383,6 +419,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 projections=projections,
                 commands=commands,
                 connections=ConnectionSide(store),
+                twins=TwinSide(store),
                 waits=waits,
                 backtests=backtests,
                 batched=batched,
