@@ -75,6 +75,23 @@ class PlatformApi:
         """Ask for a node to be "drain"ed or "undrain"ed."""
         await self._request("POST", f"/api/nodes/{quote(node_id, safe='')}/{what}", fine=(202,))
 
+    async def bulk_command(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Give in a command to many devices, as `serve.bulk_models.BulkStatus` says it in JSON."""
+        found: dict[str, Any] = (
+            await self._request("POST", "/api/commands/bulk", json=dict(body), fine=(202,))
+        ).json()
+        return found
+
+    async def bulk_job(self, job_id: str) -> dict[str, Any]:
+        """How far it is, as `bulk_command` says it."""
+        path = f"/api/commands/bulk/{quote(job_id, safe='')}"
+        found: dict[str, Any] = (await self._request("GET", path)).json()
+        return found
+
+    async def cancel_bulk_job(self, job_id: str) -> None:
+        """Ask for it to be cancelled."""
+        await self._request("DELETE", f"/api/commands/bulk/{quote(job_id, safe='')}", fine=(202,))
+
     async def projections(self) -> list[dict[str, Any]]:
         """The projections, as `serve.pages.ProjectionItem` says it in JSON."""
         items: list[dict[str, Any]] = (await self._request("GET", "/api/projections")).json()["items"]

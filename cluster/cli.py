@@ -33,6 +33,15 @@ projections = typer.Typer(
 )
 app.add_typer(projections, name="projections")
 
+commands = typer.Typer(
+    help="Have many devices do something.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(commands, name="commands")
+
+JobId = Annotated[str, typer.Argument(help="Of a bulk job, as `send` prints it.")]
+
 ProjectionName = Annotated[str, typer.Argument(help="Such as kafka; see: sensorium projections list.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Where the platform keeps everything.")]
 HttpUrl = Annotated[str, typer.Option("--url", help="The platform's HTTP API.")]
@@ -369,6 +378,50 @@ def restore(
     console = Console(stderr=True)
     done = backups.check(folder, console) if check else backups.put_back(settings, folder, console)
     print(f"{folder}: {backups.told(done)}, {'whole' if check else 'restored'}")
+
+
+@commands.command("send")
+def send_commands(
+    command: Annotated[str, typer.Argument(help="What they shall do.")],
+    select: Annotated[
+        list[str],
+        typer.Option(help="type=TYPE, metadata.KEY=VALUE or id=ID; several add up, of ids each counts."),
+    ],
+    parameter: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; a value is JSON or text.")] = None,
+    per_second: Annotated[float, typer.Option(min=0.1, help="To so many devices a second at most.")] = 100.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds in which a device must answer.")] = 30.0,
+    retries: Annotated[int, typer.Option(min=0, max=10, help="How often a silent device is told again.")] = 0,
+    wait: Annotated[bool, typer.Option(help="Watch it to its end.")] = True,
+    url: HttpUrl = _LOCAL_HTTP,
+) -> None:
+    """Send a command to the active devices of a selection. Exit code 1 unless all of them succeed."""
+    from sensorium.cluster import commanding
+
+    body = {
+        "command": command,
+        "parameters": commanding.parameters(parameter or []),
+        "select": commanding.selection(select),
+        "per_second": per_second,
+        "timeout_s": timeout,
+        "retries": retries,
+    }
+    print(asyncio.run(commanding.send(url, body, Console(stderr=True), wait=wait)))
+
+
+@commands.command("follow")
+def follow_commands(job: JobId, url: HttpUrl = _LOCAL_HTTP) -> None:
+    """Watch what was sent to many devices to its end. Exit code 1 unless all of them succeed."""
+    from sensorium.cluster import commanding
+
+    asyncio.run(commanding.follow(url, job, Console(stderr=True)))
+
+
+@commands.command("cancel")
+def cancel_commands(job: JobId, url: HttpUrl = _LOCAL_HTTP) -> None:
+    """Give it to nobody else, and cancel what is open of it."""
+    from sensorium.cluster import commanding
+
+    asyncio.run(commanding.cancel(url, job))
 
 
 @projections.command("list")

@@ -8,6 +8,7 @@ ClusterError              1: it could not be done
 ├── PlatformFailed        a running platform cannot go on
 ├── DeployFailed          a deployment could not be run, or did not get ready
 ├── PlatformUnreachable   the HTTP API does not answer, or not as it should
+├── CommandsFailed        not every device of a selection did what it was told
 ├── DeliveryFailed        the broker refused a message or did not acknowledge it in time
 └── BadRecording          a row of a recording cannot be sent
 """

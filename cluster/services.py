@@ -1,5 +1,6 @@
 """Services as the coordinator runs them: adapters of the lower rooms, given the router they need."""
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -14,15 +15,20 @@ from sensorium.ingest.coap import CoapServer, CoapSettings
 from sensorium.ingest.downlink import Downlink, DownlinkSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
+from sensorium.serve.spreader import Spreader
+from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgReadyCommands
+from sensorium.storage.commands import PgCommands
+from sensorium.storage.database import close_pool, open_pool
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import RetentionKeeper, RetentionSettings
 from sensorium.storage.rollup_sink import NAME as ROLLUPS
 from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
 from sensorium.storage.rollup_sink import RollupSink
+from sensorium.storage.spread_reads import SpreadCommands
 
-_SERVICES: Final = 6
-"""That use the database, at most: retention, commands, and projections with one to come and go."""
+_SERVICES: Final = 7
+"""That use the database, at most: retention, commands, bulk jobs, and projections with one to come and go."""
 
 
 def api_settings(config: Config, dsn: str) -> ApiSettings:
@@ -111,7 +117,7 @@ class MqttService:
 
 
 class CommandService:
-    """Commands to devices over MQTT, in a process of its own."""
+    """Commands and twins to devices over MQTT, and bulk jobs to many of them, in a process of its own."""
 
     def __init__(self, name: str, settings: DownlinkSettings, dsns: Sequence[str], namespace: str) -> None:
         self._name = name
@@ -124,23 +130,34 @@ class CommandService:
         await self._router.start()
         self._downlink = Downlink(self._settings, self._router, [PgReadyCommands(dsn) for dsn in self._dsns])
         await self._downlink.start()
+        pools = [await open_pool(dsn, 1, "sensorium-bulk-jobs") for dsn in self._dsns]
+        self._pools = pools
+        commands = SpreadCommands(pools) if len(pools) > 1 else PgCommands(pools[0])
+        self._spreader = Spreader(self._router, BulkJobs(pools[0]), commands)
+        self._spreading = asyncio.create_task(self._spreader.run(), name="bulk jobs")
 
     async def ping(self) -> None:
         """Raise what broke it, if something did."""
         self._router.check()
         self._downlink.check()
+        if self._spreading.done() and not self._spreading.cancelled():
+            self._spreading.result()
 
     def statistics(self) -> dict[str, Any]:
-        """Of the downlink, with the router's under "router"."""
+        """Of the downlink, with the router's under "router" and those of bulk jobs under "bulk"."""
         return {
             "name": self._name,
             **msgspec.to_builtins(self._downlink.statistics()),
+            "bulk": self._spreader.statistics(),
             "router": self._router.statistics(),
         }
 
     async def stop(self) -> None:
-        """Claim nothing more, finish what is under way."""
+        """Give out and claim nothing more, finish what is under way."""
+        self._spreading.cancel()
+        await asyncio.gather(self._spreading, return_exceptions=True)
         await self._downlink.stop()
+        await asyncio.gather(*map(close_pool, self._pools))
         await self._router.close()
 
 

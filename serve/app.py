@@ -13,6 +13,8 @@ from sensorium.serve import (
     alarms,
     backtest,
     bulk,
+    bulk_jobs,
+    bulk_models,
     commands,
     connections,
     dead_letters,
@@ -88,6 +90,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(history.routes(services))
     app.include_router(export.routes(services))
     app.include_router(series.routes(services))
+    app.include_router(bulk_jobs.routes(services))
     app.include_router(commands.routes(services))
     app.include_router(twins.routes(services))
     app.include_router(connections.routes(services))
@@ -106,8 +109,11 @@ def build_app(services: Services) -> FastAPI:
         app.router.routes.append(Route(graphql.PATH, api, methods=["GET", "POST"], include_in_schema=False))
         app.router.routes.append(WebSocketRoute(graphql.PATH, api))
     install_handlers(app)
-    bodies: tuple[type[BaseModel], ...] = (DeviceBody, DevicePatch, CommandBody, *alarm_actions.BODIES)
-    install_openapi(app, VALUES, bodies, {**telemetry.SCHEMA, **bulk.SCHEMA})
+    bodies: tuple[type[BaseModel], ...] = (
+        *(DeviceBody, DevicePatch, CommandBody, bulk_models.BulkCommandBody, bulk_models.BulkTwinBody),
+        *alarm_actions.BODIES,
+    )
+    install_openapi(app, (*VALUES, *bulk_models.VALUES), bodies, {**telemetry.SCHEMA, **bulk.SCHEMA})
     app.add_middleware(Inflate, max_bytes=INFLATED_TIMES * services.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
     app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS | {live.PATH})

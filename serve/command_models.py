@@ -45,8 +45,8 @@ Parameters = Annotated[
 ]
 
 
-class CommandBody(BaseModel):
-    """A command to one device."""
+class CommandFields(BaseModel):
+    """What a command is, to whomever."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -63,6 +63,21 @@ class CommandBody(BaseModel):
     retries: Annotated[
         int, Field(ge=0, le=10, description="How often it is told again, by the same id, if it is silent.")
     ] = 0
+
+    def expires_ms(self, now_ms: int) -> int:
+        """From when on the device is not told. Raises a `Problem` if that is past or no time."""
+        if self.expires_at is None:
+            return now_ms + EXPIRES_AFTER_MS
+        expires_ms = time_ms("expires_at", str(self.expires_at))
+        assert expires_ms is not None
+        if not now_ms < expires_ms <= now_ms + MAX_EXPIRES_AFTER_MS:
+            raise invalid_body("must lie in the future, a year at most", "#/expires_at")
+        return expires_ms
+
+
+class CommandBody(CommandFields):
+    """A command to one device."""
+
     idempotency_key: Annotated[
         str | None,
         Field(min_length=1, max_length=256, description="The same key and device: the same command."),
@@ -84,13 +99,3 @@ class CommandBody(BaseModel):
             *(device_id, command_id, self.command, self.parameters, round(self.timeout_s * 1000)),
             *(self.expires_ms(now_ms), self.retries),
         )
-
-    def expires_ms(self, now_ms: int) -> int:
-        """From when on the device is not told. Raises a `Problem` if that is past or no time."""
-        if self.expires_at is None:
-            return now_ms + EXPIRES_AFTER_MS
-        expires_ms = time_ms("expires_at", str(self.expires_at))
-        assert expires_ms is not None
-        if not now_ms < expires_ms <= now_ms + MAX_EXPIRES_AFTER_MS:
-            raise invalid_body("must lie in the future, a year at most", "#/expires_at")
-        return expires_ms

@@ -34,6 +34,7 @@ from sensorium.serve.services import Services
 from sensorium.storage.alarms import Alarms
 from sensorium.storage.archive import Archive
 from sensorium.storage.batched import Batched
+from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgEndedCommands
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.connections import Connections
@@ -138,6 +139,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             commands=commands,
             connections=Connections(pools),
             twins=Twins(pools),
+            jobs=BulkJobs(pool),
             waits=waits,
             backtests=Backtests(settings.namespace),
             rules=rules,

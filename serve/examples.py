@@ -375,3 +375,61 @@ TWIN_CHANGE_PAGE: Final[dict[str, Any]] = {
     ],
     "next": None,
 }
+
+BULK_COMMANDS: Final[dict[str, Any]] = {
+    "of a type and a place": {
+        "command": "set_interval",
+        "parameters": {"seconds": 10},
+        "select": {"device_type": "climate", "metadata": {"site": "a"}},
+        "per_second": 20,
+    },
+    "to these": {"command": "reboot", "select": {"device_ids": ["sensor-001", "sensor-002"]}},
+}
+BULK_TWINS: Final[dict[str, Any]] = {
+    "of a type": {"desired": {"interval_s": 10}, "select": {"device_type": "climate"}, "by": "alice"},
+}
+_BULK_JOB: Final[dict[str, Any]] = {
+    "job_id": "7f3a0c52d1e84b6f9a0b1c2d3e4f5061",
+    "kind": "command",
+    "state": "RUNNING",
+    "created_ms": _TIME_MS,
+    "total": 500,
+    "per_second": 20.0,
+    "spec": {
+        "command": "set_interval",
+        "parameters": {"seconds": 10},
+        "timeout_ms": 30_000,
+        "expires_ms": _TIME_MS + 86_400_000,
+        "retries": 0,
+    },
+}
+BULK_STATUS: Final[dict[str, Any]] = {
+    **_BULK_JOB,
+    "pending": 380,
+    "given": 119,
+    "refused": 1,
+    "cancelled": 0,
+    "commands": {"SUCCEEDED": 112, "SENT": 5, "FAILED": 2},
+    "finished": False,
+    "failures": [
+        {
+            "device_id": "climate-0007",
+            "state": "refused",
+            "reason": "conflict: decommissioned",
+        },
+        {"device_id": "climate-0012", "state": "FAILED", "reason": "stuck"},
+    ],
+}
+BULK_PAGE: Final[dict[str, Any]] = {"items": [_BULK_JOB], "next": None}
+BULK_DEVICES: Final[dict[str, Any]] = {
+    "items": [
+        {
+            "device_id": "climate-0001",
+            "state": "given",
+            "reason": None,
+            "command_id": "018cc251f400a1b2c3d4e5f60718293a",
+            "command_state": "SUCCEEDED",
+        }
+    ],
+    "next": None,
+}

@@ -18,6 +18,7 @@ from sensorium.ingest.rate_limit import RateLimiter
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
 from sensorium.serve.pages import HostList, NodeItem
+from sensorium.storage.bulk_jobs import BulkJob
 from sensorium.storage.history import Buckets
 from sensorium.storage.projection import ProjectionStatus
 
@@ -83,6 +84,7 @@ class ReadsDevices(Protocol):
 
     async def page(self, which: Filter, after: str | None, limit: int) -> DevicePage: ...
     async def get(self, device_id: str) -> Registration | None: ...
+    async def select(self, which: Filter) -> Sequence[str]: ...
 
 
 class ReadsHistory(Protocol):
@@ -174,6 +176,8 @@ class ReadsCommands(Protocol):
         limit: int,
     ) -> Any: ...
     async def get(self, command_id: str) -> Command | None: ...
+    async def find(self, command_ids: Sequence[str]) -> Sequence[Command]: ...
+    async def counts(self, job_id: str) -> Mapping[str, int]: ...
 
 
 class ReadsConnections(Protocol):
@@ -182,6 +186,17 @@ class ReadsConnections(Protocol):
     async def page(
         self, device_id: str, start_ms: int | None, end_ms: int | None, after: Any | None, limit: int
     ) -> Any: ...
+
+
+class KeepsBulkJobs(Protocol):
+    """Bulk jobs, as `storage.bulk_jobs.BulkJobs` has them."""
+
+    async def create(self, job: BulkJob, device_ids: Sequence[str]) -> BulkJob: ...
+    async def get(self, job_id: str) -> BulkJob | None: ...
+    async def page(self, kind: str, after: Any | None, limit: int) -> Any: ...
+    async def counts(self, job_id: str) -> Mapping[str, int]: ...
+    async def items(self, job_id: str, state: str | None, after: Any | None, limit: int) -> Any: ...
+    async def cancel(self, job_id: str) -> None: ...
 
 
 class ReadsTwins(Protocol):
@@ -275,6 +290,7 @@ class Services:
     commands: ReadsCommands
     connections: ReadsConnections
     twins: ReadsTwins
+    jobs: KeepsBulkJobs
     waits: CommandWaits
     backtests: TriesRules
     now_ms: Callable[[], int]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sensorium.actors.errors import SensoriumError
+from sensorium.storage.bulk_jobs import forget_jobs
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.partitions import LOCK_KEY, TABLES, attached, drop_partitions, ensure_partitions
 from sensorium.storage.rollup import LEVELS, Level
@@ -77,6 +78,7 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
             dropped += await _drop_log(connection, settings, table, now - timedelta(days=table_days))
     if settings.raw_days is not None:
         await forget_commands(connection, now - timedelta(days=settings.raw_days))
+        await forget_jobs(connection, now - timedelta(days=settings.raw_days))
     days = dict(settings.rollup_days)
     for level in LEVELS:
         if level.name in days:

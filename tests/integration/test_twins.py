@@ -211,8 +211,10 @@ async def test_the_examples_do_what_the_page_says(
 
 
 EXAMPLES = [
+    # what is desired, of one and of many
     '"values":{"interval_s":10,"display":{"on":true}}',
     '"told_version":',
+    '"kind":"twin","state":"RUNNING"',
     '"delta":{"interval_s":10,"display":{"on":true}}',
     '"delta":{"display":{"on":true}}',
     '"version":2,"values":{"interval_s":20,',

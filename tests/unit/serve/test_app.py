@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sensorium.serve import examples
+from sensorium.serve import bulk_models, examples
 from sensorium.serve.pages import VALUES
 from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.world import AT_MS, World, world
@@ -30,6 +30,15 @@ PATHS = {
     "/api/commands": {"get"},
     "/api/devices/{device_id}/window/{metric}": {"get"},
     "/api/devices/{device_id}/connections": {"get"},
+    **{
+        path: methods
+        for kind in ("commands", "twins")
+        for path, methods in {
+            f"/api/{kind}/bulk": {"get", "post"},
+            f"/api/{kind}/bulk/{{job_id}}": {"get", "delete"},
+            f"/api/{kind}/bulk/{{job_id}}/devices": {"get"},
+        }.items()
+    },
     "/api/devices/{device_id}/twin": {"get", "patch", "put"},
     "/api/devices/{device_id}/twin/changes": {"get"},
     "/api/devices/{device_id}/twin/desired": {"get", "patch", "put"},
@@ -108,12 +117,15 @@ async def test_the_documents_conditions_are_those_that_are_read(platform: World)
 
 
 def test_the_examples_of_answers_are_what_is_answered() -> None:
-    types = {kind.__name__: kind for kind in VALUES}
+    types = {kind.__name__: kind for kind in (*VALUES, *bulk_models.VALUES)}
     for name, example in {
         "DeviceInfo": examples.DEVICE,
         "DevicePage": examples.DEVICES,
         "Latest": examples.LATEST,
         "TwinInfo": examples.TWIN,
+        "BulkStatus": examples.BULK_STATUS,
+        "BulkJobPage": examples.BULK_PAGE,
+        "BulkDevicePage": examples.BULK_DEVICES,
         "TwinChangePage": examples.TWIN_CHANGE_PAGE,
         "Document": examples.TWIN_DOCUMENT,
         "WindowInfo": examples.WINDOW,
@@ -145,7 +157,7 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     for path, methods in PATHS.items():
         for method in methods:
             names = {"device_id": "d", "metric": "m", "rule_id": "r", "alarm_id": "a", "name": "p"}
-            url = path.format(**names, command_id="c", letter_id=1, node_id="0") + "?surprise=1"
+            url = path.format(**names, command_id="c", letter_id=1, node_id="0", job_id="0") + "?surprise=1"
             refused = await platform.http.request(method, url)
             problem = assert_problem(refused, 422, "invalid")
             assert any(error.get("parameter") == "surprise" for error in problem["errors"]), (method, path)

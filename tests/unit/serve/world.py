@@ -1,6 +1,7 @@
 """The app over a real router, a real host and real devices, on the in-memory store. No Ray, no server."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import AlarmEvent
+from sensorium.storage.bulk_jobs import BulkItem, BulkJob
 from sensorium.storage.connections import Connection
 from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
@@ -69,6 +71,9 @@ class ReadSide:
         ids = await self.store.select(which)
         items = [self.store.registrations[device_id] for device_id in ids]
         return page_of(items, lambda r: r.device_id, after, limit)
+
+    async def select(self, which: Filter) -> list[str]:
+        return await self.store.select(which)
 
     async def get(self, device_id: str) -> Registration | None:
         if self.store.down:
@@ -182,6 +187,9 @@ class CommandSide:
     async def get(self, command_id: str) -> Command | None:
         return self.store.commands.get(command_id)
 
+    async def counts(self, job_id: str) -> dict[str, int]:
+        return Counter(str(c.state) for c in self.store.commands.values() if c.job_id == job_id)
+
     async def find(self, command_ids: Sequence[str]) -> list[Command]:
         return [self.store.commands[c] for c in command_ids if c in self.store.commands]
 
@@ -206,6 +214,60 @@ class ConnectionSide:
         first = 0 if after is None else int(after)
         rest = said[first + limit :]
         return Page(said[first : first + limit], first + limit if rest else None)
+
+
+@dataclass
+class JobSide:
+    """Bulk jobs in memory. While it is `crashing`, nobody gets to note how far a job is."""
+
+    jobs: dict[str, BulkJob] = field(default_factory=dict)
+    of_job: dict[str, dict[str, BulkItem]] = field(default_factory=dict)
+    crashing: bool = False
+
+    async def create(self, job: BulkJob, device_ids: Sequence[str]) -> BulkJob:
+        if job.job_id not in self.jobs:
+            self.jobs[job.job_id] = job
+            self.of_job[job.job_id] = {d: BulkItem(d, "pending") for d in device_ids}
+        return self.jobs[job.job_id]
+
+    async def get(self, job_id: str) -> BulkJob | None:
+        return self.jobs.get(job_id)
+
+    async def page(self, kind: str, after: Any | None, limit: int) -> Page[BulkJob]:
+        items = [job for job in self.jobs.values() if job.kind == kind]
+        return page_of(sorted(items, key=lambda j: j.job_id), lambda j: j.job_id, after, limit)
+
+    async def open(self, limit: int) -> list[BulkJob]:
+        return [job for job in self.jobs.values() if job.state in ("RUNNING", "CANCELLING")][:limit]
+
+    async def pending(self, job_id: str, limit: int) -> list[str]:
+        items = self.of_job[job_id].values()
+        return sorted(item.device_id for item in items if item.state == "pending")[:limit]
+
+    async def mark(self, job_id: str, items: Sequence[BulkItem]) -> None:
+        if self.crashing:
+            await asyncio.Event().wait()
+        self.of_job[job_id] |= {item.device_id: item for item in items}
+
+    async def counts(self, job_id: str) -> dict[str, int]:
+        return Counter(item.state for item in self.of_job[job_id].values())
+
+    async def items(self, job_id: str, state: str | None, after: Any | None, limit: int) -> Page[BulkItem]:
+        items = [item for item in self.of_job[job_id].values() if state in (None, item.state)]
+        return page_of(sorted(items), lambda i: i.device_id, after, limit)
+
+    async def cancel(self, job_id: str) -> None:
+        for state in ("RUNNING", "DONE"):
+            await self.finish(job_id, state, "CANCELLING")
+
+    async def drop_pending(self, job_id: str) -> None:
+        for device_id in await self.pending(job_id, 10**6):
+            self.of_job[job_id][device_id] = BulkItem(device_id, "cancelled")
+
+    async def finish(self, job_id: str, before: str, after: str) -> None:
+        job = self.jobs[job_id]
+        if job.state == before:
+            self.jobs[job_id] = msgspec.structs.replace(job, state=after)
 
 
 @dataclass
@@ -372,6 +434,8 @@ class World:
     backtests: BacktestSide
     batched: BatchedSide
     letters: DeadLetterSide
+    jobs: JobSide
+    commands: CommandSide
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -393,6 +457,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     read = ReadSide(store)
     projections = ProjectionSide()
     letters = DeadLetterSide(store)
+    jobs = JobSide()
     commands = CommandSide(store)
     waits = CommandWaits([commands], commands)
     await waits.start()
@@ -420,6 +485,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 commands=commands,
                 connections=ConnectionSide(store),
                 twins=TwinSide(store),
+                jobs=jobs,
                 waits=waits,
                 backtests=backtests,
                 batched=batched,
@@ -434,7 +500,8 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                yield World(http, store, host, read, router, projections, backtests, batched, letters)
+                parts = (read, router, projections, backtests, batched, letters, jobs, commands)
+                yield World(http, store, host, *parts)
     finally:
         store.down = False
         await waits.close()
