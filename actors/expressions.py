@@ -10,7 +10,7 @@ A small grammar that becomes the very conditions of `conditions`, and nothing th
     call       = FUNCTION "(" metric [ "," TIME ] ")"
 
 Functions: avg (mean), min, max, sum, count, stddev over a window; rate; zscore; changed. A metric of another
-name is written in backquotes; `metadata.KEY` is the device's own.
+name is written in backquotes; `metadata.KEY`, `twin.desired.KEY`, `twin.reported.KEY` are the device's own.
 """
 
 import re
@@ -54,6 +54,7 @@ _WINDOW_FUNCTIONS: Final = {
     "stddev": "stddev",
 }
 _FUNCTIONS: Final = (*_WINDOW_FUNCTIONS, "rate", "zscore", "changed")
+_OWN: Final = ("metadata.", "twin.desired.", "twin.reported.")
 _WORDS: Final = {"and", "or", "not", "for", "between", "times", "within", "true", "false"}
 _OPERATORS: Final = {op.value for op in Operator} | {"="}
 _FLIPPED: Final = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "==": "==", "!=": "!="}
@@ -236,12 +237,12 @@ class _Parser:
             number = self._number()
             if not self._sign("*"):
                 return number
-            name = self._name("a metric or metadata is needed after *")
+            name = self._name("a metric, metadata or the twin is needed after *")
             return self._reference(name, number)
         name = self._name("a metric, a number or a function is needed")
         if self._sign("("):
             return self._call(name, token.column)
-        if name.startswith("metadata.") or self._here.text in ("+", "-", "*"):
+        if name.startswith(_OWN) or self._here.text in ("+", "-", "*"):
             factor = 1.0
             if self._sign("*"):
                 factor = self._number()
@@ -255,6 +256,8 @@ class _Parser:
             offset = sign * self._number()
         if name.startswith("metadata."):
             return Reference(metadata=name.partition(".")[2], factor=factor, offset=offset)
+        if name.startswith(_OWN):
+            return Reference(twin=name.partition(".")[2], factor=factor, offset=offset)
         return Reference(metric=name, factor=factor, offset=offset)
 
     def _call(self, function: str, column: int) -> _Call:

@@ -42,6 +42,10 @@ MAX_WAIT_MS: Final = 3_600_000
 """Between two tellings of one delta to a device that does not report it so; each wait is twice the last."""
 
 
+_NOTHING_LEFT: Final[dict[str, Any]] = {}
+"""Shared by the many devices without a delta; never written to."""
+
+
 class TwinInfo(msgspec.Struct, frozen=True):
     """A device's twin, for people.
 
@@ -76,7 +80,7 @@ class Twin:
         """Also as the log has them."""
         self.state = state
         self.timer = timer
-        self._delta: dict[str, Any] = {}
+        self._delta = _NOTHING_LEFT
         if state is not None:
             self._delta = remaining(state.desired.values, state.reported.values)
         self._listen()

@@ -27,17 +27,23 @@ class Operator(StrEnum):
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A limit that each device has its own of: `factor` × the number + `offset`.
 
-    The number is either an entry of the device's `metadata` or the newest value of another `metric`. A bool
-    or text is taken as it is. While the device has none, the condition cannot tell.
+    The number is an entry of the device's `metadata`, the newest value of another `metric`, or a field of its
+    `twin`, such as "desired.limits.high" or "reported.mode" (dots lead into objects). A bool or text is taken
+    as it is. While the device has none, the condition cannot tell.
     """
 
     metadata: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     metric: Metric | None = None
     factor: float = 1.0
     offset: float = 0.0
+    twin: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
     def __str__(self) -> str:
-        name = f"metadata.{self.metadata}" if self.metadata is not None else str(self.metric)
+        name = str(self.metric)
+        if self.metadata is not None:
+            name = f"metadata.{self.metadata}"
+        elif self.twin is not None:
+            name = f"twin.{self.twin}"
         scaled = name if self.factor == 1.0 else f"{self.factor:g} * {name}"
         return (
             scaled if not self.offset else f"{scaled} {'+' if self.offset > 0 else '-'} {abs(self.offset):g}"
@@ -343,7 +349,11 @@ def parts_of(condition: AnyCondition) -> list[tuple[str, AnyCondition]]:
 
 
 def _reference_problem(reference: Reference) -> tuple[str, str] | None:
-    given: list[Any] = [reference.metadata, reference.metric]
-    if given.count(None) != 1:
-        return "value", "a reference names either metadata or a metric"
+    given: list[Any] = [reference.metadata, reference.metric, reference.twin]
+    if given.count(None) != 2:
+        return "value", "a reference names one of metadata, a metric and a field of the twin"
+    if reference.twin is not None:
+        document, *steps = reference.twin.split(".")
+        if document not in ("desired", "reported") or not steps or not all(steps):
+            return "value", "a field of the twin is named as desired.KEY or reported.KEY"
     return None

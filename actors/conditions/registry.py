@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol, TypeVar
 from sensorium.actors.conditions.kinds import AnyCondition, Condition, Operator, Reference
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import MetricSet
+from sensorium.actors.twin_documents import Document
 from sensorium.actors.windows import Window
 
 try:
@@ -30,12 +31,31 @@ __all__ = [
 ]
 
 
+class Documents(Protocol):
+    """Both documents of a twin."""
+
+    @property
+    def desired(self) -> Document:
+        """What people want of the device."""
+        ...
+
+    @property
+    def reported(self) -> Document:
+        """What the device says of itself."""
+        ...
+
+
 class Memory(Protocol):
     """What a test may look at: the device as it was before the reading under test."""
 
     latest: list[Value | None]
     latest_ms: list[int]
     windows: tuple[Window, ...]
+
+    @property
+    def twin(self) -> Documents:
+        """What is desired of it and what it reports."""
+        ...
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -102,6 +122,17 @@ def compile_limit(reference: Reference, metrics: MetricSet) -> Limit | None:
     if reference.metadata is not None:
         name = reference.metadata
         return lambda values, memory: scaled(memory.metadata.get(name))
+    if reference.twin is not None:
+        document, *steps = reference.twin.split(".")
+
+        def of_twin(values: Sequence[Any], memory: Memory) -> Any:
+            twin = memory.twin
+            found: Any = (twin.desired if document == "desired" else twin.reported).values
+            for step in steps:
+                found = found.get(step) if isinstance(found, dict) else None
+            return scaled(found)
+
+        return of_twin
     position = metrics.index.get(reference.metric or "")
     if position is None:
         return None

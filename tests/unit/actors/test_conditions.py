@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sensorium.actors.conditions import describe, validate
 from sensorium.actors.conditions.hours import opening
 from sensorium.actors.errors import InvalidMessage
-from sensorium.actors.messages import Patch, RefreshRules
+from sensorium.actors.messages import ChangeTwin, Patch, RefreshRules
 from sensorium.actors.profile import Profile, WindowSpec
 from sensorium.actors.recovery import take_snapshot
 from sensorium.actors.rules import (
@@ -122,6 +122,32 @@ class TestReference:
         assert d.alarms == [RAISED]
         d.read({"a": 6.0, "b": 7.0}, 3000)
         assert d.alarms == [RAISED, ENDED]
+
+    def test_to_the_twin(self):
+        limit = Reference(twin="desired.limits.high", offset=1.0)
+        mode = Threshold("mode", Operator.NE, Reference(twin="reported.mode"))
+        rules = [make_rule(Threshold("t", Operator.GT, limit)), make_rule(mode, "r2")]
+        d = Driver(around_of(*rules))
+        d.read({"t": 1e6, "mode": "x"}, 0)
+        assert d.alarms == [], "nothing is desired or reported yet"
+        d.send(ChangeTwin(DEVICE_ID, {"limits": {"high": 10}}, {"mode": "eco"}))
+        d.read({"t": 11.0, "mode": "eco"}, 1000)
+        assert d.alarms == []
+        d = d.recovered()
+        d.read({"t": 11.5, "mode": "eco"}, 2000)
+        assert d.alarms == [RAISED]
+        d.read({"t": 11.0, "mode": "full"}, 3000)
+        assert d.alarms == [RAISED, ENDED, ("r2", "ACTIVE", None)]
+        d.send(ChangeTwin(DEVICE_ID, {"limits": 5}))
+        d.read({"t": 1e6, "mode": "full"}, 4000)
+        assert len(d.alarms) == 3, "what is not there is no limit"
+        assert d.log.alarms[0].detail == "t > twin.desired.limits.high + 1"
+
+    @pytest.mark.parametrize("twin", ["desired", "desired.", "wanted.a", "desired..a"])
+    def test_to_no_field_of_the_twin(self, twin):
+        rule = make_rule(Threshold("t", Operator.GT, Reference(twin=twin)))
+        with pytest.raises(InvalidMessage, match="named as desired"):
+            validate(rule.spec)
 
     def test_of_text(self):
         d = Driver(around_of(make_rule(Threshold("mode", Operator.NE, Reference(metadata="mode")))))
