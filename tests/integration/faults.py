@@ -83,6 +83,19 @@ async def kill_coordinator(target: Target) -> None:
     await _kill(COORDINATOR)
 
 
+async def kill_dispatcher(target: Target) -> None:
+    """SIGKILL to what tells devices of commands and twins over MQTT, and gives bulk jobs out."""
+    await _kill("commands-0.")
+
+
+async def kill_api(target: Target) -> None:
+    """SIGKILL to a replica of the API."""
+    processes = await asyncio.to_thread(target.platform.processes)
+    replicas = [p for p in processes if "ServeReplica:sensorium:api" in "".join(p.cmdline())]
+    assert replicas, "no replica of the API"
+    replicas[0].kill()
+
+
 async def kill_database(target: Target) -> None:
     """SIGKILL to the database server."""
     postmaster(target.platform).kill()

@@ -1,9 +1,7 @@
 """Commands to many devices on a real platform, and every process killed while they are given out."""
 
 import asyncio
-import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,12 +12,20 @@ import httpx
 import pytest
 from commanded import commanded
 from conftest import Eventually
-from faults import pids, postmaster
+from faults import (
+    Fault,
+    Target,
+    kill_api,
+    kill_coordinator,
+    kill_database,
+    kill_dispatcher,
+    kill_host,
+    restart_broker,
+)
 from platform_process import PlatformProcess
 from real_mosquitto import RealMosquitto
 
 from sensorium.actors.fleet import Fleet
-from sensorium.actors.runtime import COORDINATOR
 from sensorium.ingest.mqtt_address import BrokerAddress
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -84,32 +90,11 @@ async def test_all_of_a_type_do_it(
         assert await told_once(api, job_id, ids, devices.ids()) == {"SUCCEEDED": DEVICES}
 
 
-def kill(name: str) -> Callable[[PlatformProcess], None]:
-    """SIGKILL to an actor by the beginning of its name."""
-
-    def do(_: PlatformProcess) -> None:
-        os.kill(min(pids(name).values()), signal.SIGKILL)
-
-    return do
-
-
-def kill_api(platform: PlatformProcess) -> None:
-    """SIGKILL to a replica of the API."""
-    replicas = [p for p in platform.processes() if "ServeReplica:sensorium:api" in "".join(p.cmdline())]
-    assert replicas
-    replicas[0].kill()
-
-
-def kill_database(platform: PlatformProcess) -> None:
-    """SIGKILL to the database server."""
-    postmaster(platform).kill()
-
-
 @pytest.mark.parametrize(
     ("name", "kills"),
     [
-        ("bulk-control", [kill("commands-0."), kill_api, kill(COORDINATOR)]),
-        ("bulk-data", [kill_database, kill("host-0."), None]),
+        ("bulk-control", [kill_dispatcher, kill_api, kill_coordinator]),
+        ("bulk-data", [kill_database, kill_host, restart_broker]),
     ],
 )
 async def test_whoever_is_killed_each_device_is_told_once(
@@ -120,20 +105,16 @@ async def test_whoever_is_killed_each_device_is_told_once(
     fleet: Fleet,
     eventually: Eventually,
     name: str,
-    kills: list[Callable[[PlatformProcess], None] | None],
+    kills: list[Fault],
 ) -> None:
-    """None: the broker is stopped and started."""
     ids = await registered(api, name)
     async with commanded(broker, name, *ids) as devices:
         job_id = await given(api, name, timeout_s=20, per_second=8)
         for n, do in enumerate(kills):
             enough = DEVICES * (n + 1) // (len(kills) + 2)
             await eventually(_count(devices), lambda count, e=enough: count >= e, 60.0)
-            if do is not None:
-                await asyncio.to_thread(do, platform)
-            elif mosquitto is not None:
-                await asyncio.to_thread(mosquitto.stop)
-                await asyncio.to_thread(mosquitto.start)
+            if do is not restart_broker or mosquitto is not None:
+                await do(Target(platform, mosquitto))
         await eventually(status(api, job_id), lambda s: s.get("finished"), 90.0)
         counts = await told_once(api, job_id, ids, devices.ids())
     # What was between its claim and the broker, or had no way to answer, ends by its timeout.
