@@ -34,6 +34,9 @@ CommandPath = Annotated[
 ]
 StateQuery = Annotated[CommandState | None, Query(description="Only those in this state.")]
 NameQuery = Annotated[str | None, Query(min_length=1, max_length=128, description="Only this command.")]
+JobQuery = Annotated[
+    str | None, Query(min_length=1, max_length=64, description="Only those of this bulk job.")
+]
 
 
 def routes(services: Services) -> APIRouter:
@@ -126,13 +129,14 @@ def routes(services: Services) -> APIRouter:
         request: Request,
         state: StateQuery = None,
         command: NameQuery = None,
+        job_id: JobQuery = None,
         start: StartQuery = None,
         end: EndQuery = None,
         limit: PageLimitQuery = 100,
         cursor: CursorQuery = None,
     ) -> Response:
         """Of all devices. Filters add up."""
-        return await _page(request, None, state, command, start, end, limit, cursor)
+        return await _page(request, None, state, command, start, end, limit, cursor, job_id)
 
     async def _page(
         request: Request,
@@ -143,13 +147,14 @@ def routes(services: Services) -> APIRouter:
         end: str | None,
         limit: int,
         cursor: str | None,
+        job_id: str | None = None,
     ) -> Response:
         start_ms, end_ms = time_range(start, end)
         page = await commands.page(
             device_id=device_id,
             state=None if state is None else str(state),
             command=command,
-            job_id=None,
+            job_id=job_id,
             start_ms=start_ms,
             end_ms=end_ms,
             after=cursor_in("commands", cursor),

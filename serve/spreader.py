@@ -31,7 +31,7 @@ JOBS_AT_ONCE: Final = 8
 BATCH: Final = 200
 """Devices between two notes of how far a job is, at most."""
 BATCH_S: Final = 0.5
-"""And how long a batch takes, about: a job that is cancelled stops as soon."""
+"""And how long a batch takes, about: so long after a cancellation devices may still have it."""
 CANCEL_PAGE: Final = 500
 MAX_CANCEL_ROUNDS: Final = 1_000
 """Pages of open commands that are cancelled before the next look."""
@@ -93,7 +93,9 @@ class Spreader:
                 except LogUnavailable:
                     jobs = []  # the next look is due soon
                 for job in jobs:
-                    if job.job_id not in self._running and len(self._running) < JOBS_AT_ONCE:
+                    # Cancelling is short, and must not wait for what it is to end.
+                    room = job.state == CANCELLING or len(self._running) < JOBS_AT_ONCE
+                    if job.job_id not in self._running and room:
                         self._running.add(job.job_id)
                         tasks.create_task(self._work(job), name=f"bulk job {job.job_id}")
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -112,6 +114,8 @@ class Spreader:
         next_s = clock_s()
         begun = False
         while True:
+            # Waited for before it is asked whether the job goes on, so that nobody has it after a cancellation.
+            await asyncio.sleep(max(0.0, next_s - clock_s()))
             now = await self._jobs.get(job.job_id)
             if now is None or now.state != RUNNING:
                 return

@@ -105,11 +105,11 @@ class BulkJobs:
         return Page(jobs, [jobs[-1].created_ms, jobs[-1].job_id] if len(rows) > limit else None)
 
     async def open(self, limit: int) -> list[BulkJob]:
-        """Those that somebody has to work on, the oldest first."""
+        """Those that somebody has to work on: to be cancelled or given out, the oldest first."""
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
                 f"SELECT {_JOB} FROM bulk_jobs WHERE state IN ('RUNNING', 'CANCELLING')"
-                " ORDER BY created_at, job_id LIMIT $1",
+                " ORDER BY state, created_at, job_id LIMIT $1",
                 limit,
             )
         return [_job(row) for row in rows]

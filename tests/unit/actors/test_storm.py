@@ -4,7 +4,8 @@ Real hosts, routers and coordinators; network, database and time are `weather`'s
 hold is looked at in every commit, acknowledgement and answer (`witness`): one committer a shard and epoch,
 nothing acknowledged is lost, nothing is stored twice, each device in its order, no offset left out, nothing
 read that is older than what was acknowledged. And whenever the weather calms down, every shard is owned
-again and everything sent is acknowledged, in time.
+again, everything sent is acknowledged, and each device has been told the newest of what is desired of it, in
+time.
 
 A seed that fails is named and runs the same way again:
 
@@ -24,7 +25,7 @@ from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
 from sensorium.actors.errors import Refused, Unavailable
 from sensorium.actors.host import HostSettings
-from sensorium.actors.messages import GetLatest
+from sensorium.actors.messages import ChangeTwin, ClaimTwin, GetLatest, TwinTold
 from sensorium.actors.router import Router
 from sensorium.actors.testing import MemoryStore
 from tests.unit.actors.test_runtime import abandon, assert_log_is_sound, platform
@@ -42,6 +43,7 @@ STEPS: Final = 25
 OWNED_AGAIN_S: Final = 12.0
 """After bad weather: what waits for an answer that got lost has to give up first."""
 DELIVERED_S: Final = 40.0
+TOLD_S: Final = 20.0
 
 _seed = os.environ.get("SENSORIUM_SEED")
 SEEDS = [int(_seed)] if _seed else range(int(os.environ.get("SENSORIUM_SEEDS", FEW_SEEDS)))
@@ -64,6 +66,11 @@ class World:
         self.transport = StormyTransport(self.weather)
         self.routers = [Router(f"sender-{n}", self.transport) for n in range(2)]
         self.sent = [{f"device-{n}-{i}": 0 for i in range(8)} for n in range(2)]
+        self.wishes = random.Random(seed ^ 0x7717)
+        self.desired: dict[str, int] = {}
+        """The number that was desired last of each device, acknowledged or not."""
+        self.told: dict[str, int] = {}
+        """And the one that it was told last."""
         factories = StormyPorts(self.store, self.weather)
         activation = ActivationSettings(snapshot_every_turns=7, snapshot_every_s=1.0, max_active=6)
         settings = HostSettings(auto_register_as="generic", activation=activation)
@@ -118,6 +125,36 @@ class World:
                 lambda token, outcome: self.store.acknowledged(*token, outcome),
                 (device, number),
             )
+
+    def wish(self) -> None:
+        """Desire something of a device that is known."""
+        known = [device for device, number in self.store.acked.items() if number]
+        if not known:
+            return
+        device = self.wishes.choice(known)
+        number = self.desired[device] = self.desired.get(device, 0) + 1
+        message = ChangeTwin(device, desired={"n": number})
+        self._router_of(device).message(message, self.store.granted, (device, number))
+
+    async def tell(self) -> None:
+        """A dispatcher's look: tell those that may be told. It may end before it says so, or be late."""
+        for device in sorted(device for device, twin in self.store.twins.items() if twin.ready):
+            known = self.store.wished[device]
+            router = self._router_of(device)
+            try:
+                telling = await router.ask(ClaimTwin(device))
+            except (Unavailable, Refused):
+                continue
+            if telling is None:
+                continue
+            number = telling["delta"]["n"]
+            self.store.answered(device, known, number)
+            self.told[device] = max(number, self.told.get(device, 0))  # a device ignores older versions
+            if self.wishes.random() < 0.7:
+                router.message(TwinTold(device, telling["version"]), lambda *_: None, None)
+
+    def _router_of(self, device: str) -> Router:
+        return self.routers[0 if device in self.sent[0] else 1]
 
     async def read(self) -> None:
         """Ask for a device's latest value, as a person would."""
@@ -213,6 +250,11 @@ async def recovered(world: World) -> None:
     world.store.check()
     for router in world.routers:
         router.check()
+    async with asyncio.timeout(TOLD_S):
+        while any(twin.ready for twin in world.store.twins.values()):
+            await world.tell()
+            await asyncio.sleep(0.1)
+    assert world.told == world.desired == world.store.wished
     sent = {device: number for devices in world.sent for device, number in devices.items() if number}
     assert sent == {device: number for device, number in world.store.acked.items() if number}
 
@@ -225,6 +267,10 @@ async def storm(seed: int) -> None:
         for _ in range(ROUNDS):
             for _ in range(STEPS):
                 world.send(world.rng.randrange(8))
+                if world.wishes.random() < 0.5:
+                    world.wish()
+                if world.wishes.random() < 0.3:
+                    world.later(world.tell())
                 if world.rng.random() < 0.7:
                     await turn_bad(world)
                 for _ in range(world.rng.randrange(3)):

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from sensorium.actors.messages import Accepted, Duplicate
+from sensorium.actors.messages import Accepted, Answer, Duplicate
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Commit
 from sensorium.actors.testing import MemoryStore
@@ -21,6 +21,8 @@ class Witness(MemoryStore):
         self.violations: list[str] = []
         self.acked: dict[str, int] = defaultdict(int)
         """The newest number that was acknowledged, by device."""
+        self.wished: dict[str, int] = defaultdict(int)
+        """The newest number of which it was acknowledged that it is desired, by device."""
         self._stored: dict[int, int] = defaultdict(int)
         self._committer: dict[tuple[int, int], int] = {}
         self._newest_epoch: dict[int, int] = {}
@@ -38,6 +40,15 @@ class Witness(MemoryStore):
         if self.acked[device_id] != number - 1:
             self.violations.append(f"{number} acknowledged after {self.acked[device_id]}: {device_id}")
         self.acked[device_id] = number
+
+    def granted(self, wish: tuple[str, int], outcome: Any) -> None:
+        """Somebody was told that a number is desired of a device from now on."""
+        device_id, number = wish
+        if not isinstance(outcome, Answer):
+            self.violations.append(f"{number} desired of {device_id} was answered by {outcome}")
+        if self.twins[device_id].desired.values["n"] < number:
+            self.violations.append(f"acknowledged and not stored: {number} desired of {device_id}")
+        self.wished[device_id] = max(number, self.wished.get(device_id, 0))
 
     def answered(self, device_id: str, known: int, value: float) -> None:
         """A reader was told the latest value; `known` had been acknowledged before it asked."""
@@ -59,6 +70,12 @@ class Witness(MemoryStore):
             if row.key <= self._stored[row.device]:
                 self.violations.append(f"stored {row.key} after {self._stored[row.device]}: {row.device}")
             self._stored[row.device] = row.key
+        versions = {device_id: twin.desired.version for device_id, twin in self.twins.items()}
+        for twin in commit.twins:
+            before = versions.get(twin.device_id, 0)
+            if twin.desired.version not in (before, before + 1):
+                self.violations.append(f"version {twin.desired.version} after {before}: {twin.device_id}")
+            versions[twin.device_id] = twin.desired.version
         super()._write(commit, incarnation)
 
     def _own(self, shard: int, epoch: int, incarnation: int) -> None:

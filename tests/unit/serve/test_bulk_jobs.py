@@ -91,6 +91,9 @@ async def test_each_chosen_device_is_given_it_and_failures_are_listed(platform: 
     assert items[4]["command_id"] == command_id_of(job_id, IDS[4])
     refused = (await platform.http.get(path, params={"state": "refused"})).json()["items"]
     assert [item["device_id"] for item in refused] == [IDS[3]]
+    of_job = (await platform.http.get("/api/commands", params={"job_id": job_id, "state": "FAILED"})).json()
+    assert [c["job_id"] for c in of_job["items"]] == [job_id]
+    assert (await platform.http.get("/api/commands", params={"job_id": "0"})).json()["items"] == []
     listed = (await platform.http.get(COMMANDS)).json()["items"]
     assert [job["job_id"] for job in listed] == [job_id]
 

@@ -40,6 +40,8 @@ async def test_the_way_of_a_job(pool: Pool) -> None:
     await jobs.cancel("a")
     [open_] = await jobs.open(10)
     assert open_.state == "CANCELLING"
+    await jobs.create(job("0", -1), ids)
+    assert [o.job_id for o in await jobs.open(10)] == ["a", "0"], "who is to be cancelled does not wait"
     await jobs.drop_pending("a")
     assert (await jobs.counts("a"))["cancelled"] == 3
     with pytest.raises(InvalidMessage):
