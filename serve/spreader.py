@@ -114,7 +114,7 @@ class Spreader:
         next_s = clock_s()
         begun = False
         while True:
-            # Waited for before it is asked whether the job goes on, so that nobody has it after a cancellation.
+            # Before it is asked whether the job goes on, so that nobody has it after a cancellation.
             await asyncio.sleep(max(0.0, next_s - clock_s()))
             now = await self._jobs.get(job.job_id)
             if now is None or now.state != RUNNING:
