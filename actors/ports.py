@@ -101,11 +101,11 @@ class RuleSource(Protocol):
 class RuleStore(RuleSource, Protocol):
     """The rules, to be changed too. Specs are taken as valid (see `conditions.validate`)."""
 
-    async def create(self, spec: RuleSpec) -> Rule:
-        """Store a new rule."""
+    async def create(self, spec: RuleSpec, by: str = "") -> Rule:
+        """Store a new rule. `by` says who wants it."""
         ...
 
-    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+    async def replace(self, rule_id: str, spec: RuleSpec, by: str = "") -> Rule | None:
         """The rule's next version; None when there is no such rule."""
         ...
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from sensorium.actors.actions import Actions, Limits
 from sensorium.actors.conditions.kinds import All as All
 from sensorium.actors.conditions.kinds import AnyCondition
 from sensorium.actors.conditions.kinds import Changed as Changed
@@ -54,10 +55,14 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The severity that an alarm of the rule has while this condition holds too."""
+    """The severity that an alarm of the rule has while this condition holds too.
+
+    `actions` are done for an alarm of this severity, besides those of the rule.
+    """
 
     severity: Severity
     condition: Condition
+    actions: Actions = ()
 
 
 class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +96,8 @@ class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             them counts. The alarm changes its severity with each reading that tells.
         escalation: what becomes of the alarm while it is active and not acknowledged, each step worse than
             the one before. A shelved alarm waits.
+        actions: what is done when something happens to an alarm of the rule.
+        limits: how much of it is told.
         expression: what `condition` was written as, if as an expression; for people only.
     """
 
@@ -104,6 +111,8 @@ class RuleSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     clear: Condition | None = None
     levels: Annotated[tuple[Level, ...], Meta(max_length=4)] = ()
     escalation: Annotated[tuple[Escalation, ...], Meta(max_length=4)] = ()
+    actions: Actions = ()
+    limits: Limits = Limits()
     expression: str = ""
     enabled: bool = True
 

@@ -106,7 +106,7 @@ class MemoryStore(MemoryMembers):
         finally:
             self._listeners.discard(changed)
 
-    async def create(self, spec: RuleSpec) -> Rule:
+    async def create(self, spec: RuleSpec, by: str = "") -> Rule:
         """As `RuleStore` says."""
         await self._turn()
         now_ms = self._now_ms()
@@ -114,7 +114,7 @@ class MemoryStore(MemoryMembers):
         self.set_rules([*self._rules.values(), rule])
         return rule
 
-    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+    async def replace(self, rule_id: str, spec: RuleSpec, by: str = "") -> Rule | None:
         """As `RuleStore` says."""
         await self._turn()
         rule = self._rules.get(rule_id)

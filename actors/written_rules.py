@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from sensorium.actors.actions import Actions, Limits
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.expressions import MAX_CHARACTERS, Parsed, parse_expression
 from sensorium.actors.rules import Condition, Escalation, Level, Name, RuleSpec, Scope, Severity, Times
@@ -25,6 +26,8 @@ class WrittenRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     clear: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | Condition | None = None
     levels: Annotated[tuple[Level, ...], Meta(max_length=4)] = ()
     escalation: Annotated[tuple[Escalation, ...], Meta(max_length=4)] = ()
+    actions: Actions = ()
+    limits: Limits = Limits()
     enabled: bool = True
 
     def spec(self) -> RuleSpec:
@@ -49,6 +52,8 @@ class WrittenRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             clear=clear,
             levels=self.levels,
             escalation=self.escalation,
+            actions=self.actions,
+            limits=self.limits,
             expression=self.expression,
             enabled=self.enabled,
         )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from sensorium.actors.profile import Profiles
 from sensorium.cluster import explain, sections, tracked_yaml, urls
+from sensorium.cluster.action_section import Actions
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.lorawan_section import Lorawan
 from sensorium.cluster.sections import Section
@@ -35,6 +36,7 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "TIMESERIES_DB_URL": ("timeseries", "url"),
     "INFLUXDB_TOKEN": ("timeseries", "token"),
     "KAFKA_BROKERS": ("streaming", "brokers"),
+    "SMTP_PASSWORD": ("actions", "smtp_password"),
     "DEVICE_CA_CERT_PATH": ("security", "device_ca_cert_path"),
     "DEVICE_CA_KEY_PATH": ("security", "device_ca_key_path"),
     "ENCRYPTION_KEY": ("security", "encryption_key"),
@@ -61,6 +63,7 @@ class Config(Section):
     profiles: dict[TypeName, sections.DeviceType] = Field(default_factory=dict)
     timeseries: Timeseries = Field(default_factory=Timeseries)
     streaming: Streaming = Field(default_factory=Streaming)
+    actions: Actions = Field(default_factory=Actions)
     edge: sections.Edge = sections.Edge()
     security: sections.Security = sections.Security()
     analytics: sections.Analytics = sections.Analytics()

@@ -32,6 +32,7 @@ from sensorium.actors.runtime import (
     start_coordinator,
 )
 from sensorium.cluster import urls
+from sensorium.cluster.actions import action_services
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.errors import AlreadyRunning
@@ -301,6 +302,7 @@ class Platform:
                 self._commands(mqtt, dsns),
                 *storage_services(config, dsns),
                 *stream_services(config, dsns, NAMESPACE),
+                *action_services(config, address, dsns, NAMESPACE),
             ],
         )
         self._coordinator = start_coordinator(spec)

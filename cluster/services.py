@@ -16,6 +16,7 @@ from sensorium.ingest.downlink import Downlink, DownlinkSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
 from sensorium.serve.spreader import Spreader
+from sensorium.storage.action_sink import NAME as ACTIONS
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.commands import PgCommands
@@ -27,8 +28,9 @@ from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
 from sensorium.storage.rollup_sink import RollupSink
 from sensorium.storage.spread_reads import SpreadCommands
 
-_SERVICES: Final = 7
-"""That use the database, at most: retention, commands, bulk jobs, and projections with one to come and go."""
+_SERVICES: Final = 11
+"""That use the database, at most: retention, commands, bulk jobs, projections with one to come and go, and
+actions, which have as many connections as four."""
 
 
 def api_settings(config: Config, dsn: str) -> ApiSettings:
@@ -43,6 +45,7 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         max_subscribers=config.http.max_subscribers,
         lorawan=config.lorawan.settings(),
         limit=config.ingest.limit(),
+        webhook_schemes=tuple(config.actions.webhook_schemes),
     )
 
 
@@ -77,7 +80,9 @@ def retention_settings(config: Config) -> RetentionSettings:
     return RetentionSettings(
         keep.raw_days,
         tuple((level, n) for level, n in days.items() if n is not None),
-        ((ROLLUPS,) if config.storage.rollups else ()) + projections(config),
+        ((ROLLUPS,) if config.storage.rollups else ())
+        + ((ACTIONS,) if config.actions.enabled else ())
+        + projections(config),
         config.timeseries.hot_days if config.timeseries.url is not None else None,
     )
 

@@ -116,7 +116,8 @@ class Streaming(Section):
         """Whether there is anything to write."""
         return self.brokers is not None and bool(self.sink().topics)
 
-    def _client(self) -> KafkaSettings:
+    def client(self) -> KafkaSettings:
+        """Where the brokers are, for whoever speaks to them."""
         ca_file, cert_file, key_file = (
             None if file is None else str(file.absolute())
             for file in (self.ca_file, self.cert_file, self.key_file)
@@ -136,7 +137,7 @@ class Streaming(Section):
     def sink(self) -> KafkaSinkSettings:
         """As the projection takes it."""
         return KafkaSinkSettings(
-            client=self._client(),
+            client=self.client(),
             readings_topic=self.readings_topic,
             alerts_topic=self.alerts_topic,
             commands_topic=self.commands_topic,
@@ -150,5 +151,5 @@ class Streaming(Section):
         if self.brokers is None or self.readings_in_topic is None:
             return None
         return KafkaIngestSettings(
-            client=self._client(), topic=self.readings_in_topic, group=self.group, bounds=bounds
+            client=self.client(), topic=self.readings_in_topic, group=self.group, bounds=bounds
         )

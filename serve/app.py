@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.routing import Route, WebSocketRoute
 
 from sensorium.serve import (
+    actions,
     alarm_actions,
     alarms,
     backtest,
@@ -31,6 +32,7 @@ from sensorium.serve import (
     series,
     telemetry,
     twins,
+    webhooks,
 )
 from sensorium.serve.command_models import CommandBody
 from sensorium.serve.describe import install_openapi
@@ -53,6 +55,7 @@ _TAGS: Final = [
     {"name": "analytics", "description": "Over many devices."},
     {"name": "rules", "description": "When to raise an alarm."},
     {"name": "alarms", "description": "What was raised."},
+    {"name": "actions", "description": "What was done about it."},
     {"name": "live", "description": "While it happens."},
     {"name": "dead letters", "description": "What could not be used, and why."},
     {"name": "operation", "description": "For those who run the platform."},
@@ -100,6 +103,9 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(alarms.routes(services))
     app.include_router(dead_letters.routes(services))
     app.include_router(alarm_actions.routes(services))
+    if services.actions is not None:
+        app.include_router(actions.routes(services.actions))
+        app.include_router(webhooks.routes(services.actions))
     app.include_router(live.routes(services))
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))

@@ -30,7 +30,7 @@ from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
 from sensorium.serve.overview import Overview
-from sensorium.serve.services import Services
+from sensorium.serve.services import ActionSide, Services
 from sensorium.storage.alarms import Alarms
 from sensorium.storage.archive import Archive
 from sensorium.storage.batched import Batched
@@ -40,11 +40,13 @@ from sensorium.storage.commands import PgCommands
 from sensorium.storage.connections import Connections
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
+from sensorium.storage.deliveries import Deliveries
 from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.live_log import LiveLog
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
+from sensorium.storage.rule_versions import RuleVersions
 from sensorium.storage.rules import PgRules
 from sensorium.storage.spread_history import SpreadHistory
 from sensorium.storage.spread_reads import (
@@ -55,6 +57,7 @@ from sensorium.storage.spread_reads import (
     SpreadRegistry,
 )
 from sensorium.storage.twins import Twins
+from sensorium.storage.webhooks import PgWebhooks
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -87,6 +90,7 @@ class ApiSettings:
         limit: on the requests of each device, held by each replica for itself.
         archive: where older history is.
         max_subscribers: of the live feed in a replica, besides its requests.
+        webhook_schemes: of the addresses that webhooks may have.
     """
 
     dsn: str
@@ -101,6 +105,7 @@ class ApiSettings:
     limit: RateLimit | None = None
     archive: InfluxSettings | None = None
     max_subscribers: int = 2_000
+    webhook_schemes: tuple[str, ...] = ("https", "http")
 
 
 @asynccontextmanager
@@ -158,6 +163,9 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             tts_secret=settings.lorawan.tts_secret,
             feed=feed,
             batched=Batched(pools),
+            actions=ActionSide(
+                Deliveries(pools), PgWebhooks(pool), RuleVersions(pool), settings.webhook_schemes
+            ),
         )
 
 

@@ -156,6 +156,13 @@ RULE: Final[dict[str, Any]] = {
         "clear": None,
         "levels": [],
         "escalation": [],
+        "actions": [],
+        "limits": {
+            "per_rule": None,
+            "per_device": None,
+            "repeat_s": 0.0,
+            "storm": {"count": 20, "within_s": 60.0},
+        },
         "expression": "",
         "enabled": True,
     },

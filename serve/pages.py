@@ -15,6 +15,7 @@ from sensorium.actors.twin import TwinInfo
 from sensorium.actors.twin_documents import Document
 from sensorium.actors.written_rules import WrittenRule
 from sensorium.serve.query import cursor_out, link_header
+from sensorium.storage.deliveries import StoredDelivery
 
 JSON = "application/json"
 _T = TypeVar("_T")
@@ -100,6 +101,62 @@ class TwinChangeItem(msgspec.Struct, frozen=True):
 
 class TwinChangePage(Page[TwinChangeItem], frozen=True):
     """Changes of a twin, newest first."""
+
+
+class DeliveryPage(Page[StoredDelivery], frozen=True):
+    """What was sent about alarms, newest first."""
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """How many dead deliveries are tried again."""
+
+    retried: int
+
+
+class WebhookBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A webhook. Without `secret` it keeps the one that it has; with none at all, nothing is signed."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2_000)]
+    secret: Annotated[str, Meta(min_length=16, max_length=256)] | None = None
+    timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
+    max_attempts: Annotated[int, Meta(ge=1, le=50)] = 12
+    max_body_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 65_536
+    enabled: bool = True
+
+
+class WebhookItem(msgspec.Struct, frozen=True):
+    """A webhook as people may see it: path and query of its address are hidden, and so is the secret."""
+
+    name: str
+    url: str
+    signed: bool
+    timeout_s: float
+    max_attempts: int
+    max_body_bytes: int
+    enabled: bool
+    updated_ms: int
+
+
+class WebhookList(msgspec.Struct, frozen=True):
+    """All webhooks."""
+
+    items: list[WebhookItem]
+
+
+class RuleVersionItem(msgspec.Struct, frozen=True):
+    """What a rule said from then on, and who said so, where that was told."""
+
+    rule_id: str
+    version: int
+    spec: RuleSpec
+    changed_ms: int
+    changed_by: str
+
+
+class RuleVersionList(msgspec.Struct, frozen=True):
+    """Versions, newest first."""
+
+    items: list[RuleVersionItem]
 
 
 class DeadLetterItem(msgspec.Struct, frozen=True):
@@ -374,5 +431,6 @@ VALUES: tuple[type, ...] = (
     GroupedAggregate, Series,
     ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
     BacktestBody, BacktestResult, TwinInfo, Document, TwinChange, PastTwin, TwinChangePage,
+    DeliveryPage, StoredDelivery, Retried, WebhookBody, WebhookItem, WebhookList, RuleVersionList,
 )  # fmt: skip
 """Everything that is answered, for the API's document."""

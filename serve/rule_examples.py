@@ -127,6 +127,17 @@ RULE_SPECS: Final[dict[str, Any]] = {
             ],
         },
     },
+    "with actions": {
+        "name": "Too hot to go on",
+        "condition": {"type": "threshold", "metric": "temperature", "operator": ">", "value": 95},
+        "severity": "critical",
+        "actions": [
+            {"type": "command", "command": "fan", "parameters": {"speed": "full"}},
+            {"type": "mqtt", "topic": "alarms/{severity}/{device_id}", "on": ["raised", "cleared"]},
+            {"type": "email", "to": ["oncall@example.com"], "subject": "{rule_name} at {device_id}"},
+        ],
+        "limits": {"per_device": {"count": 5, "within_s": 3600}},
+    },
     "left the yard": {
         "name": "Left the yard",
         "condition": {

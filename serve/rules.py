@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from sensorium.actors.actions import WebhookAction, all_actions
 from sensorium.actors.conditions import validate
 from sensorium.actors.errors import InvalidMessage, Refused, Unavailable
 from sensorium.actors.messages import RefreshRules
@@ -29,6 +30,8 @@ MAX_DESCRIPTION_CHARS: Final = 2000
 
 _EITHER: Final = {"anyOf": [reference(RuleSpec), reference(WrittenRule)]}
 
+ByQuery = Annotated[str, Query(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$", description="Who changes it.")]
+
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +39,17 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
     """The routes of this page. The caller closes `refreshing`."""
     router = APIRouter(tags=["rules"])
     rules = services.rules
+
+    async def read(request: Request) -> RuleSpec:
+        spec = read_spec(await json_bytes(request))
+        if services.actions is not None:
+            for place, action in all_actions(spec):
+                if not isinstance(action, WebhookAction):
+                    continue
+                if await services.actions.webhooks.get(action.target) is None:
+                    detail = f"no webhook {action.target}; PUT /api/webhooks/{action.target} first"
+                    raise invalid_body(detail, pointer_of_path(f"{place}.target"))
+        return spec
 
     @router.post(
         "/api/analytics/rules",
@@ -45,9 +59,9 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
         responses=answer(Rule, "Created.", examples.RULE, status=201, problems=(413, 415)),
         openapi_extra=body(_EITHER, {**examples.RULE_SPECS, **examples.WRITTEN_RULES}),
     )
-    async def create(request: Request) -> Response:
+    async def create(request: Request, by: ByQuery = "") -> Response:
         """It watches from each device's next reading on."""
-        rule = await rules.create(read_spec(await json_bytes(request)))
+        rule = await rules.create(await read(request), by)
         return json_response(rule, 201, {"Location": f"/api/analytics/rules/{rule.rule_id}"})
 
     @router.get(
@@ -77,10 +91,9 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
         responses=answer(Rule, "Its next version.", examples.RULE, problems=(404, 413, 415)),
         openapi_extra=body(_EITHER, {**examples.RULE_SPECS, **examples.WRITTEN_RULES}),
     )
-    async def replace(rule_id: RulePath, request: Request) -> Response:
+    async def replace(rule_id: RulePath, request: Request, by: ByQuery = "") -> Response:
         """Alarms of devices that it no longer watches are cleared soon after."""
-        spec = read_spec(await json_bytes(request))
-        rule = _found(await rules.replace(rule_id, spec), rule_id)
+        rule = _found(await rules.replace(rule_id, await read(request), by), rule_id)
         refreshing.start(rule_id)
         return json_response(rule)
 

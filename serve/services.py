@@ -19,8 +19,11 @@ from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
 from sensorium.serve.pages import HostList, NodeItem
 from sensorium.storage.bulk_jobs import BulkJob
+from sensorium.storage.deliveries import StoredDelivery
 from sensorium.storage.history import Buckets
 from sensorium.storage.projection import ProjectionStatus
+from sensorium.storage.rule_versions import RuleVersion
+from sensorium.storage.webhooks import Webhook, WebhookSpec
 
 Done = Callable[[Any, Outcome], None]
 Check = Callable[[], Awaitable[None]]
@@ -131,11 +134,59 @@ class ReadsHistory(Protocol):
 class KeepsRules(Protocol):
     """The rules as people change them; hosts hear of it by themselves."""
 
-    async def create(self, spec: RuleSpec) -> Rule: ...
-    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None: ...
+    async def create(self, spec: RuleSpec, by: str = ...) -> Rule: ...
+    async def replace(self, rule_id: str, spec: RuleSpec, by: str = ...) -> Rule | None: ...
     async def delete(self, rule_id: str) -> bool: ...
     async def get(self, rule_id: str) -> Rule | None: ...
     async def list(self) -> Sequence[Rule]: ...
+
+
+class ReadsRuleVersions(Protocol):
+    """What rules said, of deleted ones too."""
+
+    async def get(self, rule_id: str, version: int) -> RuleVersion | None: ...
+    async def list(self, rule_id: str) -> Sequence[RuleVersion]: ...
+
+
+class ReadsDeliveries(Protocol):
+    """What was sent about alarms, newest first; dead ones can be tried again."""
+
+    async def page(
+        self,
+        state: str | None,
+        kind: str | None,
+        queue: str | None,
+        rule_id: str | None,
+        alarm_id: str | None,
+        device_id: str | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Any: ...
+    async def get(self, delivery_id: str) -> StoredDelivery | None: ...
+    async def retry(
+        self, delivery_id: str | None, queue: str | None, rule_id: str | None, limit: int
+    ) -> int: ...
+
+
+class KeepsWebhooks(Protocol):
+    """Webhooks by name."""
+
+    async def list(self) -> Sequence[Webhook]: ...
+    async def get(self, name: str) -> Webhook | None: ...
+    async def put(self, name: str, url: str, secret: str | None, spec: WebhookSpec) -> Webhook | None: ...
+    async def delete(self, name: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class ActionSide:
+    """What the pages about actions need. `webhook_schemes`: of the addresses that webhooks may have."""
+
+    deliveries: ReadsDeliveries
+    webhooks: KeepsWebhooks
+    versions: ReadsRuleVersions
+    webhook_schemes: tuple[str, ...] = ("https", "http")
 
 
 class ReadsAlarms(Protocol):
@@ -309,5 +360,7 @@ class Services:
     """What webhooks of The Things Stack must send; None: there is no such webhook."""
     feed: LiveFeed | None = None
     """What the live feed follows; None: there is none."""
+    actions: ActionSide | None = None
+    """What rules have done; None: nothing is told of it."""
     batched: ReadsForMany | None = None
     """What GraphQL reads many devices by; None: there is no GraphQL."""

@@ -47,28 +47,30 @@ class PgRules:
             row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM rules WHERE rule_id = $1", rule_id)
         return None if row is None else _rule(row)
 
-    async def create(self, spec: RuleSpec) -> Rule:
+    async def create(self, spec: RuleSpec, by: str = "") -> Rule:
         """As the port says."""
         async with acquired(self._pool) as connection:
             row = await connection.fetchrow(
-                "INSERT INTO rules (rule_id, version, spec, created_at, updated_at)"
-                f" VALUES ($1, 1, $2, now(), now()) RETURNING {_COLUMNS}",
+                "INSERT INTO rules (rule_id, version, spec, created_at, updated_at, changed_by)"
+                f" VALUES ($1, 1, $2, now(), now(), $3) RETURNING {_COLUMNS}",
                 uuid4().hex,
                 spec,
+                by,
             )
         assert row is not None
         return _rule(row)
 
-    async def replace(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+    async def replace(self, rule_id: str, spec: RuleSpec, by: str = "") -> Rule | None:
         """As the port says."""
         if "\0" in rule_id:
             return None
         async with acquired(self._pool) as connection:
             row = await connection.fetchrow(
-                "UPDATE rules SET version = version + 1, spec = $2, updated_at = now() WHERE rule_id = $1"
-                f" RETURNING {_COLUMNS}",
+                "UPDATE rules SET version = version + 1, spec = $2, updated_at = now(), changed_by = $3"
+                f" WHERE rule_id = $1 RETURNING {_COLUMNS}",
                 rule_id,
                 spec,
+                by,
             )
         return None if row is None else _rule(row)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from sensorium.actors.actions import validate_actions
 from sensorium.actors.conditions.hours import date_problem, zone_problem
 from sensorium.actors.conditions.kinds import AnyCondition, NoData, Schedule, parts_of
 from sensorium.actors.errors import InvalidMessage
@@ -58,6 +59,7 @@ def validate(spec: "RuleSpec") -> None:
                 f"escalation[{number}].severity: {step.severity.value} is no worse than before"
             )
         mildest = order.index(step.severity)
+    validate_actions(spec)
 
 
 def _check_types(spec: "RuleSpec") -> None:

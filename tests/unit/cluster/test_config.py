@@ -188,7 +188,7 @@ def test_retention_comes_to_partitions_and_waits_for_the_rollups(tmp_path: Path)
     file = tmp_path / "c.yaml"
     file.write_text("storage:\n  retention: {raw_days: 30, rollup_1m_days: 90}\n")
     settings = retention_settings(load(file))
-    assert settings == RetentionSettings(30, (("1m", 90),), ("rollups",))
+    assert settings == RetentionSettings(30, (("1m", 90),), ("rollups", "actions"))
     file.write_text("storage:\n  rollups: false\n  retention: {raw_days: 1}\n")
     with pytest.raises(ConfigError, match=r"c.yaml:3: storage.retention.raw_days: "):
         load(file)
@@ -209,7 +209,7 @@ def test_kafka_is_what_its_section_says_and_keeps_the_log(tmp_path: Path) -> Non
     assert (sink.client.tls, sink.client.password) == (True, "hunter2")
     assert config.streaming.ingest(config.bounds) is None
     assert config.describe()["streaming.password"] == "***"
-    assert retention_settings(config).wait_for == ("rollups", "kafka")
+    assert retention_settings(config).wait_for == ("rollups", "actions", "kafka")
 
 
 def test_the_influxdb_token_is_from_the_environment_or_a_file_and_hidden(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_influxdb_token_is_from_the_environment_or_a_file_and_hidden(tmp_pat
     assert settings is not None
     assert settings.secret() == "hunter2"
     assert "hunter2" not in str(config.describe()) + repr(config) + repr(settings)
-    assert retention_settings(config).wait_for == ("rollups", "influxdb")
+    assert retention_settings(config).wait_for == ("rollups", "actions", "influxdb")
     assert (retention_settings(config).hot_days, retention_settings(load()).hot_days) == (7, None)
     token = tmp_path / "token"
     token.write_text("from-file\n")

@@ -1,0 +1,85 @@
+"""Webhooks by name: where they are and how they are asked. Their secrets come out for who sends, only."""
+
+from typing import Annotated, Final
+
+import asyncpg
+import msgspec
+from msgspec import Meta
+
+from sensorium.storage.database import Pool, acquired
+
+MAX_WEBHOOKS: Final = 1_000
+
+
+class WebhookSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a webhook is asked.
+
+    Attributes:
+        timeout_s: of one attempt.
+        max_attempts: after the last one the delivery is dead.
+        max_body_bytes: a longer message is not sent there.
+        enabled: while it is not, what is for it waits.
+    """
+
+    timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
+    max_attempts: Annotated[int, Meta(ge=1, le=50)] = 12
+    max_body_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 65_536
+    enabled: bool = True
+
+
+class Webhook(msgspec.Struct, frozen=True):
+    """A webhook with its secret. Never shown, nor logged, as a whole."""
+
+    name: str
+    url: str
+    secret: str | None
+    spec: WebhookSpec
+    updated_ms: int
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.name!r})"
+
+
+class PgWebhooks:
+    """Over a pool, which stays the caller's. Raises `LogUnavailable` while the database is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def list(self) -> list[Webhook]:
+        """All of them, by name."""
+        async with acquired(self._pool) as connection:
+            rows = await connection.fetch(f"SELECT {_COLUMNS} FROM webhooks ORDER BY name")
+        return [_webhook(row) for row in rows]
+
+    async def get(self, name: str) -> Webhook | None:
+        """One of them."""
+        async with acquired(self._pool) as connection:
+            row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM webhooks WHERE name = $1", name)
+        return None if row is None else _webhook(row)
+
+    async def put(self, name: str, url: str, secret: str | None, spec: WebhookSpec) -> Webhook | None:
+        """Create or replace it; without a secret the one that it has stays. None: there are too many."""
+        async with acquired(self._pool) as connection:
+            row = await connection.fetchrow(_PUT, name, url, secret, spec, MAX_WEBHOOKS)
+        return None if row is None else _webhook(row)
+
+    async def delete(self, name: str) -> bool:
+        """False when there was none."""
+        async with acquired(self._pool) as connection:
+            return await connection.execute("DELETE FROM webhooks WHERE name = $1", name) == "DELETE 1"
+
+
+_COLUMNS: Final = "name, url, secret, spec, updated_at"
+_PUT: Final = f"""
+INSERT INTO webhooks (name, url, secret, spec)
+SELECT $1, $2, $3, $4 WHERE (SELECT count(*) FROM webhooks WHERE name <> $1) < $5
+ON CONFLICT (name) DO UPDATE SET url = excluded.url, secret = coalesce(excluded.secret, webhooks.secret),
+    spec = excluded.spec, updated_at = now()
+RETURNING {_COLUMNS}
+"""
+
+
+def _webhook(row: asyncpg.Record) -> Webhook:
+    name, url, secret, spec, updated_ms = row
+    return Webhook(name, url, secret, msgspec.convert(spec, WebhookSpec), updated_ms)
