@@ -101,6 +101,8 @@ class Dispatcher:
         self._carrier = carrier
         self._twins = twins
         self._under_way: set[Ready] = set()
+        self._changed: set[Ready] = set()
+        """Twins that are under way and were said to be ready once more."""
         self._room = asyncio.Semaphore(MAX_UNDER_WAY)
         self._counts: Counter[str] = Counter()
 
@@ -125,7 +127,11 @@ class Dispatcher:
         async for batch in source.watch():
             for ready in batch:
                 device_id, command_id, attempt = ready
-                if ready in self._under_way or (command_id == TWIN and self._twins is None):
+                if ready in self._under_way:
+                    if command_id == TWIN:
+                        self._changed.add(ready)
+                    continue
+                if command_id == TWIN and self._twins is None:
                     continue
                 # While there is no way to the device, commands stay queued.
                 await self._carrier.ready()
@@ -144,6 +150,11 @@ class Dispatcher:
             self._leave(ready, outcome)
 
     def _leave(self, ready: Ready, _: Outcome | None = None) -> None:
+        if ready in self._changed:
+            # It was perhaps changed after its claim: ask once more instead of waiting for the next look.
+            self._changed.discard(ready)
+            self._router.message(ClaimTwin(ready[0]), self._claimed, ready)
+            return
         self._under_way.discard(ready)
         self._room.release()
 

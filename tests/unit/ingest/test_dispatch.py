@@ -48,6 +48,8 @@ class Carrier:
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
         self.told: list[tuple[str, TwinTelling]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def ready(self) -> None:
         return
@@ -56,6 +58,7 @@ class Carrier:
         raise AssertionError("no command is ready")
 
     async def tell_twin(self, device_id: str, telling: TwinTelling) -> None:
+        await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
         self.told.append((device_id, telling))
@@ -98,6 +101,22 @@ async def test_what_nobody_knows_of_is_found_and_told_again() -> None:
     assert device.said == [TwinTold("d", 3)]
     counts = dispatcher.statistics()
     assert (counts["unanswered"], counts["published"]) == (1, 1)
+
+
+async def test_what_is_ready_again_while_it_is_told_is_told_at_once() -> None:
+    carrier = Carrier()
+    carrier.gate.clear()
+    async with dispatching(carrier) as (device, source, dispatcher):
+        source.ready.put_nowait([("d", TWIN, 0)])
+        await until(lambda: dispatcher.statistics()["under_way"])
+        for _ in range(3):
+            source.ready.put_nowait([("d", TWIN, 0)])
+        await until(source.ready.empty)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        carrier.gate.set()
+        await until(lambda: not dispatcher.statistics()["under_way"])
+    assert device.said == [TwinTold("d", 3)] * 2
 
 
 async def test_who_was_not_told_hears_so() -> None:
