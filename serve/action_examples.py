@@ -42,3 +42,24 @@ def delivery(alarm: dict[str, Any]) -> dict[str, Any]:
         "action": {"type": "webhook", "target": "pager", "on": ["raised", "cleared"]},
         "content": {"id": name, "transition": "raised", "time_ms": alarm["start_ms"], "alarm": alarm},
     }
+
+
+def why_example(alarm: dict[str, Any], spec: dict[str, Any], life: dict[str, Any]) -> dict[str, Any]:
+    """Why there is this alarm."""
+    return {
+        "alarm": alarm,
+        "rule": {
+            "rule_id": alarm["rule_id"],
+            "version": alarm["rule_version"],
+            "spec": spec,
+            "changed_ms": _AT_MS,
+            "changed_by": "ada",
+        },
+        "readings": [
+            {"time_ms": alarm["start_ms"], "values": {alarm["metric"]: alarm["value"]}, "late": False}
+        ],
+        "windows": [{"metric": alarm["metric"], "function": "mean", "window_s": 900.0, "value": 61.5}],
+        "events": life["items"],
+        "actions": [delivery(alarm)],
+        "commands": [],
+    }

@@ -33,6 +33,7 @@ from sensorium.serve import (
     telemetry,
     twins,
     webhooks,
+    why,
 )
 from sensorium.serve.command_models import CommandBody
 from sensorium.serve.describe import install_openapi
@@ -103,6 +104,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(alarms.routes(services))
     app.include_router(dead_letters.routes(services))
     app.include_router(alarm_actions.routes(services))
+    app.include_router(why.routes(services))
     if services.actions is not None:
         app.include_router(actions.routes(services.actions))
         app.include_router(webhooks.routes(services.actions))
@@ -119,7 +121,9 @@ def build_app(services: Services) -> FastAPI:
         *(DeviceBody, DevicePatch, CommandBody, bulk_models.BulkCommandBody, bulk_models.BulkTwinBody),
         *alarm_actions.BODIES,
     )
-    install_openapi(app, (*VALUES, *bulk_models.VALUES), bodies, {**telemetry.SCHEMA, **bulk.SCHEMA})
+    install_openapi(
+        app, (*VALUES, *bulk_models.VALUES, why.AlarmWhy), bodies, {**telemetry.SCHEMA, **bulk.SCHEMA}
+    )
     app.add_middleware(Inflate, max_bytes=INFLATED_TIMES * services.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
     app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS | {live.PATH})

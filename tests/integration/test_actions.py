@@ -98,6 +98,11 @@ async def test_the_examples_of_the_page(
         )
         command = next(d for d in found if d["kind"] == "command")
         assert device.ids() == [command["delivery_id"]]
+        why = (await api.get(f"/api/alarms/{told['alarm']['alarm_id']}/why")).json()
+        assert why["readings"][-1]["values"] == {"temperature": 90.0}
+        assert (why["rule"]["version"], why["rule"]["changed_by"]) == (1, "ada")
+        assert [d["transition"] for d in why["actions"]].count("raised") == 3
+        assert [c["command"] for c in why["commands"]] == ["fan"]
         assert '"retried":0' in await asyncio.to_thread(shell, look, api, port)
         versions = (await api.get(f"/api/analytics/rules/{rule_id}/versions")).json()["items"]
         assert [(v["version"], v["changed_by"]) for v in versions] == [(1, "ada")]

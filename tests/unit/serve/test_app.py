@@ -49,6 +49,7 @@ PATHS = {
     "/api/analytics/rules/{rule_id}": {"get", "put", "delete"},
     "/api/alarms": {"get"},
     "/api/alarms/{alarm_id}/life": {"get"},
+    "/api/alarms/{alarm_id}/why": {"get"},
     **{
         f"/api/alarms/{{alarm_id}}/{action}": {"post"}
         for action in ("ack", "unack", "assign", "comment", "shelve", "unshelve")
