@@ -5,6 +5,8 @@ The constants were fitted to the resident memory of hosts with 50,000 devices (`
 
 from typing import Final
 
+from msgspec.json import encode
+
 from sensorium.actors.device import Device
 from sensorium.actors.metrics import NUMBER
 
@@ -14,6 +16,8 @@ METRIC_BYTES: Final = 150
 WINDOW_BYTES: Final = 200
 PANE_BYTES: Final = 80
 """Ten cells of eight bytes, for each number metric."""
+FIELD_BYTES: Final = 130
+"""Of a twin's field, besides what it takes as JSON: its pointer, its time, its place in both tables."""
 
 
 def footprint_bytes(device: Device) -> int:
@@ -23,4 +27,7 @@ def footprint_bytes(device: Device) -> int:
     size_bytes = DEVICE_BYTES + METRIC_BYTES * len(metrics.names)
     for window in device.windows:
         size_bytes += WINDOW_BYTES + numbers * (64 + PANE_BYTES * window.spec.panes)
+    for document in (device.twin.desired, device.twin.reported):
+        if document.fields:
+            size_bytes += len(encode(document.values)) + FIELD_BYTES * len(document.fields)
     return size_bytes

@@ -1,10 +1,14 @@
 """The twin of a device: its documents, what the device is told of them, and when."""
 
+import tracemalloc
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sensorium.actors.footprint import footprint_bytes
 from sensorium.actors.merge_patch import difference, merge_patch, same
 from sensorium.actors.messages import (
     Answer,
@@ -211,3 +215,19 @@ def test_either_both_documents_are_written_or_none() -> None:
     assert isinstance(refused, Refusal)
     assert refused.code == "twin_too_large"
     assert driver.device.twin.desired == Document()
+
+
+@pytest.mark.parametrize("fields", [1, 400])
+def test_what_it_takes_in_memory_is_counted(fields: int) -> None:
+    raw = msgspec.json.encode({f"g{n}": {"text": "x" * (4_000 // fields), "n": n} for n in range(fields)})
+    desire(driver := Driver(), **msgspec.json.decode(raw))
+    counted = footprint_bytes(driver.device) - footprint_bytes(Driver().device)
+    tracemalloc.start()
+    kept = []
+    for _ in range(20):
+        result = patched(NOTHING, msgspec.json.decode(raw), 5, "ada")
+        assert result is not None
+        kept.append(result[0])
+    taken = tracemalloc.get_traced_memory()[0] / len(kept)
+    tracemalloc.stop()
+    assert 0.5 < counted / taken < 2.0, (counted, taken)
