@@ -137,7 +137,7 @@ def plan(
         if ending and Transition.RAISED in action.on and raise_id(alarm.alarm_id, place) in untold:
             continue  # what was not told has no end to tell
         delivery = _delivery(happening, place, action)
-        if why is not None:
+        if why is not None and not (ending and Transition.RAISED in action.on):
             deliveries.append(delivery._replace(state=SUPPRESSED, reason=why))
         elif collapses:
             assert spec.limits.storm is not None

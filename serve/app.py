@@ -26,6 +26,7 @@ from sensorium.serve import (
     history,
     live,
     lorawan,
+    maintenance,
     nodes,
     projections,
     rules,
@@ -108,6 +109,7 @@ def build_app(services: Services) -> FastAPI:
     if services.actions is not None:
         app.include_router(actions.routes(services.actions))
         app.include_router(webhooks.routes(services.actions))
+        app.include_router(maintenance.routes(services.actions))
     app.include_router(live.routes(services))
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
@@ -122,7 +124,10 @@ def build_app(services: Services) -> FastAPI:
         *alarm_actions.BODIES,
     )
     install_openapi(
-        app, (*VALUES, *bulk_models.VALUES, why.AlarmWhy), bodies, {**telemetry.SCHEMA, **bulk.SCHEMA}
+        app,
+        (*VALUES, *bulk_models.VALUES, why.AlarmWhy, maintenance.MaintenanceList),
+        bodies,
+        {**telemetry.SCHEMA, **bulk.SCHEMA},
     )
     app.add_middleware(Inflate, max_bytes=INFLATED_TIMES * services.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)

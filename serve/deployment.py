@@ -44,6 +44,7 @@ from sensorium.storage.deliveries import Deliveries
 from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.live_log import LiveLog
+from sensorium.storage.maintenance import PgMaintenance
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rule_versions import RuleVersions
@@ -164,7 +165,11 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             feed=feed,
             batched=Batched(pools),
             actions=ActionSide(
-                Deliveries(pools), PgWebhooks(pool), RuleVersions(pool), settings.webhook_schemes
+                Deliveries(pools),
+                PgWebhooks(pool),
+                RuleVersions(pool),
+                PgMaintenance(pool),
+                settings.webhook_schemes,
             ),
         )
 

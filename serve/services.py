@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, Progress
 from sensorium.actors.errors import Unavailable
+from sensorium.actors.maintenance import Maintenance
 from sensorium.actors.messages import Message, Outcome
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Command, Registration
@@ -21,6 +22,7 @@ from sensorium.serve.pages import HostList, NodeItem
 from sensorium.storage.bulk_jobs import BulkJob
 from sensorium.storage.deliveries import StoredDelivery
 from sensorium.storage.history import Buckets
+from sensorium.storage.maintenance import StoredMaintenance
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.rule_versions import RuleVersion
 from sensorium.storage.webhooks import Webhook, WebhookSpec
@@ -179,6 +181,16 @@ class KeepsWebhooks(Protocol):
     async def delete(self, name: str) -> bool: ...
 
 
+class KeepsMaintenance(Protocol):
+    """Maintenance windows."""
+
+    async def list(self) -> Sequence[StoredMaintenance]: ...
+    async def get(self, maintenance_id: str) -> StoredMaintenance | None: ...
+    async def create(self, spec: Maintenance) -> StoredMaintenance | None: ...
+    async def replace(self, maintenance_id: str, spec: Maintenance) -> StoredMaintenance | None: ...
+    async def delete(self, maintenance_id: str) -> bool: ...
+
+
 @dataclass(frozen=True)
 class ActionSide:
     """What the pages about actions need. `webhook_schemes`: of the addresses that webhooks may have."""
@@ -186,6 +198,7 @@ class ActionSide:
     deliveries: ReadsDeliveries
     webhooks: KeepsWebhooks
     versions: ReadsRuleVersions
+    maintenance: KeepsMaintenance
     webhook_schemes: tuple[str, ...] = ("https", "http")
 
 

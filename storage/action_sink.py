@@ -4,7 +4,7 @@ Only decides and stores. Who sends is in `ingest.actions`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from sensorium.actors.rules import RuleSpec
 from sensorium.storage import delivery_rows
 from sensorium.storage._read import ALARM_COLUMNS, alarm_of
 from sensorium.storage.database import Connection, connect
+from sensorium.storage.maintenance import windows
 from sensorium.storage.projection import LogEntry, ProjectionSettings
 from sensorium.storage.rule_versions import CachedVersions
 
@@ -43,6 +44,7 @@ TRANSITIONS: Final = {
 }
 
 _ALARMS: Final = f"SELECT {ALARM_COLUMNS} FROM alarms WHERE alarm_id = ANY($1::text[])"
+_METADATA: Final = "SELECT device_id, metadata FROM devices WHERE device_id = ANY($1::text[])"
 _UNTOLD: Final = "SELECT delivery_id FROM deliveries WHERE delivery_id = ANY($1::text[]) AND state = ANY($2)"
 _LATELY: Final = """
 SELECT rule_id, device_id, transition, created_at, told FROM (
@@ -107,9 +109,10 @@ class ActionSink:
                 told_before(self._recent, (tuple(row) for row in rows))
                 self._seeded.add(rule_id)
             untold = await self._untold(transaction, telling)
+            quiet = await self._quiet(transaction, telling)
             planned: list[Delivery] = []
             for happening, spec in telling:
-                for delivery in plan(happening, spec, self._recent, untold):
+                for delivery in plan(happening, spec, self._recent, untold, quiet):
                     if delivery.state in (SUPPRESSED, COLLAPSED):
                         untold.add(delivery.delivery_id)
                     planned.append(delivery)
@@ -147,6 +150,26 @@ class ActionSink:
                     )
                 )
         return happenings
+
+    async def _quiet(
+        self, transaction: Connection, telling: Sequence[tuple[Happening, RuleSpec]]
+    ) -> Callable[[Happening], str | None]:
+        """Why nothing is told of a device, by the maintenance windows as they are now."""
+        assert self._main is not None
+        maintained = await windows(self._main)
+        metadata: dict[str, Any] = {}
+        if maintained.ask_for_metadata:
+            ids = sorted({happening.alarm.device_id for happening, _ in telling})
+            metadata = {row[0]: row[1] for row in await transaction.fetch(_METADATA, ids)}
+
+        def quiet(happening: Happening) -> str | None:
+            alarm = happening.alarm
+            return maintained.reason(
+                *(alarm.device_id, alarm.device_type, metadata.get(alarm.device_id, {})),
+                happening.committed_ms,
+            )
+
+        return quiet
 
     async def _untold(
         self, transaction: Connection, telling: Sequence[tuple[Happening, RuleSpec]]

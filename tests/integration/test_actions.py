@@ -53,7 +53,7 @@ async def test_the_examples_of_the_page(
         env={**os.environ, "SECRET": "at-least-16-characters"},
         stdout=asyncio.subprocess.PIPE,
     )
-    make, look = blocks("sh")
+    make, look, clean = blocks("sh")
     rule_id = ""
     try:
         answered = await asyncio.to_thread(shell, make, api, port)
@@ -106,6 +106,13 @@ async def test_the_examples_of_the_page(
         assert '"retried":0' in await asyncio.to_thread(shell, look, api, port)
         versions = (await api.get(f"/api/analytics/rules/{rule_id}/versions")).json()["items"]
         assert [(v["version"], v["changed_by"]) for v in versions] == [(1, "ada")]
+        window = json.loads(await asyncio.to_thread(shell, clean, api, port))
+        place = f"/api/maintenance/{window['maintenance_id']}"
+        changed = await api.put(place, json={**window["spec"], "enabled": False})
+        assert changed.json()["spec"]["enabled"] is False
+        assert (await api.get("/api/maintenance")).json()["items"] == [changed.json()]
+        assert (await api.delete(place)).status_code == 204
+        assert (await api.get(place)).status_code == 404
         webhook = await api.get("/api/webhooks/pager")
         assert webhook.json()["url"] == f"http://127.0.0.1:{port}/***"
         assert "at-least-16-characters" not in webhook.text

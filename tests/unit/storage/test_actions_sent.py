@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 from action_receivers import HttpReceiver, Received, http_receiver, smtp_receiver
-from storage_rows import alarm, event
+from storage_rows import alarm, event, registration
 
+from sensorium.actors.maintenance import Maintenance
 from sensorium.actors.records import Alarm, Commit
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.ingest.actions import dispatch
@@ -25,6 +26,7 @@ from sensorium.storage import PgLog, PgMembership, delivery_rows
 from sensorium.storage.action_sink import SETTINGS, ActionSink
 from sensorium.storage.database import Pool, acquired, connect
 from sensorium.storage.deliveries import Deliveries, StoredDelivery
+from sensorium.storage.maintenance import PgMaintenance
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.rule_versions import RuleVersions
 from sensorium.storage.rules import PgRules
@@ -67,6 +69,9 @@ class Field:
             offset = self._offsets[row.shard] = self._offsets.get(row.shard, 0) + 1
             events.append(row._replace(offset=offset))
         await self._log.commit(Commit(events=events, alarms=list(alarms)))
+
+    async def register(self, device_id: str, **metadata: Any) -> None:
+        await self._log.commit(Commit(registrations=[registration(device_id, **metadata)]))
 
     def of(self, rule: Rule, alarm_id: str, device_id: str = "pump-1", **other: Any) -> Alarm:
         return alarm(alarm_id, device_id, rule_id=rule.rule_id, rule_version=rule.version, **other)
@@ -287,6 +292,28 @@ async def test_limits_hold_over_a_restart_and_rewinding_tells_nothing_twice(fiel
         await field.happens(field.of(rule, "a3", "other"))
         found = await field.until(lambda found: len(found) >= 3)
     assert {d.alarm_id: d.state for d in found} == {"a1": "PENDING", "a2": "SUPPRESSED", "a3": "PENDING"}
+
+
+async def test_nothing_is_told_of_devices_under_maintenance(field: Field) -> None:
+    maintenance = PgMaintenance(field.pool)
+    window = {"name": "cleaning", "metadata": {"hall": {"number": 3}}, "until_ms": 4_000_000_000_000}
+    stored = await maintenance.create(msgspec.convert(window, Maintenance))
+    assert stored is not None
+    await field.register("pump-1", hall={"number": 3, "side": "left"})
+    await field.register("pump-2", hall={"number": 4})
+    rule = await field.rule()
+    async with field.deciding():
+        await field.happens(field.of(rule, "a1"), field.of(rule, "a2", "pump-2"))
+        found = await field.until(lambda found: len(found) == 2)
+        assert {d.alarm_id: (d.state, d.reason) for d in found} == {
+            "a1": ("SUPPRESSED", "maintenance: cleaning"),
+            "a2": ("PENDING", None),
+        }
+        assert await maintenance.delete(stored.maintenance_id)
+        await field.happens(field.of(rule, "a3"))
+        found = await field.until(lambda found: len(found) == 3)
+    assert found[0].state == "PENDING"
+    assert await maintenance.list() == []
 
 
 async def test_a_full_queue_loses_nothing_silently(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
