@@ -338,7 +338,9 @@ class Platform:
 
     def _commands(self, mqtt: MqttSettings, dsns: Sequence[str]) -> ServiceSpec:
         settings = DownlinkSettings(
-            address=mqtt.address, client_id=f"{self._config.mqtt.client_id}-commands-0"
+            address=mqtt.address,
+            client_id=f"{self._config.mqtt.client_id}-commands-0",
+            properties=self._config.mqtt.url is not None,
         )
         return ServiceSpec("commands-0", CommandService, ("commands-0", settings, dsns, NAMESPACE))
 

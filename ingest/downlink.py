@@ -54,6 +54,8 @@ class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_qos: at which the broker shall deliver answers at most.
         max_pending: messages accepted and not committed, above which reading stops; it goes on at the half.
         drain_timeout_s: how long `stop` waits for what was accepted.
+        properties: whether the broker can be given properties of MQTT 5: the embedded one breaks off the
+            connection of a subscriber of MQTT 3.1.1 over them.
     """
 
     address: BrokerAddress
@@ -62,14 +64,18 @@ class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     options: MqttOptions = MqttOptions(receive_maximum=2_000)
     max_pending: int = 5_000
     drain_timeout_s: float = 10.0
+    properties: bool = True
 
 
 class MqttCarrier:
     """Tells devices that have subscribed to `devices/{id}/commands` and `devices/{id}/twin/desired`."""
 
-    def __init__(self, publisher: MqttClient, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, publisher: MqttClient, clock_ms: Callable[[], int], *, properties: bool = True
+    ) -> None:
         self._publisher = publisher
         self._clock_ms = clock_ms
+        self._properties = properties
 
     async def ready(self) -> None:
         """Return once connected."""
@@ -93,8 +99,9 @@ class MqttCarrier:
         await self._publish(topic, telling, message_expiry_interval=TWIN_EXPIRES_S)
 
     async def _publish(self, topic: str, said: Telling | TwinTelling, **properties: Any) -> None:
+        given = properties if self._properties else {}
         try:
-            code = await self._publisher.publish(topic, msgspec.json.encode(said), 1, **properties)
+            code = await self._publisher.publish(topic, msgspec.json.encode(said), 1, **given)
         except BrokerRefused as error:
             raise Untold(str(error), final=error.reason_code not in REFUSED_FOR_NOW) from None
         if code == NO_SUBSCRIBERS:
@@ -133,7 +140,7 @@ class Downlink:
             options=msgspec.structs.replace(settings.options, session_expiry_s=0),
             repeat=False,
         )
-        carrier = MqttCarrier(self._publisher, clock_ms)
+        carrier = MqttCarrier(self._publisher, clock_ms, properties=settings.properties)
         self._dispatcher = Dispatcher(router, sources, carrier, carrier)
         self._acks: Acks | None = None
         self._counts: Counter[str] = Counter()

@@ -62,7 +62,9 @@ def platform(short_dir: Path, mosquitto: RealMosquitto | None) -> Iterator[Platf
 @pytest.fixture(scope="session")
 def broker(platform: PlatformProcess, mosquitto: RealMosquitto | None) -> BrokerAddress:
     """Where devices publish."""
-    return BrokerAddress("127.0.0.1", platform.mqtt_port) if mosquitto is None else mosquitto.address
+    return (
+        BrokerAddress(host="127.0.0.1", port=platform.mqtt_port) if mosquitto is None else mosquitto.address
+    )
 
 
 @pytest.fixture(scope="session")
