@@ -89,7 +89,7 @@ async def prepare(stored: StoredPast, asked: Asked) -> tuple[Order, list[Registr
     if len(found) > MAX_DEVICES:
         raise InvalidMessage(f"select: more than {MAX_DEVICES} devices; choose fewer")
     scopes = [rule.spec.scope for rule in order.rules]
-    devices = [r for r in found if any(s.covers(r.device_id, r.device_type) for s in scopes)]
+    devices = [r for r in found if any(s.covers(r.device_id, r.device_type, r.metadata) for s in scopes)]
     if not devices:
         raise NoHistory("no device is both selected and covered by the rule")
     check_range(asked.since_ms, asked.until_ms, len(devices))

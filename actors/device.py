@@ -338,7 +338,7 @@ class Device:
     def covering(self, around: Surroundings) -> list[Rule]:
         """The rules that watch the device."""
         r = self.registration
-        return [] if r is None else around.rules.covering(self.id, r.device_type)
+        return [] if r is None else around.rules.covering(self.id, r.device_type, r.metadata)
 
     # --- readings, the rarer ways -----------------------------------------------------------------------
 
@@ -469,6 +469,9 @@ class Device:
         if self.registration.device_type != old.device_type:
             self.furnish(around)
             self._refresh(around, now_ms, effects)
+        elif metadata != old.metadata:
+            # Rules may go by it.
+            self._refresh(around, now_ms, effects)
         of_profile = around.profiles.of(self.registration.device_type).downlink
         self.commands.redirect(self, downlink_of(of_profile, metadata), now_ms, effects)
         if self.commands.downlink != downlink:
@@ -509,7 +512,7 @@ class Device:
         """
         assert self.registration is not None
         wanted = list(self._profile_windows)
-        for spec in book.windows(self.id, self.registration.device_type):
+        for spec in book.windows(self.id, self.registration.device_type, self.metadata):
             if not any(same_length(spec.length_s, other.length_s) for other in wanted):
                 wanted.append(spec)
         if [window.spec for window in self.windows] == wanted:

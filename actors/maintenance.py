@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from sensorium.actors.conditions.hours import date_problem, opening, zone_problem
+from sensorium.actors.containment import contains
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.rules import Schedule
 
@@ -88,14 +89,3 @@ class Windows:
             ):
                 return f"maintenance: {window.name}"
         return None
-
-
-def contains(value: Any, part: Any) -> bool:
-    """Whether JSON contains JSON, as PostgreSQL's `@>` has it for objects and plain values."""
-    if isinstance(part, Mapping):
-        return isinstance(value, Mapping) and all(
-            name in value and contains(value[name], inner) for name, inner in part.items()
-        )
-    if isinstance(part, list):
-        return isinstance(value, list) and all(any(contains(v, p) for v in value) for p in part)
-    return bool(value == part) and isinstance(value, bool) == isinstance(part, bool)

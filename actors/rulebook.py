@@ -1,16 +1,17 @@
 """All rules at one time, as devices use them: who is watched by which, compiled once for devices alike."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from sensorium.actors.conditions import Test, compile_condition, needed_windows
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.profile import WindowSpec
-from sensorium.actors.rules import NoData, Rule, Severity
+from sensorium.actors.rules import NOTHING, NoData, Rule, Severity
 from sensorium.actors.windows import Window
 
 COMPILED_SETS: Final = 4096
-"""Pairs of device type and metric set that a book keeps compiled; devices hold on to theirs beyond it."""
+"""Combinations of device type, metric set and rules by metadata that a book keeps compiled; devices hold on
+to theirs beyond it."""
 
 
 class Check:
@@ -51,46 +52,66 @@ class RuleBook:
             device_id = rule.spec.scope.device_id
             if rule.spec.enabled and device_id is not None:
                 self._own.setdefault(device_id, []).append(rule)
-        self._compiled: dict[tuple[str, MetricSet], tuple[Check, ...]] = {}
+        self._by_metadata = [rule for rule in self._shared if rule.spec.scope.metadata]
+        self._compiled: dict[tuple[str, MetricSet, tuple[str, ...]], tuple[Check, ...]] = {}
         self._needed = {rule.rule_id: specs for rule in rules if (specs := _needed(rule))}
         self._has_silences = any(isinstance(rule.spec.condition, NoData) for rule in rules)
 
-    def covering(self, device_id: str, device_type: str) -> list[Rule]:
+    def covering(self, device_id: str, device_type: str, metadata: Mapping[str, Any] = NOTHING) -> list[Rule]:
         """The enabled rules that watch the device."""
         candidates = [*self._shared, *self._own.get(device_id, ())]
-        return [rule for rule in candidates if rule.spec.scope.covers(device_id, device_type)]
+        return [rule for rule in candidates if rule.spec.scope.covers(device_id, device_type, metadata)]
 
-    def silences(self, device_id: str, device_type: str) -> tuple[Rule, ...]:
+    def silences(
+        self, device_id: str, device_type: str, metadata: Mapping[str, Any] = NOTHING
+    ) -> tuple[Rule, ...]:
         """The enabled no-data rules that watch the device."""
         if not self._has_silences:
             return ()
-        return tuple(r for r in self.covering(device_id, device_type) if isinstance(r.spec.condition, NoData))
+        rules = self.covering(device_id, device_type, metadata)
+        return tuple(rule for rule in rules if isinstance(rule.spec.condition, NoData))
 
-    def windows(self, device_id: str, device_type: str) -> list[WindowSpec]:
+    def windows(
+        self, device_id: str, device_type: str, metadata: Mapping[str, Any] = NOTHING
+    ) -> list[WindowSpec]:
         """The windows, besides its profile's, that the rules which watch the device look at."""
         if not self._needed:
             return []
         wanted: dict[WindowSpec, None] = {}
-        for rule in self.covering(device_id, device_type):
+        for rule in self.covering(device_id, device_type, metadata):
             wanted.update(dict.fromkeys(self._needed.get(rule.rule_id, ())))
         return list(wanted)
 
     def checks(
-        self, device_id: str, device_type: str, metrics: MetricSet, windows: Sequence[Window]
+        self,
+        device_id: str,
+        device_type: str,
+        metrics: MetricSet,
+        windows: Sequence[Window],
+        metadata: Mapping[str, Any] = NOTHING,
     ) -> tuple[Check, ...]:
         """The compiled rules that watch the device and whose metric it has with the right kind.
 
         Devices of one type share the profile, and so the windows: what is compiled is shared too.
         """
         if device_id in self._own:
-            return _compile(self.covering(device_id, device_type), metrics, windows)
-        known = self._compiled.get((device_type, metrics))
+            return _compile(self.covering(device_id, device_type, metadata), metrics, windows)
+        chosen = self._chosen(device_id, device_type, metadata)
+        known = self._compiled.get((device_type, metrics, chosen))
         if known is None:
-            known = _compile(self.covering(device_id, device_type), metrics, windows)
+            known = _compile(self.covering(device_id, device_type, metadata), metrics, windows)
             if len(self._compiled) >= COMPILED_SETS:
                 self._compiled.clear()
-            self._compiled[device_type, metrics] = known
+            self._compiled[device_type, metrics, chosen] = known
         return known
+
+    def _chosen(self, device_id: str, device_type: str, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+        """The rules by metadata that watch the device: devices alike but for it differ by these."""
+        return tuple(
+            rule.rule_id
+            for rule in self._by_metadata
+            if rule.spec.scope.covers(device_id, device_type, metadata)
+        )
 
 
 def _needed(rule: Rule) -> list[WindowSpec]:

@@ -1,7 +1,9 @@
 """Alerting rules: what they say. How a device tests their conditions is in `conditions`."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -23,8 +25,10 @@ from sensorium.actors.conditions.kinds import Schedule as Schedule
 from sensorium.actors.conditions.kinds import Threshold as Threshold
 from sensorium.actors.conditions.kinds import WindowAggregate as WindowAggregate
 from sensorium.actors.conditions.kinds import ZScore as ZScore
+from sensorium.actors.containment import contains
 
 Condition = AnyCondition
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -66,14 +70,22 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which devices a rule watches: one device, one type, or all when neither is given."""
+    """Which devices a rule watches: those for which all holds that is given.
+
+    `metadata` must be contained in the device's, such as {"group": "hall 3"}.
+    """
 
     device_id: str | None = None
     device_type: str | None = None
+    metadata: dict[str, Any] = {}
 
-    def covers(self, device_id: str, device_type: str) -> bool:
-        """Whether a device of this id and type is in the scope."""
-        return self.device_id in (None, device_id) and self.device_type in (None, device_type)
+    def covers(self, device_id: str, device_type: str, metadata: Mapping[str, Any] = NOTHING) -> bool:
+        """Whether a device of this id, type and metadata is in the scope."""
+        return (
+            self.device_id in (None, device_id)
+            and self.device_type in (None, device_type)
+            and (not self.metadata or contains(metadata, self.metadata))
+        )
 
 
 class Escalation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

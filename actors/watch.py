@@ -52,9 +52,9 @@ class Watch:
         if r is None:
             return
         device.fit_windows(book)
-        self._checks = book.checks(device.id, r.device_type, device.metrics, device.windows)
+        self._checks = book.checks(device.id, r.device_type, device.metrics, device.windows, r.metadata)
         self._tests = tuple(check.test for check in self._checks)
-        self._silences = book.silences(device.id, r.device_type)
+        self._silences = book.silences(device.id, r.device_type, r.metadata)
         silences = {rule.rule_id for rule in self._silences}
         if self.alarms:
             judged = {(check.rule_id, device.metrics.names[check.position]) for check in self._checks}

@@ -12,6 +12,7 @@ from sensorium.actors.errors import InvalidMessage
 if TYPE_CHECKING:
     from sensorium.actors.rules import RuleSpec
 
+MAX_SCOPE_BYTES: Final = 4_096
 MAX_DEPTH: Final = 4
 """How deep conditions may stand within each other."""
 
@@ -60,6 +61,8 @@ def validate(spec: "RuleSpec") -> None:
             )
         mildest = order.index(step.severity)
     validate_actions(spec)
+    if len(msgspec.json.encode(spec.scope.metadata)) > MAX_SCOPE_BYTES:
+        raise InvalidMessage(f"scope.metadata: more than {MAX_SCOPE_BYTES} bytes as JSON")
 
 
 def _check_types(spec: "RuleSpec") -> None:

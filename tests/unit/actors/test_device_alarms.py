@@ -365,6 +365,32 @@ class TestScopes:
         assert {a.rule_id for a in d.log.alarms} == {"r1", "all"}
         assert {a.rule_id for a in effects.alarms} == {"all"}
 
+    def test_metadata_chooses_and_its_change_counts_at_once(self):
+        scope = Scope(device_type=TYPE, metadata={"group": {"hall": 3}})
+        d = Driver(around_of(make_rule(HOT, scope=scope)))
+        d.read({"t": 31.0}, 0)
+        assert not d.alarms
+        d.send(Patch(DEVICE_ID, metadata={"group": {"hall": 3, "side": "left"}}))
+        d.read({"t": 31.0}, 60_000)
+        assert set(d.device.alarms) == {"r1"}
+        d.send(Patch(DEVICE_ID, metadata={"group": None}))
+        assert not d.device.alarms
+        assert d.log.alarms[-1].end_reason == "rule_removed"
+
+    def test_devices_alike_share_what_is_compiled_for_their_metadata(self):
+        scope = Scope(metadata={"group": "a"})
+        book = RuleBook([make_rule(HOT, scope=scope), make_rule(HOT, "all")])
+        metrics = metric_set(("t",), "n")
+        grouped = book.checks("a", TYPE, metrics, (), {"group": "a", "x": 1})
+        assert grouped is book.checks("b", TYPE, metrics, (), {"group": "a", "x": 2})
+        assert [check.rule_id for check in grouped] == ["r1", "all"]
+        assert [c.rule_id for c in book.checks("c", TYPE, metrics, (), {"group": "b"})] == ["all"]
+
+    def test_a_scope_is_bounded(self):
+        spec = make_rule(HOT, scope=Scope(metadata={"x": "y" * 5_000})).spec
+        with pytest.raises(InvalidMessage, match=r"scope\.metadata"):
+            validate(spec)
+
 
 def test_a_book_compiles_once_for_devices_alike():
     book = RuleBook([make_rule(HOT)])

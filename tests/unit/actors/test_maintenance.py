@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from sensorium.actors.containment import contains
 from sensorium.actors.errors import InvalidMessage
-from sensorium.actors.maintenance import Maintenance, Windows, contains, validate_maintenance
+from sensorium.actors.maintenance import Maintenance, Windows, validate_maintenance
 
 NOON_MS = 1_704_110_400_000
 """2024-01-01T12:00:00Z, a Monday."""

@@ -48,7 +48,11 @@ async def test_a_rule_is_created_read_replaced_listed_and_deleted(platform: Worl
     url = created.headers["Location"]
     assert (await platform.http.get(url)).json() == created.json()
     assert created.json()["version"] == 1
-    assert created.json()["spec"]["scope"] == {"device_id": None, "device_type": "temperature"}
+    assert created.json()["spec"]["scope"] == {
+        "device_id": None,
+        "device_type": "temperature",
+        "metadata": {},
+    }
     replaced = await platform.http.put(url, json={**HOT, "severity": "minor"})
     assert (replaced.json()["version"], replaced.json()["spec"]["severity"]) == (2, "minor")
     listed = (await platform.http.get(RULES)).json()
