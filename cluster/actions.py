@@ -29,6 +29,7 @@ class ActionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     broker: BrokerAddress
     client_id: str
+    mqtt_properties: bool
     webhook_schemes: tuple[str, ...]
     keep_days: int
     smtp: SmtpSettings | None
@@ -47,6 +48,7 @@ def action_services(
         settings = ActionSettings(
             broker=broker,
             client_id=f"{config.mqtt.client_id}-{name}",
+            mqtt_properties=config.mqtt.url is not None,
             webhook_schemes=tuple(config.actions.webhook_schemes),
             keep_days=config.actions.keep_days,
             smtp=config.actions.smtp(),
@@ -78,7 +80,7 @@ class ActionService:
         self._stack.push_async_callback(close_pool, pool)
         carriers: dict[str, Carrier] = {
             "webhook": WebhookCarrier(pool, settings.webhook_schemes),
-            "mqtt": MqttCarrier(settings.broker, settings.client_id),
+            "mqtt": MqttCarrier(settings.broker, settings.client_id, properties=settings.mqtt_properties),
             "command": CommandCarrier(self._router),
         }
         if settings.smtp is not None:

@@ -32,15 +32,23 @@ class Asks(Protocol):
 
 
 class MqttCarrier:
-    """A `Carrier` over a connection of its own, which never repeats by itself: deliveries are."""
+    """A `Carrier` over a connection of its own, which never repeats by itself: deliveries are.
 
-    def __init__(self, address: BrokerAddress, client_id: str) -> None:
+    Without `properties`, messages have none of MQTT 5; see `ingest.downlink.DownlinkSettings`.
+    """
+
+    def __init__(self, address: BrokerAddress, client_id: str, *, properties: bool = True) -> None:
+        self._properties = properties
         self._client = MqttClient(address, client_id, options=MqttOptions(session_expiry_s=0), repeat=False)
         self._entered = False
 
     async def send(self, delivery: Claimed, attempts: int) -> None:
-        """As the port says: the broker has it. The delivery's id is the user property `idempotency-key`."""
+        """As the port says: the broker has it. Its id is the user property `idempotency-key`, too."""
         assert isinstance(delivery.action, MqttAction)
+        properties: dict[str, Any] = {}
+        if self._properties:
+            properties["user_property"] = [("idempotency-key", delivery.delivery_id)]
+            properties["content_type"] = "application/json"
         if not self._entered:
             self._entered = True
             await self._client.__aenter__()
@@ -52,8 +60,7 @@ class MqttCarrier:
                     message(delivery),
                     delivery.action.qos,
                     delivery.action.retain,
-                    user_property=[("idempotency-key", delivery.delivery_id)],
-                    content_type="application/json",
+                    **properties,
                 )
         except TimeoutError:
             why = self._client.statistics()["last_error"] or "no answer"
