@@ -72,6 +72,10 @@ from sensorium.storage.layout import check_layout
 _log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
+STARTED_TOGETHER: Final = 16
+"""Processes that Ray starts side by side. It prints a warning into our output at four times as many, and it
+would take the number of cores for this bound, though our actors claim none."""
+
 """Batches travel inline, so Ray's shared memory is hardly used."""
 
 PROXY_GONE_S: Final = 20.0
@@ -174,6 +178,7 @@ class Platform:
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
+                _system_config={"worker_maximum_startup_concurrency": STARTED_TOGETHER},
             )
         self.ray_address = ray.get_runtime_context().gcs_address
 
