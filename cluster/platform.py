@@ -72,11 +72,11 @@ from sensorium.storage.layout import check_layout
 _log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
+"""Batches travel inline, so Ray's shared memory is hardly used."""
+
 STARTED_TOGETHER: Final = 16
 """Processes that Ray starts side by side. It prints a warning into our output at four times as many, and it
 would take the number of cores for this bound, though our actors claim none."""
-
-"""Batches travel inline, so Ray's shared memory is hardly used."""
 
 PROXY_GONE_S: Final = 20.0
 """In which the HTTP port of a platform that was killed is free again."""
