@@ -17,9 +17,9 @@ from sensorium.serve import (
     bulk_jobs,
     bulk_models,
     commands,
-    connections,
     dead_letters,
     devices,
+    events,
     export,
     graphql,
     health,
@@ -98,7 +98,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(bulk_jobs.routes(services))
     app.include_router(commands.routes(services))
     app.include_router(twins.routes(services))
-    app.include_router(connections.routes(services))
+    app.include_router(events.routes(services))
     app.include_router(lorawan.routes(services))
     app.include_router(rules.routes(services, refreshing))
     app.include_router(backtest.routes(services))

@@ -37,10 +37,10 @@ from sensorium.storage.batched import Batched
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgEndedCommands
 from sensorium.storage.commands import PgCommands
-from sensorium.storage.connections import Connections
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.deliveries import Deliveries
+from sensorium.storage.events import Events
 from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.live_log import LiveLog
@@ -143,7 +143,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             history=SpreadHistory(pools, archive) if spread else History(pool, archive),
             projections=SpreadProjections(pools) if spread else Projections(pool),
             commands=commands,
-            connections=Connections(pools),
+            events=Events(pools),
             twins=Twins(pools),
             jobs=BulkJobs(pool),
             waits=waits,

@@ -332,6 +332,14 @@ BACKTEST: Final[dict[str, Any]] = {
     "more": False,
 }
 
+EVENTS: Final[dict[str, Any]] = {
+    "items": [
+        {"time_ms": _TIME_MS + 90_000, "kind": "offline", "body": {}},
+        {"time_ms": _TIME_MS, "kind": "online", "body": {}},
+    ],
+    "next": None,
+}
+
 CONNECTIONS: Final[dict[str, Any]] = {
     "items": [
         {"time_ms": _TIME_MS + 90_000, "online": False},

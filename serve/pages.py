@@ -306,6 +306,18 @@ class AlarmLife(msgspec.Struct, frozen=True):
     items: list[AlarmEventItem]
 
 
+class EventItem(msgspec.Struct, frozen=True):
+    """Something that happened to a device, such as "registered", "alarm_raised" or "command_acked"."""
+
+    time_ms: int
+    kind: str
+    body: dict[str, Any]
+
+
+class EventPage(Page[EventItem], frozen=True):
+    """What happened to a device, in the order that was asked for."""
+
+
 class ConnectionItem(msgspec.Struct, frozen=True):
     """A device came, or went, at that time."""
 
@@ -425,7 +437,8 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 
 VALUES: tuple[type, ...] = (
-    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, ConnectionPage, CommandPage,
+    DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, EventPage, ConnectionPage,
+    CommandPage,
     Command, RuleList, Rule, WrittenRule, DeadLetterPage, DeadLetterItem,
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,

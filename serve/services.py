@@ -244,11 +244,18 @@ class ReadsCommands(Protocol):
     async def counts(self, job_id: str) -> Mapping[str, int]: ...
 
 
-class ReadsConnections(Protocol):
-    """When devices came and went, newest first."""
+class ReadsEvents(Protocol):
+    """What happened to devices, as `storage.events.Events` has it."""
 
     async def page(
-        self, device_id: str, start_ms: int | None, end_ms: int | None, after: Any | None, limit: int
+        self,
+        device_id: str,
+        kinds: Sequence[str] | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        order: str,
+        after: Any | None,
+        limit: int,
     ) -> Any: ...
 
 
@@ -352,7 +359,7 @@ class Services:
     dead_letters: ReadsDeadLetters
     projections: SteersProjections
     commands: ReadsCommands
-    connections: ReadsConnections
+    events: ReadsEvents
     twins: ReadsTwins
     jobs: KeepsBulkJobs
     waits: CommandWaits

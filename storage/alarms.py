@@ -6,6 +6,7 @@ from sensorium.actors.placement import device_key
 from sensorium.actors.records import Alarm
 from sensorium.storage._read import ALARM_COLUMNS, alarm_of
 from sensorium.storage.database import Pool, acquired
+from sensorium.storage.events import as_written
 from sensorium.storage.pages import Page, Where, check_limit, cursor
 
 LIFE_EVENTS: Final = 1_000
@@ -95,7 +96,7 @@ class Alarms:
                 alarm.alarm_id,
                 limit,
             )
-        return [AlarmEvent(row["time"], row["kind"], row["body"]) for row in reversed(rows)]
+        return [AlarmEvent(row["time"], row["kind"], as_written(row["body"])) for row in reversed(rows)]
 
     async def active_devices(self, rule_id: str) -> list[str]:
         """Ids of the devices on which the rule has an active alarm, in order."""

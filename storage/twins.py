@@ -11,7 +11,8 @@ from sensorium.actors.twin import TWIN
 from sensorium.actors.twin_documents import NOTHING, WHOLE_EVERY, Document, DocumentChange, before
 from sensorium.storage._read import twin_of
 from sensorium.storage.database import Connection, Pool, acquired
-from sensorium.storage.pages import Page, Where, check_limit, cursor
+from sensorium.storage.events import Event, Events, as_written
+from sensorium.storage.pages import Page
 from sensorium.storage.spread import database_of_device
 
 PREFIX: Final = "twin_"
@@ -43,6 +44,7 @@ class Twins:
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self._pools = pools
+        self._events = Events(pools)
 
     async def at(self, device_id: str, at_ms: int) -> tuple[Document, Document]:
         """What was desired and what was reported at that time, changes of that millisecond included.
@@ -77,35 +79,9 @@ class Twins:
         Raises:
             InvalidMessage: `after` or `limit` is out of its range.
         """
-        check_limit(limit)
-        where = Where()
-        where.add("device = ?", device_key(device_id))
-        names = DOCUMENTS if document is None else (document,)
-        where.add("kind = ANY(?)", [PREFIX + name for name in names])
-        where.add("time >= ?", start_ms)
-        where.add("time < ?", end_ms)
-        if after is not None:
-            where.add("(time, log_offset) < (?, ?)", *cursor(after, tuple[int, int]))
-        async with acquired(self._pool_of(device_id)) as connection:
-            rows = await connection.fetch(
-                "SELECT time, log_offset, kind, body FROM events"
-                f" {where} ORDER BY time DESC, log_offset DESC LIMIT {limit + 1}",
-                *where.arguments,
-            )
-        items = [
-            StoredChange(
-                row["kind"].removeprefix(PREFIX),
-                row["body"]["version"],
-                row["time"],
-                row["body"]["by"],
-                _as_written(row["body"]["patch"]),
-            )
-            for row in rows[:limit]
-        ]
-        if len(rows) <= limit:
-            return Page(items)
-        last = rows[limit - 1]
-        return Page(items, [last["time"], last["log_offset"]])
+        kinds = [PREFIX + name for name in (DOCUMENTS if document is None else (document,))]
+        page = await self._events.page(device_id, kinds, start_ms, end_ms, after=after, limit=limit)
+        return Page([_change(event) for event in page.items], page.next)
 
     async def ready(self, limit: int, downlink: str) -> list[tuple[str, str, int]]:
         """Devices that may be told now by a protocol, as `PgCommands.ready` says it of commands: each with
@@ -127,18 +103,14 @@ class Twins:
 
 async def _at(connection: Connection, key: int, name: str, at_ms: int, present: Document) -> Document:
     rows = await connection.fetch(_SINCE, key, PREFIX + name, at_ms, at_ms - CLOCK_SLACK_MS)
-    changes = [msgspec.convert(_as_written(row["body"]), DocumentChange) for row in rows]
+    changes = [msgspec.convert(as_written(row["body"]), DocumentChange) for row in rows]
     document = before(changes, present)
     if document.changed_ms is not None and document.changed_ms > at_ms:
         raise NoHistory("the log does not go back so far: its changes since then are not kept any more")
     return document
 
 
-def _as_written(value: Any) -> Any:
-    """JSON as it came: jsonb writes a large float, such as 1e300, with all its digits."""
-    if isinstance(value, dict):
-        return {name: _as_written(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_as_written(inner) for inner in value]
-    large = isinstance(value, int) and not -(2**63) <= value < 2**64
-    return float(value) if large else value
+def _change(event: Event) -> StoredChange:
+    told = event.body
+    name = event.kind.removeprefix(PREFIX)
+    return StoredChange(name, told["version"], event.time_ms, told["by"], told["patch"])

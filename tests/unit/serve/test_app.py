@@ -30,6 +30,7 @@ PATHS = {
     "/api/commands": {"get"},
     "/api/devices/{device_id}/window/{metric}": {"get"},
     "/api/devices/{device_id}/connections": {"get"},
+    "/api/devices/{device_id}/events": {"get"},
     **{
         path: methods
         for kind in ("commands", "twins")
@@ -144,6 +145,7 @@ def test_the_examples_of_answers_are_what_is_answered() -> None:
         "Command": examples.COMMAND,
         "CommandPage": examples.COMMAND_PAGE,
         "ConnectionPage": examples.CONNECTIONS,
+        "EventPage": examples.EVENTS,
     }.items():
         value = msgspec.convert(example, types[name], strict=True)
         assert set(msgspec.to_builtins(value)) == set(example), name

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import count
 from typing import Any
 
@@ -30,8 +31,8 @@ from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import AlarmEvent
 from sensorium.storage.bulk_jobs import BulkItem, BulkJob
-from sensorium.storage.connections import Connection
 from sensorium.storage.dead_letters import StoredDeadLetter
+from sensorium.storage.events import Event
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
 from sensorium.storage.projection import ProjectionStatus
@@ -200,17 +201,29 @@ class CommandSide:
 
 
 @dataclass
-class ConnectionSide:
+class EventSide:
     store: MemoryStore
 
     async def page(
-        self, device_id: str, start_ms: int | None, end_ms: int | None, after: Any | None, limit: int
-    ) -> Page[Connection]:
+        self,
+        device_id: str,
+        kinds: Sequence[str] | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        order: str,
+        after: Any | None,
+        limit: int,
+    ) -> Page[Event]:
         said = [
-            Connection(event.time_ms, event.kind == "online")
-            for event in reversed(self.store.events)
-            if event.device == device_key(device_id) and event.kind in ("online", "offline")
+            Event(event.time_ms, event.kind, msgspec.json.decode(event.body))
+            for event in self.store.events
+            if event.device == device_key(device_id)
+            and (kinds is None or any(fnmatchcase(event.kind, kind) for kind in kinds))
+            and (start_ms is None or event.time_ms >= start_ms)
+            and (end_ms is None or event.time_ms < end_ms)
         ]
+        if order == "desc":
+            said.reverse()
         first = 0 if after is None else int(after)
         rest = said[first + limit :]
         return Page(said[first : first + limit], first + limit if rest else None)
@@ -483,7 +496,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 dead_letters=letters,
                 projections=projections,
                 commands=commands,
-                connections=ConnectionSide(store),
+                events=EventSide(store),
                 twins=TwinSide(store),
                 jobs=jobs,
                 waits=waits,
