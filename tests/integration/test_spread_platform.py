@@ -110,9 +110,9 @@ async def test_it_serves_from_both_and_loses_nothing_when_one_dies(
         found: list[dict[str, object]] = (await spread_api.get("/api/projections")).json()["items"]
         return found
 
-    await eventually(projected, lambda items: [item["name"] for item in items] == ["rollups"])
+    await eventually(projected, lambda items: [item["name"] for item in items] == ["actions", "rollups"])
     metrics = (await spread_api.get("/metrics")).text
-    assert metrics.count("sensorium_projection_lag_seconds{") == 1
+    assert metrics.count("sensorium_projection_lag_seconds{") == 2
 
 
 def test_another_list_of_databases_is_refused(
