@@ -4,8 +4,8 @@
 
 * one host: activations a second, memory a device, bytes of a passivated one, among many registrations;
 * the check of ownership in each commit, with and without;
-* on Ray: recovery of 10,000 active devices after SIGKILL of their host, and the same 50 devices in a host and
-  as a Ray actor, so a process, each.
+* on Ray: recovery of 10,000 active devices after SIGKILL of their host, a fourth host that joins three, and
+  the same 50 devices in a host and as a Ray actor, so a process, each.
 """
 
 import argparse
@@ -77,6 +77,17 @@ def show(result: dict[str, Any]) -> None:
         print(
             f"host of {back['devices']:,} active devices killed: first served after {back['first_s']} s,"
             f" all after {back['last_s']} s"
+        )
+        move = figures["hand_over"]
+        calm, moving = move["calm"], move["moving"]
+        print(
+            f"3 -> 4 hosts at {move['per_s']:,} readings/s: {move['moved']} of {move['shards']:,} shards"
+            f" moved, balanced after {move['took_s']} s"
+        )
+        print(
+            f"longest commit of a reading of each that moved: p50 {moving['p50_ms']} ms,"
+            f" p99 {moving['p99_ms']} ms, max {moving['max_ms']} ms;"
+            f" of every shard before: {calm['p50_ms']}, {calm['p99_ms']}, {calm['max_ms']} ms"
         )
         ours, theirs = figures["hosted"], figures["processes"]
         n = figures["devices"]

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from sensorium.actors.coordinator import RuntimeSpec
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.host import HostSettings
 from sensorium.actors.messages import Reading
-from sensorium.actors.placement import shard_of
+from sensorium.actors.placement import SHARDS, shard_of
 from sensorium.actors.records import Commit
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import make_router, start_coordinator
@@ -23,6 +23,8 @@ from sensorium.storage import PgHostPorts, PgMembershipFactory, migrate
 
 NAMES = ("temperature", "humidity", "pressure")
 PENDING = 2_000
+MOVED_DEVICES = 2_000
+MOVED_PER_S = 2_000
 
 
 def values(number: int) -> list[Any]:
@@ -96,6 +98,79 @@ async def recovery(dsn: str, devices: int) -> dict[str, Any]:
         await router.drained(1)
         served_s = sorted(at - began_s for at in sender.done_s.values())
     return {"devices": devices, "first_s": round(served_s[0], 2), "last_s": round(served_s[-1], 2)}
+
+
+class Pacer:
+    """Sends so many readings a second, each device in turn, and notes how long each commit took."""
+
+    def __init__(self, router: Router, devices: list[str], per_s: int) -> None:
+        self._router = router
+        self._devices = devices
+        self._per_s = per_s
+        self.took: list[tuple[str, float]] = []
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        began_s, number = time.perf_counter(), 0
+        while True:
+            due = int((time.perf_counter() - began_s) * self._per_s)
+            now_ms = time.time_ns() // 1_000_000
+            for n in range(number, due):
+                device_id = self._devices[n % len(self._devices)]
+                token = (device_id, time.perf_counter())
+                self._router.reading(device_id, now_ms, now_ms, n, NAMES, values(n), 0, self._acked, token)
+            number = due
+            await asyncio.sleep(0.005)
+
+    def _acked(self, token: tuple[str, float], outcome: Any) -> None:
+        device_id, sent_s = token
+        self.took.append((device_id, time.perf_counter() - sent_s))
+
+    def pauses_ms(self, shards: Collection[int]) -> dict[str, float]:
+        """Quantiles, over these shards, of the longest that a reading of each took; forgets it."""
+        longest = dict.fromkeys(shards, 0.0)
+        for device_id, seconds in self.took:
+            shard = shard_of(device_id)
+            if shard in longest:
+                longest[shard] = max(longest[shard], seconds)
+        self.took.clear()
+        ordered = sorted(seconds for seconds in longest.values() if seconds)
+        return {
+            "p50_ms": round(ordered[len(ordered) // 2] * 1000, 1),
+            "p99_ms": round(ordered[int(len(ordered) * 0.99)] * 1000, 1),
+            "max_ms": round(ordered[-1] * 1000, 1),
+        }
+
+
+async def hand_over(dsn: str, devices: int, per_s: int, seconds: float) -> dict[str, Any]:
+    """A fourth host joins three under load: how many shards move, and how long their readings wait."""
+    async with platform(dsn, hosts=3) as (coordinator, router):
+        ids = [f"moved-{n:04d}" for n in range(devices)]
+        await Sender(router).round(ids)
+        await router.drained(1)
+        pacer = Pacer(router, ids, per_s)
+        sending = asyncio.create_task(pacer.run())
+        await asyncio.sleep(seconds)
+        calm = pacer.pauses_ms(range(SHARDS))
+        before = await coordinator.call.remote("table")
+        began_s = time.perf_counter()
+        await coordinator.call.remote("scale", 4)
+        if not await coordinator.call.remote("balanced", 60.0):
+            raise SystemExit("bench: the fourth host has not got its shards within 60 s")
+        took_s = time.perf_counter() - began_s
+        sending.cancel()
+        await router.drained(1)
+        after = await coordinator.call.remote("table")
+        moved = {shard for shard in range(SHARDS) if before.hosts[shard] != after.hosts[shard]}
+        pause = pacer.pauses_ms(moved)
+    return {
+        "moved": len(moved),
+        "shards": SHARDS,
+        "per_s": per_s,
+        "took_s": round(took_s, 2),
+        "calm": calm,
+        "moving": pause,
+    }
 
 
 async def hosted(dsn: str, devices: list[str], hosts: int, seconds: float) -> dict[str, Any]:
@@ -177,6 +252,7 @@ async def run(dsn: str, recovered: int, side_by_side: int, seconds: float) -> di
     try:
         devices = [f"one-{n:03d}" for n in range(side_by_side)]
         found = {"recovery": await recovery(dsn, recovered)}
+        found["hand_over"] = await hand_over(dsn, MOVED_DEVICES, MOVED_PER_S, seconds)
         found["hosted"] = await hosted(dsn, devices, 1, seconds)
         found["processes"] = await processes(devices, seconds)
         return {**found, "devices": side_by_side}

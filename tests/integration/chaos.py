@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import ray
-from faults import FAULTS, Target
+from faults import FAULTS, Target, refused_writes
 from field import Load, mqtt_client
 from log_audit import audit
 from platform_process import PlatformProcess
@@ -53,6 +53,7 @@ class Outcome(NamedTuple):
     duplicated: int
     reordered: int
     faulty_shards: int
+    refused: int
     recovery_s: list[float]
 
     @property
@@ -96,6 +97,7 @@ async def suffer(
             body = {"device_id": device_id, "device_type": "chaotic"}
             (await api.post("/api/devices", json=body)).raise_for_status()
     recovery_s = []
+    refused = refused_writes(target)
     client_name = f"chaos-{name.replace(' ', '-')}"
     async with mqtt_client(address, client_name) as client, Load(client, ids, MESSAGES_PER_S) as load:
         await load.more(DEVICES)
@@ -117,7 +119,8 @@ async def suffer(
     lost = sum(len(load.acked[i] - set(stored.get(i, ()))) for i in ids)
     doubled = sum(len(s) - len(set(s)) for s in stored.values())
     disorder = sum(later < sooner for s in stored.values() for sooner, later in pairwise(s))
-    return Outcome(name, runs, load.total, lost, doubled, disorder, len(faulty), recovery_s)
+    refused = refused_writes(target) - refused
+    return Outcome(name, runs, load.total, lost, doubled, disorder, len(faulty), refused, recovery_s)
 
 
 async def report(names: list[str], runs: int, as_json: bool) -> int:
@@ -138,20 +141,30 @@ async def report(names: list[str], runs: int, as_json: bool) -> int:
     if as_json:
         print(json.dumps([outcome._asdict() for outcome in outcomes], indent=2))
     else:
-        Console(width=110).print(table(outcomes))
+        Console(width=120).print(table(outcomes))
     return 0 if all(outcome.clean for outcome in outcomes) else 1
 
 
 def table(outcomes: list[Outcome]) -> Table:
     """The outcomes for people."""
     shown = Table("fault", title="Faults under load")
-    for column in ("runs", "acked", "lost", "twice", "out of order", "faulty shards", "recovery p50", "p99"):
+    for column in (
+        "runs",
+        "acked",
+        "lost",
+        "twice",
+        "out of order",
+        "faulty shards",
+        "refused",
+        "recovery p50",
+        "p99",
+    ):
         shown.add_column(column, justify="right")
     for o in outcomes:
         times = sorted(o.recovery_s)
         p50 = statistics.median(times)
         p99 = times[min(len(times) - 1, round(0.99 * len(times)))]
-        counts = (o.runs, o.acked, o.lost, o.duplicated, o.reordered, o.faulty_shards)
+        counts = (o.runs, o.acked, o.lost, o.duplicated, o.reordered, o.faulty_shards, o.refused)
         shown.add_row(o.fault, *(f"{n:,}" for n in counts), f"{p50:.1f} s", f"{p99:.1f} s")
     return shown
 

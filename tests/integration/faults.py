@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
+import httpx
 import psutil
 import ray
 from platform_process import PlatformProcess
@@ -59,6 +61,10 @@ Fault = Callable[[Target], Awaitable[None]]
 
 HANG_S: Final = 30.0
 DATABASE_HANG_S: Final = 5.0
+HOSTS_IN_TURN: Final = (5, 1)
+"""How many hosts there are one after the other in a storm of joins and leaves."""
+
+SCALE_TIMEOUT_S: Final = 60.0
 
 
 async def kill_host(target: Target) -> None:
@@ -115,6 +121,31 @@ async def restart_broker(target: Target) -> None:
     await asyncio.to_thread(target.mosquitto.start)
 
 
+async def join_and_leave(target: Target) -> None:
+    """Hosts join and leave while messages come, and in the end there are as many as before."""
+    async with httpx.AsyncClient(base_url=target.platform.state.http_url, timeout=30) as api:
+        before = len((await api.get("/api/hosts")).raise_for_status().json()["items"])
+        for hosts in (*HOSTS_IN_TURN, before):
+            (await api.post("/api/hosts/scale", params={"hosts": hosts})).raise_for_status()
+            async with asyncio.timeout(SCALE_TIMEOUT_S):
+                while True:
+                    told = (await api.get("/api/hosts")).raise_for_status().json()
+                    if told["balanced"] and len(told["items"]) == told["wanted"] == hosts:
+                        break
+                    await asyncio.sleep(0.1)
+
+
+def refused_writes(target: Target) -> int:
+    """How many transactions the database has refused so far because who sent them had lost its shards."""
+    log = (target.platform.data_dir / "postgres" / "server.log").read_text(errors="replace")
+    return len(_REFUSED.findall(log))
+
+
+_REFUSED: Final = re.compile(
+    r"ERROR: +(?:incarnation \d+ is fenced|(?:a shard has|shards have) left incarnation)"
+)
+
+
 async def _kill(name: str) -> None:
     found = await asyncio.to_thread(pids, name)
     os.kill(min(found.values()), signal.SIGKILL)
@@ -123,6 +154,7 @@ async def _kill(name: str) -> None:
 FAULTS: Final[Mapping[str, Fault]] = {
     "host killed": kill_host,
     "host hangs 30 s": hang_host,
+    "hosts join and leave": join_and_leave,
     "ingestor killed": kill_ingestor,
     "coordinator killed": kill_coordinator,
     "database killed": kill_database,
