@@ -73,59 +73,57 @@ class InboundParser:
         packets: list[Packet] = []
         expect = self._acks.expect
         position, end = 0, len(data)
-        try:
-            while end - position >= 2:
-                plain, words, position = cut_plain(data, position, self._max_packet_bytes)
-                packets += plain
-                self._acks.expect_all(words)
-                if end - position < 2:
+        while end - position >= 2:
+            plain, words, position = cut_plain(data, position, self._max_packet_bytes)
+            packets += plain
+            self._acks.expect_all(words)
+            if end - position < 2:
+                break
+            head = data[position]
+            length = data[position + 1]
+            start = position + 2
+            if length > 127:
+                length, start = _varint(data, position + 1, end)
+                if not start:
                     break
-                head = data[position]
-                length = data[position + 1]
-                start = position + 2
-                if length > 127:
-                    length, start = _varint(data, position + 1, end)
-                    if not start:
-                        break
-                    if length > self._max_packet_bytes:
-                        raise MalformedPacket(f"a packet of {length} bytes, more than we announced to take")
-                stop = start + length
-                if stop > end:
-                    break
-                position = stop
-                if head & 0xF0 != PUBLISH:
-                    self._on_control(head, data[start:stop])
+                if length > self._max_packet_bytes:
+                    raise MalformedPacket(f"a packet of {length} bytes, more than we announced to take")
+            stop = start + length
+            if stop > end:
+                break
+            position = stop
+            if head & 0xF0 != PUBLISH:
+                self._on_control(head, data[start:stop])
+                continue
+            qos = head & 6
+            body = start + 2 + int.from_bytes(data[start : start + 2], "big")
+            if body + (2 if qos else 0) >= stop:
+                raise MalformedPacket("a PUBLISH that ends within its header")
+            topic = data[start + 2 : body]
+            ack = 0
+            if qos:
+                ack = data[body] << 8 | data[body + 1]
+                body += 2
+                if qos == 2:
+                    ack |= PUBACK_WORD
+                elif qos == 6:
+                    raise MalformedPacket("a PUBLISH of QoS 3")
+                elif ack in self._released:
+                    self._on_repeated(ack)
                     continue
-                body = start + 2 + (data[start] << 8 | data[start + 1])
-                topic = data[start + 2 : body]
-                ack = 0
-                if qos := head & 6:
-                    ack = data[body] << 8 | data[body + 1]
-                    body += 2
-                    if qos == 2:
-                        ack |= PUBACK_WORD
-                    elif qos == 6:
-                        raise MalformedPacket("a PUBLISH of QoS 3")
-                    elif ack in self._released:
-                        self._on_repeated(ack)
-                        continue
-                    else:
-                        ack |= _PUBREC_WORD
-                properties = None
-                if data[body]:
-                    length, body = _varint(data, body, stop)
-                    properties = parse_properties(data[body : body + length])
-                    body += length
-                    topic = self._topic(topic, properties)
                 else:
-                    body += 1
-                if body > stop or not topic:
-                    raise MalformedPacket("a PUBLISH whose parts do not fit its length")
-                if ack:
-                    expect(ack)
-                packets.append((topic, data[body:stop], ack, head, properties))
-        except IndexError:
-            raise MalformedPacket("a PUBLISH that ends within its header") from None
+                    ack |= _PUBREC_WORD
+            properties = None
+            if data[body]:
+                properties, payload = split_properties(data[body:stop])
+                topic = self._topic(topic, properties)
+            else:
+                payload = data[body + 1 : stop]
+            if not topic:
+                raise MalformedPacket("a PUBLISH without a topic")
+            if ack:
+                expect(ack)
+            packets.append((topic, payload, ack, head, properties))
         self._rest = data[position:]
         return packets
 
