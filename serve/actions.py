@@ -113,7 +113,7 @@ def routes(side: ActionSide) -> APIRouter:
         return json_response(Retried(await deliveries.retry(None, queue, rule_id, limit)))
 
     @router.get(
-        "/api/actions/{delivery_id}",
+        "/api/actions/{delivery_id:hex}",
         response_model=None,
         summary="Look at a delivery",
         responses=answer(StoredDelivery, "The delivery.", _SHOWN, problems=(404,)),
@@ -123,7 +123,7 @@ def routes(side: ActionSide) -> APIRouter:
         return json_response(await found(delivery_id))
 
     @router.post(
-        "/api/actions/{delivery_id}/retry",
+        "/api/actions/{delivery_id:hex}/retry",
         response_model=None,
         summary="Try a dead delivery again",
         responses=answer(StoredDelivery, "It is under way, by the same id.", _SHOWN, problems=(404, 409)),

@@ -28,6 +28,7 @@ from sensorium.serve import (
     lorawan,
     maintenance,
     nodes,
+    path_parts,
     projections,
     rules,
     series,
@@ -71,6 +72,7 @@ _DESCRIPTION: Final = (
 
 def build_app(services: Services) -> FastAPI:
     """The app over opened services, which stay the caller's to close after the app's shutdown."""
+    path_parts.register()
     refreshing = rules.Refreshing(services)
 
     @asynccontextmanager

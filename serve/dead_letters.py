@@ -67,7 +67,7 @@ def routes(services: Services) -> APIRouter:
         return page_response(DeadLetterPage, request, "dead-letters", items, page.next)
 
     @router.get(
-        "/api/dead-letters/{letter_id}",
+        "/api/dead-letters/{letter_id:digits}",
         response_model=None,
         summary="Look at a dead letter",
         responses=answer(DeadLetterItem, "The letter.", examples.DEAD_LETTERS["items"][0], problems=(404,)),
@@ -77,7 +77,7 @@ def routes(services: Services) -> APIRouter:
         return json_response(_item(await found(letter_id)))
 
     @router.delete(
-        "/api/dead-letters/{letter_id}",
+        "/api/dead-letters/{letter_id:digits}",
         status_code=204,
         response_model=None,
         summary="Delete a dead letter",
@@ -90,7 +90,7 @@ def routes(services: Services) -> APIRouter:
         return Response(status_code=204)
 
     @router.post(
-        "/api/dead-letters/{letter_id}/replay",
+        "/api/dead-letters/{letter_id:digits}/replay",
         response_model=None,
         summary="Try a dead letter again",
         responses=answer(Replayed, "Committed; the letter is gone.", examples.REPLAYED, problems=(404, 409)),

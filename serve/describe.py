@@ -27,6 +27,11 @@ _PROBLEMS: Final = {
     ),
 }
 
+_NOT_HTTP: Final = {
+    "description": "Not a request of HTTP, or its line and headers are longer than the proxy in front takes.",
+    "content": {"text/html": {"schema": {"type": "string"}}},
+}
+
 
 def answer(
     schema: type | dict[str, Any] | None,
@@ -110,6 +115,9 @@ def install_openapi(
             # FastAPI's own form of a validation error, which this API never sends.
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation["responses"]["400"] = _NOT_HTTP
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from sensorium.actors.errors import (
     DeviceConflict,
@@ -45,6 +46,8 @@ _TITLES: Final = {
     "unsupported_media_type": "The body's media type is not understood",
     "malformed_json": "The body is not JSON",
 }
+
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +174,18 @@ def pointer_to(place: Sequence[str | int]) -> str:
     return "#" + "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in place)
 
 
+def _methods_at(request: Request) -> list[str]:
+    """The methods that any route with this path takes; the router names those of the first one only."""
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.router.routes
+        )
+    ]
+
+
 def install_handlers(app: FastAPI) -> None:
     """Make every error that leaves an endpoint or the routing a problem document."""
 
@@ -189,14 +204,16 @@ def install_handlers(app: FastAPI) -> None:
     async def routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+        headers = error.headers
         if error.status_code == 404:
             detail = f"Nothing is served at {request.url.path}; /docs lists what is."
         elif error.status_code == 405:
             detail = f"{request.method} is not allowed here."
+            headers = {"Allow": ", ".join(_methods_at(request))}
         else:
             detail = str(error.detail)
         code = code or HTTPStatus(error.status_code).name.lower()
-        return Problem(error.status_code, code, detail, headers=error.headers).response(request.url.path)
+        return Problem(error.status_code, code, detail, headers=headers).response(request.url.path)
 
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -157,6 +157,10 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     wrong = await platform.http.put("/api/alarms")
     assert_problem(wrong, 405, "method_not_allowed")
     assert wrong.headers["Allow"] == "GET"
+    wrong = await platform.http.put("/api/devices/d")
+    assert wrong.headers["Allow"] == "DELETE, GET, PATCH", "of all routes with this path"
+    wrong = await platform.http.get("/api/dead-letters/replay")
+    assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
     for path, methods in PATHS.items():
         for method in methods:
             names = {"device_id": "d", "metric": "m", "rule_id": "r", "alarm_id": "a", "name": "p"}
