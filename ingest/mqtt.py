@@ -89,6 +89,7 @@ class MqttIngestor:
         self._origin = crc32(settings.client_id.encode()) << 16
         self._acks: Acks | None = None
         self._full = asyncio.Event()
+        self._fewer = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
@@ -157,7 +158,11 @@ class MqttIngestor:
     async def _throttle(self) -> None:
         while True:
             await self._full.wait()
-            await self._router.drained(self._settings.max_pending // 2)
+            half = self._settings.max_pending // 2
+            await self._router.drained(half)
+            while self._received - self._finished > half:
+                self._fewer.clear()
+                await self._fewer.wait()
             self._full.clear()
             if not self._stopping:
                 self._client.resume()
@@ -234,7 +239,9 @@ class MqttIngestor:
         return acks
 
     def _pause_when_full(self) -> None:
-        if self._router.pending > self._settings.max_pending and not self._full.is_set():
+        # What waits for a codec of LoRaWAN is not the router's yet.
+        pending = max(self._router.pending, self._received - self._finished)
+        if pending > self._settings.max_pending and not self._full.is_set():
             self._pauses += 1
             self._full.set()
             self._client.pause()
@@ -242,6 +249,7 @@ class MqttIngestor:
     def _count(self, finished: int, acked: int) -> None:
         self._finished += finished
         self._acked += acked
+        self._fewer.set()
         if self._finished == self._received:
             self._idle.set()
 

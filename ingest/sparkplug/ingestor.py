@@ -145,6 +145,7 @@ class SparkplugIngestor:
             "received": self._received,
             "pending": self._received - self._finished,
             "acked": self._acked,
+            "paused": self._full.is_set(),
             "connected": self._client.is_connected,
             "client": self._client.statistics(),
             **self._pipeline.statistics(),

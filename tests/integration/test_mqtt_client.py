@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.recording_router import RecordingRouter
 
-from sensorium.actors.messages import ACCEPTED, DeadLetter, Message, Value
 from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.errors import BrokerRefused, Disconnected
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
@@ -21,7 +21,6 @@ from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
 from sensorium.ingest.mqtt_client import MqttClient, MqttOptions, Will
 from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import DUP, Packet
-from sensorium.ingest.pipeline import Done
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
@@ -337,64 +336,13 @@ async def test_a_broker_that_never_answers_is_given_up() -> None:
     await silent.wait_closed()
 
 
-class LateRouter:
-    """Commits when told, or as it comes."""
-
-    def __init__(self, commits: bool = True) -> None:
-        self.commits = commits
-        self.values: list[list[Value]] = []
-        self.letters: list[DeadLetter] = []
-        self._open: list[tuple[Done, Any]] = []
-        self._changed = asyncio.Event()
-
-    def reading(
-        self,
-        device_id: str,
-        time_ms: int,
-        received_ms: int,
-        key: int,
-        names: tuple[str, ...],
-        values: list[Value],
-        flags: int,
-        done: Done,
-        token: Any,
-    ) -> None:
-        self.values.append(values)
-        self._accept(done, token)
-
-    def message(self, message: Message, done: Done, token: Any) -> None:
-        assert isinstance(message, DeadLetter)
-        self.letters.append(message)
-        self._accept(done, token)
-
-    def _accept(self, done: Done, token: Any) -> None:
-        self._open.append((done, token))
-        if self.commits:
-            asyncio.get_running_loop().call_soon(self.commit)
-
-    def commit(self) -> None:
-        finished, self._open = self._open, []
-        for done, token in finished:
-            done(token, ACCEPTED)
-        self._changed.set()
-
-    @property
-    def pending(self) -> int:
-        return len(self._open)
-
-    async def drained(self, below: int) -> None:
-        while self.pending >= below:
-            self._changed.clear()
-            await self._changed.wait()
-
-
 def settings(broker: Mosquitto, **changes: Any) -> MqttSettings:
     return MqttSettings(**{"address": broker.address, "options": QUICK, "drain_timeout_s": 0.2, **changes})
 
 
 @needs_mosquitto
 async def test_the_ingestor_acknowledges_after_the_commit(mosquitto: Mosquitto) -> None:
-    slow = LateRouter(commits=False)
+    slow = RecordingRouter()
     ingestor = MqttIngestor(settings(mosquitto), slow)
     await ingestor.start()
     await ingestor.connected()
@@ -409,11 +357,11 @@ async def test_the_ingestor_acknowledges_after_the_commit(mosquitto: Mosquitto) 
         await ingestor.stop()
         assert ingestor.statistics()["acked"] == 0
 
-        quick = LateRouter()
+        quick = RecordingRouter(commits=True)
         second = MqttIngestor(settings(mosquitto), quick)
         await second.start()
         await until(lambda: second.statistics()["acked"] == 8)
-        assert sorted(quick.values) == [[float(n)] for n in (1, 2, 4, 5, 7, 8)]
+        assert sorted(routed.values for routed in quick.readings) == [[float(n)] for n in (1, 2, 4, 5, 7, 8)]
         assert sorted(letter.reason for letter in quick.letters) == ["malformed_json", "too_large"]
         assert second.statistics()["redelivered"] == 8
         await second.stop()
@@ -423,7 +371,7 @@ async def test_the_ingestor_acknowledges_after_the_commit(mosquitto: Mosquitto) 
 
 @needs_mosquitto
 async def test_the_ingestor_stops_reading_when_too_much_is_pending(mosquitto: Mosquitto) -> None:
-    router = LateRouter(commits=False)
+    router = RecordingRouter()
     ingestor = MqttIngestor(settings(mosquitto, max_pending=100), router)
     await ingestor.start()
     await ingestor.connected()
@@ -434,10 +382,10 @@ async def test_the_ingestor_stops_reading_when_too_much_is_pending(mosquitto: Mo
         for _ in range(count - 1):
             await publisher.publish("devices/d/telemetry", payload, qos=0)
         await until(lambda: ingestor.statistics()["paused"])
-        assert len(router.values) < count
+        assert len(router.readings) < count
         router.commits = True
         router.commit()
-        await until(lambda: len(router.values) >= count, 20)
+        await until(lambda: len(router.readings) >= count, 20)
         assert ingestor.statistics()["pauses"] >= 1
     await ingestor.stop()
     assert ingestor.statistics()["pending"] == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recording_router import RecordingRouter
+from tests.recording_router import RecordingRouter
 
 from sensorium.actors.messages import ACCEPTED, CommandReply, DeadLetter, Outcome, Patch, ReadingFlag
 from sensorium.ingest.errors import Undecodable

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from recording_router import RecordingRouter, Routed
+from tests.recording_router import RecordingRouter, Routed
 
 from sensorium.actors.messages import ReadingFlag
 from sensorium.ingest.decode import TelemetryDecoder

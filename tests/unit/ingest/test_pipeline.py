@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from recording_router import RecordingRouter
+from tests.recording_router import RecordingRouter
 
 from sensorium.actors.messages import ACCEPTED, DUPLICATE, DeadLetter, Outcome, ReadingFlag, Refusal
 from sensorium.ingest.decode import Bounds

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recording_router import RecordingRouter
+from tests.recording_router import RecordingRouter
 
 from sensorium.actors.messages import DeadLetter, Refusal
 from sensorium.ingest.pipeline import Pipeline

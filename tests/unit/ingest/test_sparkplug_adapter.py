@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_router import RecordingRouter
+from tests.recording_router import RecordingRouter
 
 from sensorium.actors.messages import ACCEPTED, DeadLetter, Outcome, Patch, PresenceSaid, Refusal
 from sensorium.ingest.pipeline import Pipeline

@@ -12,13 +12,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from msgspec.structs import replace
 from storage_rows import NOON_MS, alarm, event, reading, registration
 from tansu import Tansu
+from tests.recording_router import RecordingRouter
 
-from sensorium.actors.messages import ACCEPTED, DeadLetter, Message, Outcome, Value
 from sensorium.actors.placement import shard_of
 from sensorium.actors.records import Commit
 from sensorium.ingest.kafka import KafkaIngestor
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
-from sensorium.ingest.pipeline import Done
 from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.database import Pool
 from sensorium.storage.dead_letters import DeadLetters
@@ -237,46 +236,6 @@ async def test_what_kafka_cannot_take_is_a_dead_letter(
     assert found == {b"1", b"4"}
 
 
-class HoldingRouter:
-    """Keeps what it is given until `commit`."""
-
-    def __init__(self) -> None:
-        self.readings: list[tuple[str, int, int, tuple[str, ...], list[Value]]] = []
-        self.letters: list[Message] = []
-        self._open: list[tuple[Done, Any]] = []
-
-    def reading(
-        self,
-        device_id: str,
-        time_ms: int,
-        received_ms: int,
-        key: int,
-        names: tuple[str, ...],
-        values: list[Value],
-        flags: int,
-        done: Done,
-        token: Any,
-    ) -> None:
-        self.readings.append((device_id, time_ms, key, names, values))
-        self._open.append((done, token))
-
-    def message(self, message: Message, done: Done, token: Any) -> None:
-        self.letters.append(message)
-        self._open.append((done, token))
-
-    def commit(self, outcome: Outcome = ACCEPTED) -> None:
-        finished, self._open = self._open, []
-        for done, token in finished:
-            done(token, outcome)
-
-    @property
-    def pending(self) -> int:
-        return len(self._open)
-
-    async def drained(self, below: int) -> None:
-        raise AssertionError("the ingestor waits for its own batch")
-
-
 async def test_records_are_taken_once_committed_and_again_when_not(tansu: Tansu) -> None:
     client = KafkaSettings(brokers=(tansu.address,))
     how = KafkaIngestSettings(client=client, topic="feed-in", group="feed", drain_timeout_s=0.1)
@@ -289,17 +248,20 @@ async def test_records_are_taken_once_committed_and_again_when_not(tansu: Tansu)
     await producer.send_and_wait("feed-in", b'{"t": 3}')
     await producer.stop()
 
-    router, others = HoldingRouter(), HoldingRouter()
+    router, others = RecordingRouter(), RecordingRouter()
     first, other = KafkaIngestor(how, router), KafkaIngestor(replace(how, group="other"), others)
     await first.start()
     await other.start()
     await until(lambda: router.pending == others.pending == 4)
-    assert router.readings[0] == ("d", NOON_MS, -42, ("t",), [1.0])
+    first_read = router.readings[0]
+    assert (first_read.device_id, first_read.time_ms, first_read.key) == ("d", NOON_MS, -42)
+    assert (first_read.names, first_read.values) == (("t",), [1.0])
     assert router.readings[1][:2] == ("d", NOON_MS + 7)
-    reasons = [letter.reason for letter in router.letters if isinstance(letter, DeadLetter)]
-    assert sorted(reasons) == ["bad_device_id", "malformed_json"]
+    assert sorted(letter.reason for letter in router.letters) == ["bad_device_id", "malformed_json"]
     # Whoever reads the same records again has the same readings.
-    assert others.readings == router.readings
+    assert [r._replace(received_ms=0) for r in others.readings] == [
+        r._replace(received_ms=0) for r in router.readings
+    ]
     router.commit()
     await until(lambda: first.statistics()["acked"] == 4)
     await first.stop()
