@@ -26,7 +26,7 @@ ARGS      ?=
 help:
 	@echo "make demo       start everything on this machine and simulate $(DEVICES) devices (DEVICES=, DURATION=)"
 	@echo "make up         the same without devices"
-	@echo "make test       all tests; make test-fast: those of under a second, without Ray"
+	@echo "make test       all tests; make test-fast: those of under a second, without Ray, by two processes"
 	@echo "make check      lint, format, types, import contracts: what CI runs"
 	@echo "make bench      how fast it is here; make bench-detection: how well anomalies are found (needs NAB's series)"
 	@echo "make chaos      kills and hangs its parts under load, RUNS=$(RUNS) times each, and counts what was lost"
@@ -55,10 +55,10 @@ up: $(STAMP)
 	$(BIN)/sensorium up --data-dir .sensorium/up $(PORTS) $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --hypothesis-profile=thorough $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/pytest tests/unit -m "not slow" $(ARGS)
+	$(BIN)/pytest tests/unit -m "not slow" -n 2 $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,8 +1,14 @@
-"""What all tests share: the heap that the imports leave is set aside."""
+"""What all tests share: the heap that the imports leave is set aside, and how many examples a property gets."""
 
 import gc
 
 import pytest
+from hypothesis import settings
+
+# A property's own `settings` say only what is peculiar to it; how long to look is asked of the run.
+settings.register_profile("fast", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile("fast")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors.commands import MAX_OPEN, REMEMBERED
@@ -327,7 +327,6 @@ class _Schedule:
         ), "memory is not what the log has"
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(_steps, max_size=40))
 def test_in_any_schedule_each_is_told_once_an_attempt_and_ends_once(steps: list[tuple[Any, ...]]) -> None:
     schedule = _Schedule()

@@ -163,6 +163,7 @@ async def _outcome_unknown(store: MemoryStore, before: bool) -> None:
         await load.ended()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_hand_over_of_unknown_outcome_loses_nothing(before: bool) -> None:
     run_virtually(partial(_outcome_unknown, MemoryStore(), before), 4)
@@ -186,6 +187,7 @@ async def _refuses_to_give() -> None:
         await load.ended()
 
 
+@pytest.mark.slow
 def test_from_a_host_that_does_not_hand_over_shards_are_taken() -> None:
     run_virtually(_refuses_to_give, 5)
 
@@ -273,6 +275,7 @@ async def _alone_cut_off() -> None:
         await load.ended()
 
 
+@pytest.mark.slow
 def test_a_host_that_alone_is_cut_off_from_the_database_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holdings_module, "RENEW_EVERY_S", 1.0)
     run_virtually(_alone_cut_off, 7)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors import _judge_py
@@ -42,7 +42,6 @@ def window_pair(panes: Any) -> tuple[Any, ...]:
 
 
 @given(st.lists(makers(), max_size=5), readings, st.booleans(), st.data())
-@settings(max_examples=200, deadline=None)
 def test_both_come_to_the_same_over_panes_of_both_kinds(native, made, history, every, data):
     panes = pytest.importorskip("sensorium.actors._panes", exc_type=ImportError)
     memories = [SimpleNamespace(windows=window_pair(kind)) for kind in (panes.Panes, PythonPanes)]

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors.messages import (
@@ -86,7 +86,6 @@ def test_integers_arrive_as_floats():
     st.integers(0, len(BYTES)),
     st.binary(max_size=16),
 )
-@settings(max_examples=300, deadline=None)
 def test_broken_bytes_are_a_batch_or_a_decode_error(changes, cut, inserted):
     broken = bytearray(BYTES)
     for position, byte in changes:
@@ -100,7 +99,6 @@ def test_broken_bytes_are_a_batch_or_a_decode_error(changes, cut, inserted):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
 def test_any_bytes_are_a_batch_or_a_decode_error(data):
     with suppress(msgspec.MsgspecError, UnicodeDecodeError):
         assert isinstance(batch_decoder.decode(data), Batch)

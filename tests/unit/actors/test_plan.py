@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors.placement import SHARDS, Plan, plan
@@ -42,7 +42,6 @@ def equal(hosts: int) -> dict[str, float]:
     return {f"host-{n}": 1.0 for n in range(hosts)}
 
 
-@settings(max_examples=25, deadline=None)
 @given(OWNERS, HOSTS)
 def test_every_shard_has_one_owner_and_every_host_its_share(owners, weights):
     before = (list(owners), dict(weights))
@@ -59,7 +58,6 @@ def test_every_shard_has_one_owner_and_every_host_its_share(owners, weights):
     assert again == Plan({}, {}), "and then nothing is left to do"
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 12), st.sampled_from([0.5, 1.0, 2.0]))
 def test_one_that_joins_gets_its_share_from_the_others_and_nothing_else_moves(hosts, weight):
     owners = after(NOBODY, plan(NOBODY, equal(hosts)))
@@ -69,7 +67,6 @@ def test_one_that_joins_gets_its_share_from_the_others_and_nothing_else_moves(ho
     assert moved(todo) <= SHARDS * weight / (hosts + weight) * 1.1
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.integers(2, 12), st.booleans())
 def test_of_one_that_leaves_only_its_own_shards_move(hosts, dead):
     owners = after(NOBODY, plan(NOBODY, equal(hosts)))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors.messages import ACCEPTED, DUPLICATE, Decommission, Patch, RefreshRules, Register
@@ -147,7 +147,6 @@ def interrupted(draw):
 
 
 @given(interrupted())
-@settings(max_examples=150, deadline=None)
 def test_goes_on_as_if_it_had_never_stopped(history):
     before, stop, after = history
     whole = Clocked(Driver(AROUND))
@@ -168,7 +167,6 @@ def test_goes_on_as_if_it_had_never_stopped(history):
 
 
 @given(st.lists(st.one_of(readings(), readings(), MESSAGES, RULE_CHANGES), max_size=30))
-@settings(max_examples=100, deadline=None)
 def test_a_snapshot_alone_gives_the_whole_state(steps):
     run = Clocked(Driver(AROUND, register=False))
     for step in steps:
@@ -183,7 +181,6 @@ def test_a_snapshot_alone_gives_the_whole_state(steps):
 
 
 @given(st.lists(st.one_of(readings(), bad_readings(), bad_readings(), MESSAGES, RULE_CHANGES), max_size=40))
-@settings(max_examples=150, deadline=None)
 def test_a_refused_turn_leaves_no_trace(steps):
     """`Driver` checks it: the state is as before, nothing but a dead letter is added, no offset is lost."""
     for auto in (None, TYPE):

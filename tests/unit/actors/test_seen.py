@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors._seen_py import Seen as PythonSeen
@@ -24,7 +24,6 @@ READINGS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 5)), max_size=3
 
 
 @given(READINGS, st.integers(0, 3 * REMEMBERED))
-@settings(max_examples=200, deadline=None)
 def test_above_its_floor_it_knows_every_reading(readings, restart):
     seen = Seen()
     for number, (time_ms, key) in enumerate(readings):
@@ -52,7 +51,6 @@ INTEGERS = st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5) | st.integers()
 
 
 @given(st.lists(st.tuples(INTEGERS, INTEGERS), max_size=2 * REMEMBERED))
-@settings(max_examples=100, deadline=None)
 def test_both_memories_are_the_same(readings):
     native = pytest.importorskip("sensorium.actors._seen", exc_type=ImportError)
     pair = native.Seen(), PythonSeen()

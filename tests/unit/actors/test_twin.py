@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors.footprint import footprint_bytes
@@ -63,7 +63,6 @@ def ready(driver: Driver) -> bool:
 
 
 @given(st.lists(st.tuples(patches, st.booleans()), max_size=6))
-@settings(max_examples=60, deadline=None)
 def test_every_change_can_be_undone_and_patches_mean_what_rfc_7396_says(
     steps: list[tuple[dict[str, Any], bool]],
 ) -> None:
@@ -87,7 +86,6 @@ def test_every_change_can_be_undone_and_patches_mean_what_rfc_7396_says(
 
 
 @given(patches, patches)
-@settings(max_examples=60, deadline=None)
 def test_the_delta_is_what_makes_the_reported_hold_all_that_is_desired(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:

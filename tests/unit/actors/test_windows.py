@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors import windows
@@ -153,7 +153,6 @@ def histories(draw: st.DrawFn) -> tuple[WindowSpec, int, list[tuple[int, list[Va
 
 
 @given(histories(), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
 def test_equals_brute_force(history, random):
     spec, metrics, readings = history
     window, brute = Window(spec), BruteForce(spec)
@@ -166,7 +165,6 @@ def test_equals_brute_force(history, random):
 
 
 @given(histories(), st.integers(0, 40))
-@settings(max_examples=100, deadline=None)
 def test_continues_identically_after_restore(history, stop):
     spec, metrics, readings = history
     window = Window(spec)
@@ -182,7 +180,6 @@ def test_continues_identically_after_restore(history, stop):
 
 
 @given(histories(), st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
 def test_advance_is_a_reading_without_values(history, leap):
     spec, metrics, readings = history
     window, brute = Window(spec), BruteForce(spec)
@@ -275,7 +272,6 @@ def test_spec_refuses_what_is_not_whole_panes(length_s, slide_s):
 
 
 @given(histories(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
 def test_both_kinds_of_panes_have_the_same_bits(history, random):
     native = pytest.importorskip(PANES_IN_C, exc_type=ImportError)
     spec, metrics, readings = history

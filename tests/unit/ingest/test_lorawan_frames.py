@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors.messages import Telling
@@ -101,7 +101,6 @@ async def test_what_cannot_be_a_frame_is_said(
 TYPES = ("u8", "i8", "u16", "i16", "u24", "i24", "u32", "i32", "f64")
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(TYPES), st.sampled_from(["big", "little"]), st.integers(-(2**31), 2**32), st.data())
 def test_a_layout_reads_what_it_has_written(
     kind: layout.FieldType, endian: Any, number: int, data: st.DataObject
@@ -118,7 +117,6 @@ def test_a_layout_reads_what_it_has_written(
 
 
 @given(st.uuids(), st.booleans())
-@settings(max_examples=30)
 def test_a_queue_item_is_the_command_again(command: Any, confirmed: bool) -> None:
     item = chirpstack.queue_item_of(command.hex, confirmed=confirmed)
     assert item is not None

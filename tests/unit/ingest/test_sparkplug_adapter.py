@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.recording_router import RecordingRouter
 
@@ -346,7 +346,6 @@ def test_groups_are_subscribed_to_by_kind() -> None:
     assert "spBv1.0/plant/DDATA/+/+" in subscriptions(("plant",))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["NBIRTH", "NDATA", "NDEATH", "DBIRTH", "DDATA", "DDEATH"]), st.binary(max_size=40))
 def test_noise_is_answered_once(kind: str, noise: bytes) -> None:
     world = World()

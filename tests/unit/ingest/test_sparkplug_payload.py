@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.ingest.errors import Undecodable
@@ -207,7 +207,6 @@ scalars = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(scalars, st.integers(0, 2**63))
 def test_what_is_written_google_reads_and_we_read(said: tuple[DataType, Any], alias: int) -> None:
     datatype, value = said
@@ -241,7 +240,6 @@ def test_what_does_not_fit_is_not_written(datatype: DataType, value: Any) -> Non
 valid = encode(Payload(1, (Metric("a", 1, DataType.INT32, 2, -3, properties={"Quality": 192}),), 4))
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.one_of(st.binary(max_size=64), st.tuples(st.integers(0, len(valid)), st.binary(max_size=6))))
 def test_noise_is_a_payload_or_a_documented_error(noise: bytes | tuple[int, bytes]) -> None:
     if isinstance(noise, tuple):

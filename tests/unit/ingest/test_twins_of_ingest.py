@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sensorium.ingest import _publish_py
@@ -85,7 +85,6 @@ def decoders() -> tuple[TelemetryDecoder, TelemetryDecoder]:
 @example(b'{"a":1.0000000000000002,"timestamp":1795459094744.9}')
 @example(b'{"a":123456789012345678,"b":0.1e-22,"c":9007199254740993}')
 @example(b'{"a":1,"timestamp":"2026-11-23T18:00:00.0005","a":1}')
-@settings(max_examples=600, deadline=None)
 def test_the_short_way_reads_what_the_general_one_reads(
     decoders: tuple[TelemetryDecoder, TelemetryDecoder], payload: bytes
 ) -> None:
@@ -94,7 +93,6 @@ def test_the_short_way_reads_what_the_general_one_reads(
 
 
 @given(payloads(), st.binary(max_size=2), st.integers(0, 60))
-@settings(max_examples=200, deadline=None)
 def test_so_it_is_with_damaged_payloads(
     decoders: tuple[TelemetryDecoder, TelemetryDecoder], payload: bytes, damage: bytes, at: int
 ) -> None:
@@ -164,7 +162,6 @@ def packets(draw: st.DrawFn) -> bytes:
 
 
 @given(st.lists(packets(), max_size=6), st.integers(0, 8), st.integers(0, 4), st.sampled_from([0, 20, 10**6]))
-@settings(max_examples=300, deadline=None)
 def test_packets_are_cut_alike(parts: list[bytes], lost: int, start: int, most: int) -> None:
     native = pytest.importorskip("sensorium.ingest._publish", exc_type=ImportError)
     stream = b"".join(parts)

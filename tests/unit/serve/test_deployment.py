@@ -34,6 +34,7 @@ def test_settings_pickle() -> None:
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
+@pytest.mark.slow
 def test_ray_serve_is_not_imported_before_its_environment_is_set() -> None:
     code = "import sensorium.serve.deployment, sys; sys.exit('ray.serve' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

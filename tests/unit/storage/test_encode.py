@@ -74,7 +74,7 @@ async def test_any_reading_comes_back_as_it_went_in(postgres_store: Store) -> No
             assert all(same(a, b) for a, b in zip(told.values, row.values, strict=True)), (told, row)
 
     # Hypothesis calls plain functions; the connection lives in this loop.
-    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(rows())
     def each(given_rows: list[ReadingRow]) -> None:
         run_coroutine_threadsafe(round_trip(given_rows), loop).result(30)
@@ -145,7 +145,6 @@ def loose_rows(draw: st.DrawFn) -> list[ReadingRow]:
 
 
 @given(loose_rows())
-@settings(max_examples=300, deadline=None)
 def test_the_c_module_packs_what_its_twin_packs(given_rows: list[ReadingRow]) -> None:
     native = pytest.importorskip("sensorium.storage._rows", exc_type=ImportError)
 
