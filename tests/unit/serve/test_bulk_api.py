@@ -126,8 +126,8 @@ async def test_packed_bodies(platform: World) -> None:
     ("content", "encoding", "status", "code"),
     [
         (b"no gzip", "gzip", 422, "malformed_body"),
-        (gzip.compress(b"[]")[:-3], "gzip", 422, "malformed_body"),
-        (gzip.compress(b"[]") + b"more", "gzip", 422, "malformed_body"),
+        (gzip.compress(b"[]", mtime=0)[:-3], "gzip", 422, "malformed_body"),
+        (gzip.compress(b"[]", mtime=0) + b"more", "gzip", 422, "malformed_body"),
         (b"", "gzip", 422, "malformed_body"),
         (zlib.compress(b"[]"), "deflate", 415, "unsupported_media_type"),
         (b"[]", "gzip, gzip", 415, "unsupported_media_type"),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -37,6 +37,7 @@ from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.twins import DOCUMENTS, StoredChange
+from tests.unit.serve.standing import StandingApp
 
 NOW_MS = 1_704_110_460_000
 AT = "2024-01-01T12:00:00Z"
@@ -461,6 +462,9 @@ class World:
         return await self.http.post(f"/api/devices/{device_id}/data", json=payload, **more)
 
 
+APP: Final = StandingApp()
+
+
 @asynccontextmanager
 async def world(**settings: Any) -> AsyncIterator[World]:
     store = MemoryStore(lambda: NOW_MS)
@@ -507,7 +511,8 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 statistics=statistics,
                 **{"timeout_s": 5.0, **settings},
             )
-            app = build_app(services)
+            # Settings become part of what is built; without any, one app serves world after world.
+            app = build_app(services) if settings else APP.over(services)
             transport = httpx.ASGITransport(app)
             async with (
                 app.router.lifespan_context(app),

@@ -1,0 +1,51 @@
+"""One app for many tests: what it serves is looked up anew at each use, because building an app is slow."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from sensorium.serve.app import build_app
+from sensorium.serve.services import Services
+
+_PLAIN: Final = (bool, int, float, str, type(None))
+
+
+class Standing:
+    """Stands for what `now()` gives at each use, also where an attribute was taken from it before."""
+
+    def __init__(self, now: Callable[[], Any]) -> None:
+        self._now = now
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._now(), name)
+        return (
+            (lambda *args, **named: getattr(self._now(), name)(*args, **named)) if callable(found) else found
+        )
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self._now()(*args, **named)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._now())
+
+
+class StandingApp:
+    """An app over the services that were given last."""
+
+    def __init__(self) -> None:
+        self._current: Services | None = None
+        self._app: FastAPI | None = None
+
+    def over(self, services: Services) -> FastAPI:
+        """The app, which serves these from now on. They have to be of the same kinds every time."""
+        self._current = services
+        if self._app is None:
+            parts = {each.name: self._part(each.name) for each in fields(Services)}
+            self._app = build_app(Services(**parts))
+        return self._app
+
+    def _part(self, name: str) -> Any:
+        value = getattr(self._current, name)
+        return value if isinstance(value, _PLAIN) else Standing(lambda: getattr(self._current, name))
