@@ -1,4 +1,4 @@
-"""What all tests share: the heap that the imports leave is set aside, and how many examples a property gets."""
+"""What all tests share: the heap that imports leave is set aside, and how many examples properties get."""
 
 import gc
 
