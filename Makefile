@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-live bench-rules bench-runtime chaos storm lock clean
+.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-live bench-models bench-rules bench-runtime chaos storm lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -80,6 +80,9 @@ bench-history: $(STAMP)
 
 bench-live: $(STAMP)
 	$(BIN)/sensorium bench live $(ARGS)
+
+bench-models: $(STAMP)
+	$(BIN)/sensorium bench models $(ARGS)
 
 bench-rules: $(STAMP)
 	$(BIN)/sensorium bench rules $(ARGS)
