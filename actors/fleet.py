@@ -14,6 +14,7 @@ import msgspec
 import ray
 from ray.exceptions import RayActorError
 
+from sensorium.actors.audit import Asked
 from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.errors import DeviceNotFound, Fenced, Unavailable
 from sensorium.actors.messages import (
@@ -32,6 +33,7 @@ from sensorium.actors.messages import (
     SendCommand,
     Value,
 )
+from sensorium.actors.origin import this_user
 from sensorium.actors.past import Past
 from sensorium.actors.placement import shard_of
 from sensorium.actors.ports import Filter
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from sensorium.actors.backtesting import Progress
     from sensorium.actors.fork import Fork
 
+WAY: Final = "notebook"
 T = TypeVar("T")
 
 TABLE_FRESH_S: Final = 2.0
@@ -155,7 +158,7 @@ class Fleet:
         """A message's turn, as an ObjectRef of the answer."""
         table = self.table()
         host = table.addresses[table.hosts[shard_of(message.device_id)]]
-        ref: ray.ObjectRef[Any] = host.call.remote("answer", message, names)
+        ref: ray.ObjectRef[Any] = host.call.remote("answer", attributed(message), names)
         return ref
 
     def now_ms(self) -> int:
@@ -311,6 +314,7 @@ class DeviceRef:
         message = SendCommand(
             *(self.id, f"{now_ms:012x}{secrets.token_hex(10)}", command, dict(parameters or {})),
             *(round(timeout_s * 1000), now_ms + round(expires_s * 1000), retries),
+            origin=this_user(WAY),
         )
         table = self._fleet.table()
         host = table.addresses[table.hosts[shard_of(self.id)]]
@@ -402,19 +406,19 @@ class Rules:
 
     def create(self, spec: RuleSpec | Mapping[str, Any]) -> Rule:
         """Store a rule, given as a `RuleSpec` or as the JSON object that the HTTP API takes."""
-        rule: Rule = self._call("create_rule", _spec(spec))
+        rule: Rule = self._call("create_rule", _spec(spec), this_user(WAY))
         return rule
 
     def replace(self, rule_id: str, spec: RuleSpec | Mapping[str, Any]) -> Rule:
         """Put another spec in a rule's place. Raises LookupError when there is no such rule."""
-        rule: Rule | None = self._call("replace_rule", rule_id, _spec(spec))
+        rule: Rule | None = self._call("replace_rule", rule_id, _spec(spec), this_user(WAY))
         if rule is None:
             raise LookupError(f"no rule {rule_id}")
         return rule
 
     def delete(self, rule_id: str) -> None:
         """Delete a rule; its alarms are cleared. Raises LookupError when there is no such rule."""
-        if not self._call("delete_rule", rule_id):
+        if not self._call("delete_rule", rule_id, this_user(WAY)):
             raise LookupError(f"no rule {rule_id}")
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -432,6 +436,13 @@ def retried(fleet: Fleet, call: Callable[[], T]) -> T:
                 raise Unavailable(f"the host does not come back: {error}") from error
             time.sleep(RETRY_S)
     raise AssertionError("unreachable")
+
+
+def attributed(message: Message) -> Message:
+    """The message with who asks, where it is one that changes something."""
+    if isinstance(message, Asked) and message.origin is None:
+        return msgspec.structs.replace(message, origin=this_user(WAY))
+    return message
 
 
 def _get(refs: Any) -> Any:

@@ -39,6 +39,7 @@ from sensorium.actors.messages import (
     TimerFired,
     batch_decoder,
 )
+from sensorium.actors.origin import Origin, asked_by
 from sensorium.actors.passivation import Passivation
 from sensorium.actors.past import Past
 from sensorium.actors.ports import Filter, Held, HostPorts, HostPortsFactory
@@ -343,19 +344,22 @@ class DeviceHost:
         """All rules."""
         return await self._ports.rules.load()
 
-    async def create_rule(self, spec: RuleSpec) -> Rule:
+    async def create_rule(self, spec: RuleSpec, origin: Origin | None = None) -> Rule:
         """Store a new rule. Raises `InvalidMessage` for one that can never work."""
         validate(spec)
-        return await self._ports.rules.create(spec)
+        with asked_by(origin):
+            return await self._ports.rules.create(spec, _name(origin))
 
-    async def replace_rule(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+    async def replace_rule(self, rule_id: str, spec: RuleSpec, origin: Origin | None = None) -> Rule | None:
         """The rule's next version; None when there is no such rule."""
         validate(spec)
-        return await self._ports.rules.replace(rule_id, spec)
+        with asked_by(origin):
+            return await self._ports.rules.replace(rule_id, spec, _name(origin))
 
-    async def delete_rule(self, rule_id: str) -> bool:
+    async def delete_rule(self, rule_id: str, origin: Origin | None = None) -> bool:
         """Whether there was such a rule."""
-        return await self._ports.rules.delete(rule_id)
+        with asked_by(origin):
+            return await self._ports.rules.delete(rule_id)
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start, and gauges, by name."""
@@ -452,3 +456,7 @@ class DeviceHost:
             ids = await self._ports.registry.select(which, self._shards if shards is None else shards)
             for start in range(0, len(ids), ARM_CHUNK):
                 await self._delivery.run(Work([RefreshRules(i) for i in ids[start : start + ARM_CHUNK]]))
+
+
+def _name(origin: Origin | None) -> str:
+    return "" if origin is None else origin.by

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.actors.origin import Origin
+
 Value = float | bool | str
 """One metric's value. Integers arrive as floats: exact up to 2**53."""
 
@@ -61,6 +63,7 @@ class Register(_Message, frozen=True, array_like=True, tag=1):
     device_type: str
     location: Location | None = None
     metadata: dict[str, Any] = {}
+    origin: Origin | None = None
 
 
 class Patch(_Message, frozen=True, array_like=True, tag=2):
@@ -69,10 +72,13 @@ class Patch(_Message, frozen=True, array_like=True, tag=2):
     device_type: str | None = None
     location: Location | None = None
     metadata: dict[str, Any] | None = None
+    origin: Origin | None = None
 
 
 class Decommission(_Message, frozen=True, array_like=True, tag=3):
     """Retire the device: its history stays, its readings are refused from now on."""
+
+    origin: Origin | None = None
 
 
 class GetDevice(_Message, frozen=True, array_like=True, tag=4):
@@ -143,6 +149,7 @@ class SendCommand(_Message, frozen=True, array_like=True, tag=20):
     expires_ms: int
     retries: int = 0
     job_id: str | None = None
+    origin: Origin | None = None
 
 
 class ClaimCommand(_Message, frozen=True, array_like=True, tag=21):
@@ -183,6 +190,7 @@ class CancelCommand(_Message, frozen=True, array_like=True, tag=24):
     """End an open command; answered with the `Command`. One that was sent may be carried out all the same."""
 
     command_id: str
+    origin: Origin | None = None
 
 
 class TakeCommands(_Message, frozen=True, array_like=True, tag=25):
@@ -210,6 +218,7 @@ class ActOnAlarm(_Message, frozen=True, array_like=True, tag=30):
     by: str = ""
     text: str = ""
     until_ms: int = 0
+    origin: Origin | None = None
 
 
 class GetTwin(_Message, frozen=True, array_like=True, tag=40):
@@ -232,6 +241,7 @@ class ChangeTwin(_Message, frozen=True, array_like=True, tag=41):
     by: str = ""
     replace: bool = False
     matching: list[str] | None = None
+    origin: Origin | None = None
 
 
 class ClaimTwin(_Message, frozen=True, array_like=True, tag=42):

@@ -9,6 +9,7 @@ import msgspec
 
 from sensorium.actors.messages import DeadLetter, Location, Value
 from sensorium.actors.metrics import MetricSet
+from sensorium.actors.origin import Origin
 from sensorium.actors.twin_documents import Document
 
 
@@ -270,6 +271,23 @@ class StoredDevice(NamedTuple):
     twin: TwinState | None = None
 
 
+class AuditRow(NamedTuple):
+    """A change that somebody asked for, as the audit log keeps it; secrets are taken out where it is stored.
+
+    `what` is such as "device.change", `thing` the id of what was changed.
+    `before` and `after` are builtins, None where there is nothing. `note` is what they said besides.
+    """
+
+    device_id: str
+    at_ms: int
+    origin: Origin
+    what: str
+    thing: str
+    before: Any
+    after: Any
+    note: Mapping[str, Any] = {}
+
+
 class Identity(NamedTuple):
     """What tells a reading from others of its device. Without a time, the key alone must match."""
 
@@ -296,6 +314,7 @@ class Commit:
     presences: list[PresenceRow] = field(default_factory=list)
     alarm_notes: list[AlarmNote] = field(default_factory=list)
     twins: list[TwinState] = field(default_factory=list)
+    audits: list[AuditRow] = field(default_factory=list)
     epochs: Mapping[int, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -310,4 +329,5 @@ class Commit:
             or self.presences
             or self.alarm_notes
             or self.twins
+            or self.audits
         )

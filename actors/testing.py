@@ -15,6 +15,7 @@ from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.ports import Filter, Held, HostPorts
 from sensorium.actors.records import (
     Alarm,
+    AuditRow,
     Command,
     Commit,
     EventRow,
@@ -64,6 +65,7 @@ class MemoryStore(MemoryMembers):
         self.commands: dict[str, Command] = {}
         self.presences: dict[str, PresenceRow] = {}
         self.twins: dict[str, TwinState] = {}
+        self.audits: list[AuditRow] = []
         self.snapshots: dict[int, Snapshot] = {}
         self.heads: dict[int, int] = {}
         self._rules: dict[str, Rule] = {}
@@ -171,6 +173,7 @@ class MemoryStore(MemoryMembers):
         self.commands |= {c.command_id: c for c in commit.commands}
         self.presences |= {p.device_id: p for p in commit.presences}
         self.twins |= {t.device_id: t for t in commit.twins}
+        self.audits += commit.audits
         for timer in commit.timers:
             if timer.due_ms is None:
                 self.timers.pop((timer.device_id, timer.name), None)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
+from sensorium.actors.audit import Asked, handle_audited
 from sensorium.actors.device import Device, Surroundings
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -105,6 +106,8 @@ def run(
                         touched.add(device)
                         device.turns += 1
                         continue
+                elif isinstance(message, Asked) and message.origin is not None:
+                    outcome = handle_audited(device, message, now_ms, around, commit)
                 else:
                     outcome = device.handle(message, now_ms, around, commit)
                 if outcome is not ACCEPTED:

@@ -8,8 +8,10 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from sensorium.actors.origin import this_user
 from sensorium.actors.rules import RuleSpec
 from sensorium.cluster.errors import PlatformUnreachable
+from sensorium.serve.origin import BY_HEADER, WAY_HEADER
 
 TRIES = 6
 """Of a request that meets a platform which is starting, busy or restarting, before giving up."""
@@ -29,7 +31,9 @@ class PlatformApi:
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=10.0, transport=transport)
+        self._client = httpx.AsyncClient(
+            base_url=self.url, timeout=10.0, transport=transport, headers=_headers()
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,6 +109,12 @@ class PlatformApi:
         item: dict[str, Any] = response.json()
         return item
 
+    async def audit(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+        """A page of the audit log, the newest entry first."""
+        said = await self._request("GET", "/api/audit", params=dict(wanted))
+        items: list[dict[str, Any]] = said.json()["items"]
+        return items
+
     async def metrics(self) -> str:
         """The Prometheus page."""
         return (await self._request("GET", "/metrics")).text
@@ -162,6 +172,10 @@ class PlatformApi:
             await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
             wait_s *= 2
         raise AssertionError("the last try returns or raises")
+
+
+def _headers() -> dict[str, str]:
+    return {BY_HEADER: quote(this_user("cli").by), WAY_HEADER: "cli"}
 
 
 def _reason(error: Exception) -> str:

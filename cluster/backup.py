@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sensorium.actors.errors import SensoriumError
+from sensorium.actors.origin import this_user
 from sensorium.cluster.config import Config
-from sensorium.cluster.errors import ClusterError, ConfigError
-from sensorium.cluster.run_directory import RunDirectory
+from sensorium.cluster.databases import databases
+from sensorium.cluster.errors import ClusterError
+from sensorium.storage.audit_chain import note
 from sensorium.storage.backup import Told, back_up
 from sensorium.storage.backup_files import Manifest, read_manifest
-from sensorium.storage.embedded import EmbeddedFailed, EmbeddedPostgres
+from sensorium.storage.embedded import EmbeddedFailed
 from sensorium.storage.restore import restore, verify
 
 
@@ -25,7 +27,7 @@ class BackupFailed(ClusterError):
 
 def make(config: Config, folder: Path, console: Console) -> Manifest:
     """A backup of the platform's databases, which may be running. Raises `ClusterError`."""
-    with _failures(folder), _databases(config, fresh=False) as dsns, _progress(console) as told:
+    with _failures(folder), databases(config, fresh=False) as dsns, _progress(console) as told:
         return asyncio.run(back_up(dsns, folder, version("sensorium"), told))
 
 
@@ -39,8 +41,10 @@ def put_back(config: Config, folder: Path, console: Console) -> Manifest:
     """Fills the platform's databases, which are empty. Raises `ClusterError`."""
     with _failures(folder):
         read_manifest(folder)
-    with _failures(folder), _databases(config, fresh=True) as dsns, _progress(console) as told:
-        return asyncio.run(restore(folder, dsns, told))
+    with _failures(folder), databases(config, fresh=True) as dsns, _progress(console) as told:
+        done = asyncio.run(restore(folder, dsns, told))
+        asyncio.run(note(dsns[0], "platform.restore", str(folder.resolve()), this_user("cli")))
+        return done
 
 
 def told(manifest: Manifest) -> str:
@@ -48,25 +52,6 @@ def told(manifest: Manifest) -> str:
     devices, readings = (sum(d.rows(table) for d in manifest.databases) for table in ("devices", "readings"))
     size_mb = sum(database.size_bytes for database in manifest.databases) / 1e6
     return f"{devices:,} devices, {readings:,} readings, {size_mb:,.1f} MB before compression"
-
-
-@contextmanager
-def _databases(config: Config, *, fresh: bool) -> Iterator[tuple[str, ...]]:
-    """The URLs of the databases. The embedded one is started unless a platform runs on it."""
-    storage = config.storage
-    if storage.main_url is not None:
-        yield (storage.main_url, *storage.further_urls)
-        return
-    data_dir = storage.data_dir
-    if not fresh and not (data_dir / "postgres" / "PG_VERSION").exists():
-        raise ConfigError(f"no platform has kept anything in {data_dir}: name its --data-dir")
-    server = EmbeddedPostgres(data_dir / "postgres")
-    if not fresh and (dsn := server.serving()) is not None:
-        yield (dsn,)
-        return
-    # Nobody may start a platform on it meanwhile.
-    with RunDirectory(data_dir), server:
-        yield (server.dsn,)
 
 
 @contextmanager

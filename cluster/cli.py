@@ -40,6 +40,13 @@ commands = typer.Typer(
 )
 app.add_typer(commands, name="commands")
 
+audit = typer.Typer(
+    help="Who changed what, and whether the log of it is whole.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(audit, name="audit")
+
 JobId = Annotated[str, typer.Argument(help="Of a bulk job, as `send` prints it.")]
 
 ProjectionName = Annotated[str, typer.Argument(help="Such as kafka; see: sensorium projections list.")]
@@ -468,6 +475,47 @@ def rewind(
 
     asyncio.run(page.steered(url, name, "rewind", page.rewind_to_ms(to)))
     print(f"{name}: will be rewound to {to}")
+
+
+@audit.command("list")
+def list_audit(
+    url: HttpUrl = _LOCAL_HTTP,
+    who: Annotated[str, typer.Option(help="The name that was given, or the address without one.")] = "",
+    what: Annotated[
+        str, typer.Option(help="Such as rule.replace, or rule for all that is done to rules.")
+    ] = "",
+    thing: Annotated[str, typer.Option(help="The id of what was changed.")] = "",
+    start: Annotated[str, typer.Option(help="ISO 8601, from then on.")] = "",
+    end: Annotated[str, typer.Option(help="ISO 8601, until then.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most, the newest first.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Who changed what, the newest first. Before and after stand in the JSON."""
+    from sensorium.cluster import audit as page
+
+    given = {"who": who, "what": what, "thing": thing, "start": start, "end": end, "limit": str(limit)}
+    items = asyncio.run(page.listed(url, {name: value for name, value in given.items() if value}))
+    if as_json:
+        print(msgspec.json.encode(items).decode())
+    else:
+        Console().print(page.table(items))
+
+
+@audit.command("verify")
+def verify_audit(
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Of the platform.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Of the platform.", exists=True, dir_okay=False)] = None,
+    since_hash: Annotated[
+        str | None, typer.Option(help="A hash that was the newest once: check that it is there still.")
+    ] = None,
+) -> None:
+    """Check at the database that no entry was edited, removed or put in. Exit status 1 when one was."""
+    from sensorium.cluster import audit as page
+
+    settings = configuration.load(config, os.environ, {"--data-dir": ("storage.data_dir", data_dir)})
+    verdict = page.verified(settings, since_hash)
+    print("\n".join(page.told(verdict)))
+    raise typer.Exit(1 if verdict.faults else 0)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -33,6 +33,7 @@ from sensorium.actors.runtime import (
 )
 from sensorium.cluster import urls
 from sensorium.cluster.actions import action_services
+from sensorium.cluster.audit import note_configuration
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.errors import AlreadyRunning
@@ -233,6 +234,7 @@ class Platform:
         for dsn in dsns:
             await migrate(dsn)
         await check_layout(dsns)
+        await note_configuration(url, self._config)
         self.database_dsn_redacted = urls.redacted(url)
         return url
 

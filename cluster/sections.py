@@ -128,6 +128,8 @@ class Retention(Section):
     """… those of one-hour rollups 13 weeks …"""
     rollup_1d_days: Days | None = None
     """… and those of one-day rollups four years."""
+    audit_days: Days | None = None
+    """Entries of the audit log, the oldest first; what is left stays a chain that can be checked."""
 
 
 class Storage(Section):

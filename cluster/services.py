@@ -84,6 +84,7 @@ def retention_settings(config: Config) -> RetentionSettings:
         + ((ACTIONS,) if config.actions.enabled else ())
         + projections(config),
         config.timeseries.hot_days if config.timeseries.url is not None else None,
+        keep.audit_days,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from fastapi import Depends, FastAPI
@@ -12,6 +13,7 @@ from sensorium.serve import (
     actions,
     alarm_actions,
     alarms,
+    audit,
     backtest,
     bulk,
     bulk_jobs,
@@ -43,6 +45,7 @@ from sensorium.serve.graphql import GraphQLApi
 from sensorium.serve.inflate import INFLATED_TIMES, Inflate
 from sensorium.serve.limits import BodyLimit, InFlightLimit
 from sensorium.serve.models import DeviceBody, DevicePatch
+from sensorium.serve.origin import Attributed, AttributedAsks
 from sensorium.serve.pages import VALUES
 from sensorium.serve.problems import install_handlers
 from sensorium.serve.query import known_query
@@ -73,6 +76,7 @@ _DESCRIPTION: Final = (
 def build_app(services: Services) -> FastAPI:
     """The app over opened services, which stay the caller's to close after the app's shutdown."""
     path_parts.register()
+    services = replace(services, router=AttributedAsks(services.router))
     refreshing = rules.Refreshing(services)
 
     @asynccontextmanager
@@ -116,6 +120,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
     app.include_router(projections.routes(services))
+    app.include_router(audit.routes(services.audit))
     if services.batched is not None:
         api = GraphQLApi(services, services.batched)
         app.router.routes.append(Route(graphql.PATH, api, methods=["GET", "POST"], include_in_schema=False))
@@ -127,10 +132,18 @@ def build_app(services: Services) -> FastAPI:
     )
     install_openapi(
         app,
-        (*VALUES, *bulk_models.VALUES, why.AlarmWhy, maintenance.MaintenanceList),
+        (
+            *VALUES,
+            audit.AuditPage,
+            audit.AuditHead,
+            *bulk_models.VALUES,
+            why.AlarmWhy,
+            maintenance.MaintenanceList,
+        ),
         bodies,
         {**telemetry.SCHEMA, **bulk.SCHEMA},
     )
+    app.add_middleware(Attributed, changed=services.audit.kick)
     app.add_middleware(Inflate, max_bytes=INFLATED_TIMES * services.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=services.max_body_bytes)
     app.add_middleware(InFlightLimit, max_requests=services.max_requests, exempt=health.PATHS | {live.PATH})

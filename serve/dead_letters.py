@@ -165,9 +165,9 @@ def routes(services: Services) -> APIRouter:
         if isinstance(outcome, Refusal):
             if outcome.dead_lettered:
                 # The device has written a new letter, which says why.
-                await letters.delete(letter.id)
+                await letters.delete(letter.id, replayed=True)
             raise _NotReplayed(outcome.code, outcome.detail)
-        await letters.delete(letter.id)
+        await letters.delete(letter.id, replayed=True)
         return "duplicate" if isinstance(outcome, Duplicate) else "accepted"
 
     return router

@@ -33,6 +33,7 @@ from sensorium.serve.overview import Overview
 from sensorium.serve.services import ActionSide, Services
 from sensorium.storage.alarms import Alarms
 from sensorium.storage.archive import Archive
+from sensorium.storage.audit_chain import AuditLog
 from sensorium.storage.batched import Batched
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgEndedCommands
@@ -136,6 +137,9 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         alarms = SpreadAlarms(pools) if spread else Alarms(pool)
         feed = LiveFeed(lambda: [LiveLog(dsn) for dsn in dsns], alarms, _now_ms, settings.max_subscribers)
         stack.push_async_callback(feed.close)
+        audit = AuditLog(pools)
+        settling = asyncio.create_task(audit.keep(), name="audit log")
+        stack.push_async_callback(_ended, settling)
         yield Services(
             router=router,
             pipeline=Pipeline(router, settings.bounds, source="http"),
@@ -151,6 +155,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             rules=rules,
             alarms=alarms,
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
+            audit=audit,
             now_ms=_now_ms,
             checks={"database": lambda: _check_databases(pools), "hosts": overview.check_hosts},
             statistics=overview.statistics,
@@ -172,6 +177,11 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
                 settings.webhook_schemes,
             ),
         )
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _now_ms() -> int:

@@ -10,11 +10,13 @@ import strawberry
 from graphql import GraphQLError
 from strawberry.scalars import JSON
 
+from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.records import Alarm as AlarmRecord
 from sensorium.actors.records import Command as CommandRecord
 from sensorium.actors.rules import Rule as RuleRecord
 from sensorium.serve.graphql_context import Info
 from sensorium.serve.graphql_types import Alarm, Command, Device, Rule, rule_of
+from sensorium.serve.origin import BY_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER, WAY_HEADER, origin_of
 
 REST: Final = "http://rest"
 
@@ -146,6 +148,10 @@ async def _rest(info: Info, method: str, path: str, body: Any = None) -> Any:
     async with httpx.AsyncClient(transport=transport, base_url=REST, timeout=None) as client:
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
+        # Over a WebSocket there is no request that was attributed yet.
+        origin = ASKED_BY.get() or origin_of(info.context.request.scope)
+        headers |= {WAY_HEADER: "graphql", REQUEST_ID_HEADER: origin.request_id}
+        headers |= {BY_HEADER: quote(origin.by), FORWARDED_HEADER: origin.client}
         response = await client.request(method, path, content=content, headers=headers)
     said: Any = msgspec.json.decode(response.content) if response.content else None
     if response.is_success:

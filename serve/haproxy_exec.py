@@ -1,5 +1,7 @@
 """Runs HAProxy for Ray Serve, to end with the process that started it and to show its figures here only.
 
+It also has it say from where each request came, in `X-Forwarded-For`.
+
 A script by itself (`python -ISs haproxy_exec.py BINARY [HAPROXY'S ARGUMENTS]`): it imports nothing of ours.
 Ray Serve leaves HAProxy, and with it the HTTP port, behind when its node is killed, and its template binds
 the ports of the figures on all interfaces.
@@ -17,14 +19,16 @@ _OTHER_SECTION = re.compile(r"^\S")
 _BIND = re.compile(r"^(\s+bind )\*?:(\d+)")
 
 
-def on_loopback(config: str) -> str:
-    """The configuration with the sections of figures bound to 127.0.0.1; all else as it is."""
+def as_ours(config: str) -> str:
+    """The configuration with the sections of figures bound to 127.0.0.1, and clients named."""
     lines = []
     figures = False
     for line in config.splitlines(keepends=True):
         if _OTHER_SECTION.match(line):
             figures = _SECTION.match(line) is not None
         lines.append(_BIND.sub(r"\g<1>127.0.0.1:\2", line) if figures else line)
+        if line.startswith("defaults"):
+            lines.append("    option forwardfor\n")
     return "".join(lines)
 
 
@@ -39,7 +43,7 @@ def main(binary: str, *arguments: str) -> None:
         place = given.index("-f") + 1
         local = f"{given[place]}.local"
         with open(given[place]) as source, open(local, "w") as target:  # noqa: PTH123 -- pathlib costs start-up
-            target.write(on_loopback(source.read()))
+            target.write(as_ours(source.read()))
         given[place] = local
     os.execv(binary, [binary, *given])
 

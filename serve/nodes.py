@@ -56,9 +56,10 @@ def routes(services: Services) -> APIRouter:
             raise Unavailable("no cluster is connected")
         return services.cluster
 
-    async def steered(node_id: str, known: bool) -> Response:
+    async def steered(how: str, node_id: str, known: bool) -> Response:
         if not known:
             raise not_found(f"no node {node_id} lives; GET /api/nodes shows those that do")
+        await services.audit.note(f"node.{how}", node_id)
         return json_response(NodeList(await cluster().nodes()), 202)
 
     @router.get(
@@ -82,7 +83,7 @@ def routes(services: Services) -> APIRouter:
     )
     async def drain(node_id: NodePath) -> Response:
         """Its hosts hand over to others, then end, and it gets none. Where it is the only node they stay."""
-        return await steered(node_id, await cluster().drain(node_id))
+        return await steered("drain", node_id, await cluster().drain(node_id))
 
     @router.post(
         "/api/nodes/{node_id}/undrain",
@@ -93,7 +94,7 @@ def routes(services: Services) -> APIRouter:
     )
     async def undrain(node_id: NodePath) -> Response:
         """It may have hosts again. What Ray was asked to drain stays so."""
-        return await steered(node_id, await cluster().undrain(node_id))
+        return await steered("undrain", node_id, await cluster().undrain(node_id))
 
     @router.get(
         "/api/hosts",
@@ -114,7 +115,9 @@ def routes(services: Services) -> APIRouter:
     )
     async def scale(hosts: Annotated[int, Query(ge=1, le=MAX_HOSTS, description="How many.")]) -> Response:
         """So many hosts from now on, until the platform ends; those that go hand over first."""
+        before = (await cluster().hosts()).wanted
         await cluster().scale(hosts)
+        await services.audit.note("cluster.scale", "hosts", {"hosts": before}, {"hosts": hosts})
         return json_response(await cluster().hosts(), 202)
 
     return router

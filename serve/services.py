@@ -300,12 +300,34 @@ class TriesRules(Protocol):
     def run(self, asked: Asked) -> AsyncGenerator[Progress | BacktestResult, None]: ...
 
 
+class KeepsAudit(Protocol):
+    """The audit log. What storage changes is in it already; `note` is for everything else."""
+
+    async def note(
+        self, what: str, thing: str, before: Any = None, after: Any = None, **note: Any
+    ) -> None: ...
+    async def page(
+        self,
+        who: str | None,
+        what: str | None,
+        thing: str | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Any: ...
+    async def head(self) -> tuple[int, str]: ...
+    def kick(self) -> None:
+        """There may be something new for the chain."""
+        ...
+
+
 class ReadsDeadLetters(Protocol):
     """Dead letters, newest first."""
 
     async def page(self, reason: str | None, device_id: str | None, after: Any | None, limit: int) -> Any: ...
     async def get(self, letter_id: int) -> Any | None: ...
-    async def delete(self, letter_id: int) -> bool: ...
+    async def delete(self, letter_id: int, replayed: bool = False) -> bool: ...
 
 
 class ReadsForMany(Protocol):
@@ -365,6 +387,7 @@ class Services:
     waits: CommandWaits
     backtests: TriesRules
     now_ms: Callable[[], int]
+    audit: KeepsAudit
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics
     cluster: RunsHosts | None = None

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
 
@@ -77,6 +78,8 @@ class BulkJobs:
                     job.job_id,
                     list(device_ids),
                 )
+                spec = {"kind": job.kind, "total": job.total, "per_second": job.per_second, **job.spec}
+                await record(connection, "bulk_job.create", job.job_id, None, spec)
                 return job
             row = await connection.fetchrow(f"SELECT {_JOB} FROM bulk_jobs WHERE job_id = $1", job.job_id)
         assert row is not None
@@ -164,12 +167,16 @@ class BulkJobs:
 
     async def cancel(self, job_id: str) -> None:
         """Ask for it to be cancelled, also what was given out already."""
-        async with acquired(self._pool) as connection:
-            await connection.execute(
-                "UPDATE bulk_jobs SET state = 'CANCELLING'"
-                " WHERE job_id = $1 AND state IN ('RUNNING', 'DONE')",
-                job_id,
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchval(
+                "SELECT state FROM bulk_jobs WHERE job_id = $1 FOR UPDATE", job_id
             )
+            if old in ("RUNNING", "DONE"):
+                await connection.execute(
+                    "UPDATE bulk_jobs SET state = 'CANCELLING' WHERE job_id = $1", job_id
+                )
+                after = {"state": "CANCELLING"}
+                await record(connection, "bulk_job.cancel", job_id, {"state": old}, after)
 
     async def drop_pending(self, job_id: str) -> None:
         """Those who have not had their turn will not have it."""

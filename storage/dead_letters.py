@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
 
@@ -62,11 +63,19 @@ class DeadLetters:
             )
         return None if row is None else StoredDeadLetter(*row)
 
-    async def delete(self, letter_id: int) -> bool:
-        """Whether it was there."""
-        async with acquired(self._pool) as connection:
-            status = await connection.execute("DELETE FROM dead_letters WHERE id = $1", letter_id)
-        return bool(status == "DELETE 1")
+    async def delete(self, letter_id: int, replayed: bool = False, shown_id: int | None = None) -> bool:
+        """Whether it was there. `shown_id` is what people know it by, where that is another number."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            row = await connection.fetchrow(
+                "DELETE FROM dead_letters WHERE id = $1"
+                " RETURNING received_at AS received_ms, device_id, source, reason",
+                letter_id,
+            )
+            if row is None:
+                return False
+            what = "dead_letter.replay" if replayed else "dead_letter.delete"
+            await record(connection, what, str(letter_id if shown_id is None else shown_id), dict(row))
+        return True
 
     async def counts(self) -> dict[str, int]:
         """How many are stored, by reason."""

@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 
 from sensorium.actors.actions import Action
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
 
@@ -124,9 +125,14 @@ class Deliveries:
         where.add("delivery_id = ?", delivery_id)
         count = 0
         for pool in self._pools:
-            async with acquired(pool) as connection:
+            async with acquired(pool) as connection, connection.transaction():
                 done = await connection.execute(_RETRY.format(where=where, limit=limit), *where.arguments)
-            count += int(done.split()[-1])
+                retried = int(done.split()[-1])
+                if retried:
+                    thing = delivery_id or queue or rule_id or "*"
+                    chosen = {"delivery_id": delivery_id, "queue": queue, "rule_id": rule_id}
+                    await record(connection, "delivery.retry", thing, chosen=chosen, count=retried)
+            count += retried
         return count
 
 

@@ -7,6 +7,7 @@ import asyncpg
 import msgspec
 
 from sensorium.actors.maintenance import Maintenance, Windows
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Connection, Pool, acquired
 
 MAX_WINDOWS: Final = 1_000
@@ -47,7 +48,7 @@ class PgMaintenance:
 
     async def create(self, spec: Maintenance) -> StoredMaintenance | None:
         """Store a new one; None: there are too many."""
-        async with acquired(self._pool) as connection:
+        async with acquired(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(
                 "INSERT INTO maintenance (maintenance_id, spec)"
                 " SELECT $1, $2 WHERE (SELECT count(*) FROM maintenance) < $3"
@@ -56,26 +57,38 @@ class PgMaintenance:
                 spec,
                 MAX_WINDOWS,
             )
-        return None if row is None else _stored(row)
+            if row is None:
+                return None
+            await record(connection, "maintenance.create", row["maintenance_id"], None, spec)
+        return _stored(row)
 
     async def replace(self, maintenance_id: str, spec: Maintenance) -> StoredMaintenance | None:
         """None: there is no such window."""
-        async with acquired(self._pool) as connection:
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchval(
+                "SELECT spec FROM maintenance WHERE maintenance_id = $1 FOR UPDATE", maintenance_id
+            )
             row = await connection.fetchrow(
                 "UPDATE maintenance SET spec = $2, updated_at = now() WHERE maintenance_id = $1"
                 f" RETURNING {_COLUMNS}",
                 maintenance_id,
                 spec,
             )
-        return None if row is None else _stored(row)
+            if row is None:
+                return None
+            await record(connection, "maintenance.replace", maintenance_id, old, spec)
+        return _stored(row)
 
     async def delete(self, maintenance_id: str) -> bool:
         """False when there was none."""
-        async with acquired(self._pool) as connection:
-            done = await connection.execute(
-                "DELETE FROM maintenance WHERE maintenance_id = $1", maintenance_id
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchval(
+                "DELETE FROM maintenance WHERE maintenance_id = $1 RETURNING spec", maintenance_id
             )
-        return done == "DELETE 1"
+            if old is None:
+                return False
+            await record(connection, "maintenance.delete", maintenance_id, old)
+        return True
 
 
 async def windows(connection: Connection) -> Windows:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from sensorium.actors.errors import InvalidMessage
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.rollup_sink import NAME as ROLLUPS
@@ -12,6 +13,7 @@ SELECT p.name, p.state, p.read_from, p.updated_at, p.rewind_to IS NOT NULL AS re
        (SELECT coalesce(sum(greatest(s.head - p.cursors[s.shard + 1], 0)), 0)::bigint FROM shards s) AS behind
 FROM projections p ORDER BY p.name
 """
+_STANDS: Final = "SELECT state, rewind_to AS rewind_to_ms FROM projections WHERE name = $1 FOR UPDATE"
 _STATE: Final = "UPDATE projections SET state = $2 WHERE name = $1"
 _REWIND: Final = "UPDATE projections SET rewind_to = $2 WHERE name = $1"
 
@@ -29,11 +31,11 @@ class Projections:
 
     async def pause(self, name: str) -> bool:
         """Let it flush what it has and stand still until `resume`; False when there is no such projection."""
-        return await self._change(_STATE, name, "paused")
+        return await self._change("pause", _STATE, name, "paused")
 
     async def resume(self, name: str) -> bool:
         """Let it go on from where it stands; False when there is no such projection."""
-        return await self._change(_STATE, name, "running")
+        return await self._change("resume", _STATE, name, "running")
 
     async def rewind(self, name: str, to_ms: int = 0) -> bool:
         """Let it take again what was committed since `to_ms`; False when there is no such projection.
@@ -49,8 +51,16 @@ class Projections:
             async with acquired(self._pool) as connection:
                 if await connection.fetchval("SELECT EXISTS (SELECT FROM retention WHERE kind = 'log')"):
                     raise InvalidMessage("retention has removed readings that the rollups still count")
-        return await self._change(_REWIND, name, to_ms)
+        return await self._change("rewind", _REWIND, name, to_ms)
 
-    async def _change(self, statement: str, name: str, value: str | int) -> bool:
-        async with acquired(self._pool) as connection:
-            return await connection.execute(statement, name, value) == "UPDATE 1"
+    async def _change(self, how: str, statement: str, name: str, value: str | int) -> bool:
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchrow(_STANDS, name)
+            if old is None:
+                return False
+            await connection.execute(statement, name, value)
+            new = await connection.fetchrow(_STANDS, name)
+            assert new is not None
+            if how == "rewind" or old["state"] != new["state"]:
+                await record(connection, f"projection.{how}", name, dict(old), dict(new))
+        return True

@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sensorium.actors.errors import SensoriumError
+from sensorium.storage import audit_chain
+from sensorium.storage.audit_chain import RETENTION
+from sensorium.storage.audit_trail import record
 from sensorium.storage.bulk_jobs import forget_jobs
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.partitions import LOCK_KEY, TABLES, attached, drop_partitions, ensure_partitions
@@ -56,12 +59,14 @@ class RetentionSettings:
         rollup_days: by the level's name, by event time. A partition goes when all of it is older.
         wait_for: the projections that must have read a day of the log before it goes. One that has yet to
             run for the first time has read nothing.
+        audit_days: entries of the audit log.
     """
 
     raw_days: int | None = None
     rollup_days: tuple[tuple[str, int], ...] = ()
     wait_for: tuple[str, ...] = ()
     hot_days: int | None = None
+    audit_days: int | None = None
 
 
 async def apply(connection: Connection, settings: RetentionSettings, now: datetime) -> list[str]:
@@ -83,6 +88,11 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
     for level in LEVELS:
         if level.name in days:
             dropped += await _drop_rollups(connection, level, now - timedelta(days=days[level.name]))
+    if settings.audit_days is not None:
+        await audit_chain.forget(connection, round((now.timestamp() - settings.audit_days * 86_400) * 1000))
+    if dropped:
+        async with connection.transaction():
+            await record(connection, "retention.drop", "partitions", origin=RETENTION, dropped=dropped)
     return dropped
 
 

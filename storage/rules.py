@@ -11,6 +11,7 @@ import msgspec
 
 from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.rules import Rule, RuleSpec
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired, connect, translated
 
 CHANNEL: Final = "sensorium_rules"
@@ -49,7 +50,7 @@ class PgRules:
 
     async def create(self, spec: RuleSpec, by: str = "") -> Rule:
         """As the port says."""
-        async with acquired(self._pool) as connection:
+        async with acquired(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(
                 "INSERT INTO rules (rule_id, version, spec, created_at, updated_at, changed_by)"
                 f" VALUES ($1, 1, $2, now(), now(), $3) RETURNING {_COLUMNS}",
@@ -57,14 +58,17 @@ class PgRules:
                 spec,
                 by,
             )
-        assert row is not None
-        return _rule(row)
+            assert row is not None
+            rule = _rule(row)
+            await record(connection, "rule.create", rule.rule_id, None, rule.spec, by=by)
+        return rule
 
     async def replace(self, rule_id: str, spec: RuleSpec, by: str = "") -> Rule | None:
         """As the port says."""
         if "\0" in rule_id:
             return None
-        async with acquired(self._pool) as connection:
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchval("SELECT spec FROM rules WHERE rule_id = $1 FOR UPDATE", rule_id)
             row = await connection.fetchrow(
                 "UPDATE rules SET version = version + 1, spec = $2, updated_at = now(), changed_by = $3"
                 f" WHERE rule_id = $1 RETURNING {_COLUMNS}",
@@ -72,14 +76,21 @@ class PgRules:
                 spec,
                 by,
             )
-        return None if row is None else _rule(row)
+            if row is None:
+                return None
+            await record(connection, "rule.replace", rule_id, old, spec, by=by, version=row["version"])
+        return _rule(row)
 
     async def delete(self, rule_id: str) -> bool:
         """As the port says."""
         if "\0" in rule_id:
             return False
-        async with acquired(self._pool) as connection:
-            return await connection.execute("DELETE FROM rules WHERE rule_id = $1", rule_id) == "DELETE 1"
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchval("DELETE FROM rules WHERE rule_id = $1 RETURNING spec", rule_id)
+            if old is None:
+                return False
+            await record(connection, "rule.delete", rule_id, old)
+        return True
 
     async def changes(self) -> AsyncIterator[None]:
         """As the port says; also once at the start and after each reconnect, which it tries until closed."""

@@ -66,6 +66,8 @@ def split(commit: Commit, databases: int) -> dict[int, Commit]:
         part(shard_of(twin.device_id)).twins.append(twin)
     for note in commit.alarm_notes:
         part(shard_of(note.device_id)).alarm_notes.append(note)
+    for audit in commit.audits:
+        part(shard_of(audit.device_id)).audits.append(audit)
     for letter in commit.dead_letters:
         part(shard_of(letter.device_id)).dead_letters.append(letter)
     for position, present in parts.items():

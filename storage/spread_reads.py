@@ -182,10 +182,10 @@ class SpreadDeadLetters:
         letter = await self._parts[position].get(own)
         return None if letter is None else letter._replace(id=letter_id)
 
-    async def delete(self, letter_id: int) -> bool:
+    async def delete(self, letter_id: int, replayed: bool = False) -> bool:
         """As `DeadLetters.delete`."""
         own, position = divmod(letter_id, len(self._parts))
-        return await self._parts[position].delete(own)
+        return await self._parts[position].delete(own, replayed, letter_id)
 
     async def counts(self) -> dict[str, int]:
         """As `DeadLetters.counts`."""

@@ -1,11 +1,13 @@
 """Webhooks by name: where they are and how they are asked. Their secrets come out for who sends, only."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
 from msgspec import Meta
 
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired
 
 MAX_WEBHOOKS: Final = 1_000
@@ -60,14 +62,30 @@ class PgWebhooks:
 
     async def put(self, name: str, url: str, secret: str | None, spec: WebhookSpec) -> Webhook | None:
         """Create or replace it; without a secret the one that it has stays. None: there are too many."""
-        async with acquired(self._pool) as connection:
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchrow(
+                f"SELECT {_COLUMNS} FROM webhooks WHERE name = $1 FOR UPDATE", name
+            )
             row = await connection.fetchrow(_PUT, name, url, secret, spec, MAX_WEBHOOKS)
-        return None if row is None else _webhook(row)
+            if row is None:
+                return None
+            await record(
+                *(connection, "webhook.put", name, _audited(old), _audited(row)),
+                new_secret=secret is not None,
+                new_address=old is None or old["url"] != url,
+            )
+        return _webhook(row)
 
     async def delete(self, name: str) -> bool:
         """False when there was none."""
-        async with acquired(self._pool) as connection:
-            return await connection.execute("DELETE FROM webhooks WHERE name = $1", name) == "DELETE 1"
+        async with acquired(self._pool) as connection, connection.transaction():
+            old = await connection.fetchrow(
+                f"DELETE FROM webhooks WHERE name = $1 RETURNING {_COLUMNS}", name
+            )
+            if old is None:
+                return False
+            await record(connection, "webhook.delete", name, _audited(old))
+        return True
 
 
 _COLUMNS: Final = "name, url, secret, spec, updated_at"
@@ -78,6 +96,15 @@ ON CONFLICT (name) DO UPDATE SET url = excluded.url, secret = coalesce(excluded.
     spec = excluded.spec, updated_at = now()
 RETURNING {_COLUMNS}
 """
+
+
+def _audited(row: asyncpg.Record | None) -> dict[str, Any] | None:
+    """A webhook without what is secret about it: its address may be, but for the host."""
+    if row is None:
+        return None
+    address = urlsplit(row["url"])
+    host = address.netloc.rpartition("@")[2]
+    return {"url": f"{address.scheme}://{host}", "has_secret": row["secret"] is not None, **row["spec"]}
 
 
 def _webhook(row: asyncpg.Record) -> Webhook:

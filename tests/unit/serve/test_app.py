@@ -15,6 +15,8 @@ from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.world import AT_MS, World, world
 
 PATHS = {
+    "/api/audit": {"get"},
+    "/api/audit/head": {"get"},
     "/api/devices": {"get", "post"},
     "/api/devices/{device_id}": {"get", "patch", "delete"},
     "/api/devices/{device_id}/data": {"get", "post"},

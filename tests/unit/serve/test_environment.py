@@ -15,6 +15,8 @@ from sensorium.serve.environment import ProxyPorts, serve_environment, short_run
 
 CONFIG = """global
     log 127.0.0.1:514 local0 info
+defaults
+    mode http
 frontend prometheus
     bind :9101
 frontend http_frontend
@@ -26,11 +28,13 @@ listen stats
 PORTS = ProxyPorts(21_001, 21_002, 21_003)
 
 
-def test_only_the_figures_move_to_loopback() -> None:
-    expected = CONFIG.replace("bind :9101", "bind 127.0.0.1:9101").replace(
-        "bind *:8404", "bind 127.0.0.1:8404"
+def test_figures_move_to_loopback_and_clients_are_named() -> None:
+    expected = (
+        CONFIG.replace("defaults\n", "defaults\n    option forwardfor\n")
+        .replace("bind :9101", "bind 127.0.0.1:9101")
+        .replace("bind *:8404", "bind 127.0.0.1:8404")
     )
-    assert haproxy_exec.on_loopback(CONFIG) == expected
+    assert haproxy_exec.as_ours(CONFIG) == expected
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ async def test_hosts_are_shown_and_scaled() -> None:
         assert (shown["wanted"], shown["balanced"]) == (2, True)
         scaled = await api.http.post("/api/hosts/scale?hosts=5")
         assert (scaled.status_code, scaled.json()["wanted"], scaled.json()["balanced"]) == (202, 5, False)
+        assert api.audit.noted == [("", "cluster.scale", "hosts", {"hosts": 2}, {"hosts": 5})]
 
 
 @pytest.mark.parametrize("hosts", ["0", "-1", "1025", "many", "1.5"])

@@ -17,6 +17,7 @@ from sensorium.actors.backtesting import Asked, Progress, prepare, relive
 from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
 from sensorium.actors.messages import DeadLetter, Value
+from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.placement import SHARDS, device_key
 from sensorium.actors.ports import Filter
 from sensorium.actors.profile import Profiles
@@ -30,6 +31,7 @@ from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import AlarmEvent
+from sensorium.storage.audit_chain import AuditEntry
 from sensorium.storage.bulk_jobs import BulkItem, BulkJob
 from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.events import Event
@@ -350,7 +352,7 @@ class DeadLetterSide:
         page = await self.page(None, None, None, 10_000)
         return next((letter for letter in page.items if letter.id == letter_id), None)
 
-    async def delete(self, letter_id: int) -> bool:
+    async def delete(self, letter_id: int, replayed: bool = False) -> bool:
         there = await self.get(letter_id) is not None
         self.gone.add(letter_id)
         return there
@@ -377,6 +379,54 @@ class ProjectionSide:
     async def rewind(self, name: str, to_ms: int) -> bool:
         self.rewound_to = to_ms
         return name == "rollups"
+
+
+@dataclass
+class AuditSide:
+    """The audit log: what devices put into the store and what was noted besides."""
+
+    store: MemoryStore
+    noted: list[tuple[Any, ...]] = field(default_factory=list)
+    kicks: int = 0
+
+    async def note(self, what: str, thing: str, before: Any = None, after: Any = None, **_: Any) -> None:
+        origin = ASKED_BY.get()
+        assert origin is not None
+        self.noted.append((origin.by, what, thing, before, after))
+
+    async def page(
+        self,
+        who: str | None,
+        what: str | None,
+        thing: str | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Page[AuditEntry]:
+        items = [
+            AuditEntry(
+                *(number, row.at_ms, row.origin.by, row.origin.client, row.origin.way, row.what, row.thing),
+                *(
+                    row.device_id,
+                    row.before,
+                    row.after,
+                    dict(row.note),
+                    row.origin.request_id,
+                    str(number),
+                    "",
+                ),
+            )
+            for number, row in enumerate(self.store.audits, 1)
+            if who in (None, row.origin.by) and what in (None, row.what) and thing in (None, row.thing)
+        ]
+        return page_of(items[::-1], lambda e: -e.number, after, limit)
+
+    async def head(self) -> tuple[int, str]:
+        return len(self.store.audits), ""
+
+    def kick(self) -> None:
+        self.kicks += 1
 
 
 @dataclass
@@ -450,6 +500,7 @@ class World:
     letters: DeadLetterSide
     jobs: JobSide
     commands: CommandSide
+    audit: "AuditSide"
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -478,6 +529,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     commands = CommandSide(store)
     waits = CommandWaits([commands], commands)
     await waits.start()
+    audit = AuditSide(store)
     backtests = BacktestSide(store)
     batched = BatchedSide(store)
 
@@ -500,6 +552,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 dead_letters=letters,
                 projections=projections,
                 commands=commands,
+                audit=audit,
                 events=EventSide(store),
                 twins=TwinSide(store),
                 jobs=jobs,
@@ -518,7 +571,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                parts = (read, router, projections, backtests, batched, letters, jobs, commands)
+                parts = (read, router, projections, backtests, batched, letters, jobs, commands, audit)
                 yield World(http, store, host, *parts)
     finally:
         store.down = False

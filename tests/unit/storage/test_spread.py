@@ -13,11 +13,13 @@ from storage_rows import NOON_MS, alarm, event, reading, registration, snapshot
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
 from sensorium.actors.messages import DeadLetter, Reading, Register
+from sensorium.actors.origin import Origin
 from sensorium.actors.placement import SHARDS, device_key, shard_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import (
     Alarm,
     AlarmNote,
+    AuditRow,
     Command,
     CommandState,
     Commit,
@@ -82,6 +84,7 @@ def test_a_commit_is_split_without_loss() -> None:
         presences=[PresenceRow(d, True, NOON_MS) for d in DEVICES],
         twins=[TwinState(d, NOTHING, NOTHING) for d in DEVICES],
         alarm_notes=[AlarmNote(d, f"a-{d}", NOON_MS, "ada", assignee="eve") for d in DEVICES],
+        audits=[AuditRow(d, NOON_MS, Origin("ada"), "device.change", d, None, None) for d in DEVICES],
     )
     kinds = [field.name for field in dataclasses.fields(Commit) if field.name != "epochs"]
     assert all(getattr(commit, kind) for kind in kinds), "a kind of rows that is new here"
