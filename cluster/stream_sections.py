@@ -78,6 +78,9 @@ class Streaming(Section):
     """Every command, when it is queued, sent, delivered or ended; `null` leaves it out."""
     readings_in_topic: Topic | None = "sensor-readings-in"
     """Telemetry that others write for us: key device id, value as over MQTT. `null`: none is read."""
+    commands_in_topic: Topic | None = "device-commands-in"
+    """Commands that others give our devices: key device id, value as over HTTP, or another platform's
+    `commands_topic`. `null`: none are read."""
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 6
     """Of a topic that we have to create."""
     source: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")] = "/sensorium"
@@ -105,7 +108,8 @@ class Streaming(Section):
             raise ValueError("cert_file and key_file go together")
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password go together")
-        named = (self.readings_topic, self.alerts_topic, self.commands_topic, self.readings_in_topic)
+        written = (self.readings_topic, self.alerts_topic, self.commands_topic)
+        named = (*written, self.readings_in_topic, self.commands_in_topic)
         topics = [topic for topic in named if topic is not None]
         if len(set(topics)) < len(topics):
             raise ValueError("each topic has one purpose: two of them have the same name")
@@ -148,8 +152,11 @@ class Streaming(Section):
 
     def ingest(self, bounds: Bounds) -> KafkaIngestSettings | None:
         """As the way in takes it; None when nothing is read."""
-        if self.brokers is None or self.readings_in_topic is None:
-            return None
-        return KafkaIngestSettings(
-            client=self.client(), topic=self.readings_in_topic, group=self.group, bounds=bounds
+        settings = KafkaIngestSettings(
+            client=self.client(),
+            topic=self.readings_in_topic,
+            commands_topic=self.commands_in_topic,
+            group=self.group,
+            bounds=bounds,
         )
+        return settings if self.brokers is not None and settings.topics else None

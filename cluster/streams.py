@@ -11,10 +11,12 @@ from sensorium.actors.coordinator import ServiceSpec
 from sensorium.actors.runtime import make_router
 from sensorium.cluster.config import Config
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
-from sensorium.storage import influx_settings, kafka_settings
+from sensorium.storage import close_pool, influx_settings, kafka_settings, open_pool
+from sensorium.storage.database import Pool
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.kafka_settings import KafkaSinkSettings
 from sensorium.storage.projection_runner import ProjectionRunner
+from sensorium.storage.spread_reads import SpreadCommands
 
 
 def stream_services(config: Config, dsns: Sequence[str], namespace: str) -> list[ServiceSpec]:
@@ -30,7 +32,8 @@ def stream_services(config: Config, dsns: Sequence[str], namespace: str) -> list
             sink = (dsn, streaming.sink(), position)
             services.append(ServiceSpec(f"projection-kafka{of_it}", kafka_projection, sink))
     if (settings := streaming.ingest(config.bounds)) is not None:
-        services.append(ServiceSpec("kafka-0", KafkaService, ("kafka-0", settings, namespace)))
+        given_in = ("kafka-0", settings, namespace, tuple(dsns))
+        services.append(ServiceSpec("kafka-0", KafkaService, given_in))
     return services
 
 
@@ -58,9 +61,11 @@ def kafka_projection(dsn: str, settings: KafkaSinkSettings, position: int) -> Pr
 class KafkaService:
     """The way in from Kafka, in a process of its own."""
 
-    def __init__(self, name: str, settings: KafkaIngestSettings, namespace: str) -> None:
+    def __init__(self, name: str, settings: KafkaIngestSettings, namespace: str, dsns: Sequence[str]) -> None:
         self._name = name
         self._settings = settings
+        self._dsns = dsns
+        self._pools: list[Pool] = []
         self._router = make_router(f"{name}.{os.getpid()}", namespace)
 
     async def start(self) -> None:
@@ -68,8 +73,13 @@ class KafkaService:
         from sensorium.ingest.kafka import KafkaIngestor
 
         await self._router.start()
-        self._ingestor = KafkaIngestor(self._settings, self._router)
+        if self._settings.commands_topic is not None:
+            self._pools = [await open_pool(dsn, 1, "sensorium kafka") for dsn in self._dsns]
+        self._ingestor = KafkaIngestor(self._settings, self._router, self._known)
         await self._ingestor.start()
+
+    async def _known(self, command_ids: list[str]) -> list[str]:
+        return [found.command_id for found in await SpreadCommands(self._pools).find(command_ids)]
 
     async def ping(self) -> None:
         """Raise what broke it, if something did."""
@@ -89,3 +99,5 @@ class KafkaService:
         """Stop reading, wait for what was read, store its offsets."""
         await self._ingestor.stop()
         await self._router.close()
+        for pool in self._pools:
+            await close_pool(pool)

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CODEC_FAILED = "codec_failed"
     CODEC_BUSY = "codec_busy"
     RATE_LIMITED = "rate_limited"
+    COMMAND_REFUSED = "command_refused"
     UNREGISTERED = "unregistered"
     DECOMMISSIONED = "decommissioned"
 

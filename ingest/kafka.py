@@ -1,7 +1,9 @@
-"""Telemetry from Kafka: other systems, or other platforms, feed this one. Offsets follow the log's commit.
+"""Telemetry and commands from Kafka: other systems, or other platforms, feed this one. Offsets follow the
+log's commit.
 
-A record's key is the device id and its value telemetry as `decode` says, so that what one platform writes to
-its `sensor-readings` is what another takes. Not a projection: that is `storage.kafka_sink`.
+A record's key is the device id and its value telemetry as `decode` says, or a command as `command_requests`
+says, so that what one platform writes to its `sensor-readings` and `device-commands` is what another takes.
+Not a projection: that is `storage.kafka_sink`.
 """
 
 import asyncio
@@ -16,8 +18,10 @@ from zlib import crc32
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.messages import Outcome
 from sensorium.ingest.decode import Telemetry, TelemetryDecoder
+from sensorium.ingest.kafka_commands import KafkaCommands, Known, place
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
 from sensorium.ingest.pipeline import Pipeline, Router
 from sensorium.storage.kafka_client import options
@@ -40,19 +44,27 @@ class KafkaIngestor:
     What comes again after a failure or a rebalance is recognised by time and key. A reading that names no
     time has the record's; its key is of the payload, of the platform that it comes from, or of its place in
     the topic. Start and stop it once.
+
+    Args:
+        known: which commands there are; needed where commands are read.
     """
 
     def __init__(
         self,
         settings: KafkaIngestSettings,
         router: Router,
+        known: Known | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        if settings.commands_topic is not None and known is None:
+            raise ValueError("commands are recognised by what is stored: give `known`")
         self._settings = settings
         self._pipeline = Pipeline(router, settings.bounds, "kafka")
         self._decoder = TelemetryDecoder(settings.bounds)
+        self._commands = None if known is None else KafkaCommands(router, known)
         self._clock_ms = clock_ms
-        self._origin = crc32(settings.topic.encode())
+        self._name = ", ".join(settings.topics)
+        self._origin = crc32((settings.topic or "").encode())
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
@@ -64,7 +76,7 @@ class KafkaIngestor:
 
     async def start(self) -> None:
         """Begin to connect, and keep trying while the brokers are away."""
-        self._task = asyncio.create_task(self._run(), name=f"kafka {self._settings.topic}")
+        self._task = asyncio.create_task(self._run(), name=f"kafka {self._name}")
 
     def check(self) -> None:
         """Raise what ended the ingestor, if something but `stop` did."""
@@ -93,6 +105,7 @@ class KafkaIngestor:
             "connected": self._connected,
             "trouble": self._trouble,
             **self._pipeline.statistics(),
+            **({} if self._commands is None else self._commands.statistics()),
         }
 
     async def _run(self) -> None:
@@ -101,10 +114,10 @@ class KafkaIngestor:
             acked = self._acked
             try:
                 await self._session()
-            except (KafkaError, OSError) as error:
+            except (KafkaError, LogUnavailable, OSError) as error:
                 self._trouble = f"{type(error).__name__}: {error}"
                 wait_s = FIRST_RETRY_S if self._acked > acked else min(wait_s * 2, LONGEST_RETRY_S)
-                _log.warning("kafka %s: %s; again in %.1f s", self._settings.topic, error, wait_s)
+                _log.warning("kafka %s: %s; again in %.1f s", self._name, error, wait_s)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._stopping.wait()
@@ -113,7 +126,7 @@ class KafkaIngestor:
         settings = self._settings
         # A group that is new reads from the topic's beginning: a feed that was there first is not left out.
         consumer = AIOKafkaConsumer(
-            settings.topic,
+            *settings.topics,
             **options(settings.client),
             group_id=settings.group,
             enable_auto_commit=False,
@@ -137,22 +150,33 @@ class KafkaIngestor:
         """Return when all of them are committed or are dead letters."""
         records = [record for batch in batches.values() for record in batch]
         received_ms = self._clock_ms()
+        asking = [record for record in records if record.topic == self._settings.commands_topic]
+        asked = await self._commands.asked(asking, received_ms) if self._commands and asking else []
         self._received += len(records)
-        self._open += len(records)
+        self._open += len(records) - len(asking) + len(asked)
+        if not self._open:
+            return
         self._idle.clear()
+        for each in asked:
+            assert self._commands is not None
+            self._commands.take(each, received_ms, self._done)
         for record in records:
-            self._pipeline.telemetry(
-                f"{record.topic}/{record.partition}/{record.offset}",
-                (record.key or b"").decode("utf-8", "replace"),
-                record.value or b"",
-                received_ms,
-                self._origin << 40 | record.partition << 32 ^ record.offset,
-                self._done,
-                None,
-                decode=partial(self._decode, record.timestamp),
-                identity=_identity(record),
-            )
+            if record.topic != self._settings.commands_topic:
+                self._telemetry(record, received_ms)
         await self._idle.wait()
+
+    def _telemetry(self, record: ConsumerRecord, received_ms: int) -> None:
+        self._pipeline.telemetry(
+            place(record),
+            (record.key or b"").decode("utf-8", "replace"),
+            record.value or b"",
+            received_ms,
+            self._origin << 40 | record.partition << 32 ^ record.offset,
+            self._done,
+            None,
+            decode=partial(self._decode, record.timestamp),
+            identity=_identity(record),
+        )
 
     def _decode(self, record_ms: int, payload: bytes, received_ms: int) -> list[Telemetry]:
         """A reading that names no time has its record's, so that it is the same when it comes again."""
@@ -173,7 +197,7 @@ class KafkaIngestor:
             await consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError) as error:
             # The partitions are another member's now, which reads these records again and finds them known.
-            _log.info("kafka %s: offsets not stored: %s", self._settings.topic, error)
+            _log.info("kafka %s: offsets not stored: %s", self._name, error)
             self._redelivered += sum(len(records) for records in batches.values())
         else:
             self._acked += sum(len(records) for records in batches.values())

@@ -10,14 +10,22 @@ class KafkaIngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is read, and as whom.
 
     Attributes:
-        group: consumers of one group share the topic's partitions.
+        topic: of telemetry; None: none is read.
+        commands_topic: of what others ask devices to do; None: none is read.
+        group: consumers of one group share the topics' partitions.
         batch: records that are on their way to a commit at once.
         drain_timeout_s: how long `stop` waits for them.
     """
 
     client: KafkaSettings
-    topic: str = "sensor-readings-in"
+    topic: str | None = "sensor-readings-in"
+    commands_topic: str | None = None
     group: str = "sensorium"
     batch: int = 5_000
     bounds: Bounds = Bounds()
     drain_timeout_s: float = 10.0
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Those that are read."""
+        return tuple(topic for topic in (self.topic, self.commands_topic) if topic is not None)

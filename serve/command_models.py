@@ -1,23 +1,26 @@
 """What people send to have a device do something, as a model that holds nothing invalid."""
 
 import secrets
-from hashlib import blake2b
 from typing import Annotated, Any, Final
 
-import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sensorium.actors.messages import SendCommand
+from sensorium.ingest.command_requests import (
+    EXPIRES_AFTER_MS,
+    MAX_EXPIRES_AFTER_MS,
+    MAX_PARAMETERS_BYTES,
+    MAX_RETRIES,
+    MAX_TIMEOUT_S,
+    MIN_TIMEOUT_S,
+    check_parameters,
+    keyed_id,
+)
 from sensorium.ingest.errors import Undecodable
-from sensorium.ingest.replies import check_plain
 from sensorium.serve.problems import invalid_body
 from sensorium.serve.query import time_ms
 
-MAX_PARAMETERS_BYTES: Final = 32_768
 MAX_WAIT_S: Final = 60.0
-EXPIRES_AFTER_MS: Final = 86_400_000
-"""Of a command that does not say when it expires: a day."""
-MAX_EXPIRES_AFTER_MS: Final = 366 * 86_400_000
 
 
 def _printable(text: str) -> str:
@@ -28,12 +31,9 @@ def _printable(text: str) -> str:
 
 def _parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     try:
-        check_plain(parameters)
+        check_parameters(parameters)
     except Undecodable as error:
         raise ValueError(error.detail) from None
-    size = len(msgspec.json.encode(parameters))
-    if size > MAX_PARAMETERS_BYTES:
-        raise ValueError(f"{size} bytes as JSON; at most {MAX_PARAMETERS_BYTES} are sent")
     return parameters
 
 
@@ -54,14 +54,21 @@ class CommandFields(BaseModel):
     parameters: Parameters = {}
     timeout_s: Annotated[
         float,
-        Field(ge=0.1, le=30 * 86_400, description="In which the device must answer once it was told."),
+        Field(
+            ge=MIN_TIMEOUT_S,
+            le=MAX_TIMEOUT_S,
+            description="In which the device must answer once it was told.",
+        ),
     ] = 30.0
     expires_at: Annotated[
         str | int | None,
         Field(description="ISO 8601 or epoch ms; then the device is not told any more. Else after a day."),
     ] = None
     retries: Annotated[
-        int, Field(ge=0, le=10, description="How often it is told again, by the same id, if it is silent.")
+        int,
+        Field(
+            ge=0, le=MAX_RETRIES, description="How often it is told again, by the same id, if it is silent."
+        ),
     ] = 0
 
     def expires_ms(self, now_ms: int) -> int:
@@ -90,8 +97,7 @@ class CommandBody(CommandFields):
         """By the idempotency key where there is one; else a new one, which sorts by time."""
         if self.idempotency_key is None:
             return f"{now_ms:012x}{secrets.token_hex(10)}"
-        name = f"{device_id}\0{self.idempotency_key}".encode(errors="surrogatepass")
-        return blake2b(name, digest_size=16).hexdigest()
+        return keyed_id(device_id, self.idempotency_key)
 
     def message(self, device_id: str, command_id: str, now_ms: int) -> SendCommand:
         """As the device takes it. Raises a `Problem` about when it expires."""

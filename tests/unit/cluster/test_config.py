@@ -194,13 +194,21 @@ def test_retention_comes_to_partitions_and_waits_for_the_rollups(tmp_path: Path)
         load(file)
 
 
+def test_two_topics_of_kafka_are_read_unless_left_out() -> None:
+    config = load(None, {"KAFKA_BROKERS": "a:9092"})
+    both = config.streaming.ingest(config.bounds)
+    assert both is not None
+    assert both.topics == ("sensor-readings-in", "device-commands-in")
+
+
 def test_kafka_is_what_its_section_says_and_keeps_the_log(tmp_path: Path) -> None:
     assert not load().streaming.feeds_kafka
     assert load().streaming.ingest(load().bounds) is None
     file = tmp_path / "c.yaml"
     file.write_text(
-        "streaming: {readings_in_topic: null, alerts_topic: alarms, idempotent: false, tls: true,"
-        " username: us, password: hunter2}\nstorage: {retention: {raw_days: 3}}\n"
+        "streaming: {readings_in_topic: null, commands_in_topic: null, alerts_topic: alarms,"
+        " idempotent: false, tls: true, username: us, password: hunter2}\n"
+        "storage: {retention: {raw_days: 3}}\n"
     )
     config = load(file, {"KAFKA_BROKERS": "a:9092, b:9093"})
     sink = config.streaming.sink()

@@ -145,6 +145,10 @@ CONNECT = b"\x10\x0c\0\x04MQTT\x05\x02\0\x3c\0\0"
 LPP = (b"\x03\x67\x01\x10\x05\x67\0\xff", bytes.fromhex("018806765ff2960a0003e8067104d2fb2e0000"))
 PROPERTY_BLOCK = bytes([len(PROPERTIES)]) + PROPERTIES + b"rest"
 STATUSES = (b"online", b'"offline"', b'{"status":"online"}', b'{"online":true}')
+REQUESTS = (
+    b'{"command":"open","parameters":{"by":3},"timeout_s":5,"expires_at":"2023-12-01T00:00:00Z"}',
+    b'{"command_id":"c","command":"open","parameters":{},"timeout_ms":5,"expires_ms":1701388800000,"retries":1}',
+)
 REPLY = b'{"status":"succeeded","result":{"a":[1,"x"]},"reason":"r"}'
 REPORT = b'{"a":{"b":[1,2.5,null]},"c":"x"}'
 FRAMES = (bytes(range(1, 19)), b"\xff" * 16, b"\x7f\xf0" * 8)

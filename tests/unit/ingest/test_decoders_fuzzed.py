@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from sensorium.actors.twin_documents import MAX_DOCUMENT_BYTES
 from sensorium.ingest.cbor import CborDecoder
+from sensorium.ingest.command_requests import QUEUED, decode_request
 from sensorium.ingest.decode import Bounds, TelemetryDecoder
 from sensorium.ingest.errors import Disconnected, Undecodable
 from sensorium.ingest.front_door import protocol_level
@@ -59,6 +60,16 @@ def reply(payload: bytes) -> None:
     said = decode_reply(payload)
     assert said.status in ("delivered", "succeeded", "failed")
     is_storable(said)
+
+
+def request(payload: bytes) -> None:
+    try:
+        asked = decode_request("d", payload, None, "t/0/1", NOW_MS)
+    except Undecodable:
+        asked = decode_request("d", payload, QUEUED, "t/0/1", NOW_MS)
+    assert asked is not None
+    assert len(asked.command_id) >= 1
+    is_storable([asked.command, asked.parameters, asked.expires_ms, asked.timeout_ms])
 
 
 def presence(payload: bytes) -> None:
@@ -184,6 +195,7 @@ TARGETS = {
     "senml cbor": Target(readings_by(senml.decode_cbor), payloads(*seeds.SENML_CBOR)),
     "message ids": Target(message_ids, payloads(*seeds.JSON)),
     "replies": Target(reply, payloads(seeds.REPLY)),
+    "command requests": Target(request, payloads(*seeds.REQUESTS)),
     "presence": Target(presence, payloads(*seeds.STATUSES)),
     "twin reports": Target(report, payloads(seeds.REPORT)),
     "cayenne": Target(lambda payload: frame(cayenne.decode(payload)), payloads(*seeds.LPP)),
@@ -226,6 +238,7 @@ GOOD = {
     "senml json": (seeds.SENML,),
     "senml cbor": seeds.SENML_CBOR,
     "replies": (seeds.REPLY,),
+    "command requests": seeds.REQUESTS,
     "twin reports": (seeds.REPORT,),
     "presence": seeds.STATUSES,
     "cayenne": seeds.LPP,

@@ -14,8 +14,10 @@ from storage_rows import NOON_MS, alarm, event, reading, registration
 from tansu import Tansu
 from tests.recording_router import RecordingRouter
 
+from sensorium.actors.messages import ACCEPTED, Refusal, SendCommand
 from sensorium.actors.placement import shard_of
-from sensorium.actors.records import Commit
+from sensorium.actors.records import Command, CommandState, Commit
+from sensorium.ingest.command_requests import keyed_id
 from sensorium.ingest.kafka import KafkaIngestor
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
 from sensorium.storage import PgLog, PgMembership
@@ -269,6 +271,56 @@ async def test_records_are_taken_once_committed_and_again_when_not(tansu: Tansu)
     await other.stop()
     assert (other.statistics()["acked"], other.statistics()["connected"]) == (0, False)
     assert (await stored_offset(tansu, "feed"), await stored_offset(tansu, "other")) == (4, 0)
+
+
+async def test_commands_are_given_once_and_what_is_no_command_is_a_dead_letter(tansu: Tansu) -> None:
+    client = KafkaSettings(brokers=(tansu.address,))
+    how = KafkaIngestSettings(client=client, topic=None, commands_topic="ask", group="ask")
+    queued = Command("c-7", "d", "beep", {}, CommandState.QUEUED, 1, 1, 9_000, NOON_MS + 9_000, 5)
+    records = [
+        (b'{"command": "open", "parameters": {"by": 3}, "idempotency_key": "k"}', []),
+        (b'{"command": "close"}', []),
+        (msgspec.json.encode(queued), [("ce_type", b"sensorium.command.queued")]),
+        (msgspec.json.encode(queued), [("ce_type", b"sensorium.command.sent")]),
+        (b'{"command": "", "colour": 3}', []),
+        (b'{"command": "ended long ago", "idempotency_key": "old"}', []),
+    ]
+    producer = AIOKafkaProducer(bootstrap_servers=tansu.address)
+    await producer.start()
+    for value, headers in records:
+        await producer.send_and_wait("ask", value, b"d", timestamp_ms=NOON_MS, headers=headers)
+    await producer.stop()
+    old = keyed_id("d", "old")
+
+    async def known(ids: list[str]) -> list[str]:
+        return [old] if old in ids else []
+
+    first, second = RecordingRouter(), RecordingRouter()
+    for router, group in ((first, "ask"), (second, "again")):
+        ingestor = KafkaIngestor(replace(how, group=group), router, known, lambda: 2**41)
+        await ingestor.start()
+        # The refused one among them becomes a letter of its own once the device has said so.
+        await until(lambda router=router: router.pending == 4)
+        router.commit(ACCEPTED, Refusal("overloaded", "100 commands are open"))
+        await until(lambda router=router: len(router.letters) == 2)
+        router.commit()
+        await until(lambda ingestor=ingestor: ingestor.statistics()["acked"] == len(records))
+        await ingestor.stop()
+    statistics = ingestor.statistics()
+    assert {name: n for name, n in statistics.items() if name.startswith("commands")} == {
+        "commands": 3, "commands_repeated": 1, "commands_passed_over": 1, "commands_refused": 2,
+    }  # fmt: skip
+    asked, again = (
+        [message for message in router.messages if isinstance(message, SendCommand)]
+        for router in (first, second)
+    )
+    assert asked == again
+    assert [(m.command, m.parameters) for m in asked] == [("open", {"by": 3}), ("close", {}), ("beep", {})]
+    assert (asked[0].command_id, asked[0].expires_ms) == (keyed_id("d", "k"), NOON_MS + 86_400_000)
+    assert asked[2] == SendCommand("d", "c-7", "beep", {}, 9_000, NOON_MS + 9_000)
+    assert [(letter.source, letter.reason) for letter in first.letters] == [
+        ("kafka-commands", "wrong_type"), ("kafka-commands", "command_refused"),
+    ]  # fmt: skip
 
 
 async def stored_offset(broker: Tansu, group: str) -> int:
