@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-commands bench-detection bench-history bench-live bench-models bench-rules bench-runtime chaos storm lock clean
+.PHONY: help install demo up test test-fast check bench bench-coap bench-commands bench-detection bench-history bench-http bench-live bench-models bench-rules bench-runtime bench-ways chaos storm lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -28,7 +28,8 @@ help:
 	@echo "make up         the same without devices"
 	@echo "make test       all tests; make test-fast: those of under a second, without Ray, by two processes"
 	@echo "make check      lint, format, types, import contracts: what CI runs"
-	@echo "make bench      how fast it is here; make bench-detection: how well anomalies are found (needs NAB's series)"
+	@echo "make bench      how fast it is here; make bench-ways: by CoAP, HTTP, commands and the live feed"
+	@echo "make bench-detection  how well anomalies are found (needs NAB's series)"
 	@echo "make chaos      kills and hangs its parts under load, RUNS=$(RUNS) times each, and counts what was lost"
 	@echo "make storm      simulates the runtime in SEEDS=$(SEEDS) random schedules of faults, on a virtual clock"
 	@echo "make install    the virtual environment alone; make lock: pin the dependencies anew; make clean"
@@ -71,6 +72,15 @@ bench: $(STAMP)
 
 bench-detection: $(STAMP)
 	$(BIN)/sensorium bench detection $(ARGS)
+
+# The ways in and out besides MQTT's: CoAP, HTTP in batches, commands, the live feed.
+bench-ways: bench-coap bench-http bench-commands bench-live
+
+bench-coap: $(STAMP)
+	$(BIN)/sensorium bench coap $(ARGS)
+
+bench-http: $(STAMP)
+	$(BIN)/sensorium bench http_batch $(ARGS)
 
 bench-commands: $(STAMP)
 	$(BIN)/sensorium bench commands $(ARGS)

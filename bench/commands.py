@@ -10,6 +10,7 @@ The devices count what they are told: nothing may be told twice.
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import secrets
@@ -23,7 +24,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
+import msgspec
+from callers import Callers
 from surroundings import machine, mosquitto
 
 from sensorium.actors.messages import Register, SendCommand
@@ -40,12 +42,15 @@ DEVICES = 2_000
 WARM_UP_S = 3.0
 CONNECTIONS = 200
 READY_TIMEOUT_S = 120.0
+LEGS = ("to QUEUED", "to SENT", "to the answer", "to the response")
+"""Between the moments of the command's turns, before each of which lies the commit of the last one."""
 
 
-def start(directory: Path, broker_port: int) -> "subprocess.Popen[bytes]":
+def start(directory: Path, broker_port: int, coap_port: int | None = None) -> "subprocess.Popen[bytes]":
     """A platform in a process of its own, once it is ready."""
     command = [Path(sys.executable).with_name("sensorium"), "up", "--data-dir", directory]
-    for option in ("--http-port", "--mqtt-port", "--coap-port"):
+    command += ["--coap-port", str(coap_port or free_port())]
+    for option in ("--http-port", "--mqtt-port"):
         command += [option, str(free_port())]
     environment = {**os.environ, "MQTT_BROKER_URL": f"mqtt://127.0.0.1:{broker_port}"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
@@ -59,24 +64,24 @@ async def latency(url: str, device_ids: list[str], rate: float, seconds: float) 
     """Milliseconds from request to response at a fixed rate; the schedule does not wait for slow answers."""
     late_ms: list[float] = []
     states: Counter[str] = Counter()
-    steps: dict[str, list[int]] = {"to_sent": [], "to_answered": []}
-    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+    legs: dict[str, list[float]] = {leg: [] for leg in LEGS}
+    async with Callers(url, CONNECTIONS) as callers:
 
         async def one(number: int, counts: bool) -> None:
-            began_s = time.perf_counter()
-            response = await client.post(
+            began_s, began_ms = time.perf_counter(), time.time_ns() / 1e6
+            status, answer = await callers.post(
                 f"/api/devices/{device_ids[number % len(device_ids)]}/commands",
-                json={"command": "echo", "parameters": {"n": number}, "wait_s": 10},
+                b'{"command": "echo", "parameters": {"n": %d}, "wait_s": 10}' % number,
             )
             if counts:
                 late_ms.append((time.perf_counter() - began_s) * 1000)
-                command = response.json()
-                states[command.get("state", str(response.status_code))] += 1
+                ended_ms = time.time_ns() / 1e6
+                command = msgspec.json.decode(answer)
+                states[command.get("state", str(status))] += 1
                 if command.get("state") == "SUCCEEDED":
-                    queued, sent, answered = (step["time_ms"] for step in command["steps"])
-                    steps["to_sent"].append(sent - queued)
-                    steps["to_answered"].append(answered - sent)
+                    moments = (began_ms, *(step["time_ms"] for step in command["steps"]), ended_ms)
+                    for leg, (begin, end) in zip(LEGS, itertools.pairwise(moments), strict=True):
+                        legs[leg].append(end - begin)
 
         begin_s = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
@@ -91,8 +96,13 @@ async def latency(url: str, device_ids: list[str], rate: float, seconds: float) 
         "ended": dict(states),
         "p50_ms": round(cuts[499], 1),
         "p99_ms": round(cuts[989], 1),
-        **{f"{name}_p50_ms": statistics.median(values) for name, values in steps.items()},
+        "legs": {leg: _p50_p99(values) for leg, values in legs.items()},
     }
+
+
+def _p50_p99(values: list[float]) -> list[float]:
+    cuts = statistics.quantiles(values, n=100)
+    return [round(cuts[49], 1), round(cuts[98], 1)]
 
 
 async def throughput(
@@ -180,7 +190,8 @@ def show(result: dict[str, Any]) -> None:
         f"HTTP → device → HTTP at {slow['rate']:g} commands/s:"
         f" p50 {slow['p50_ms']} ms, p99 {slow['p99_ms']} ms"
     )
-    print(f"of it to SENT {slow['to_sent_p50_ms']:g} ms, to the answer {slow['to_answered_p50_ms']:g} ms")
+    legs = (f"{leg} {p50:g} / {p99:g} ms" for leg, (p50, p99) in slow["legs"].items())
+    print(f"of it, p50 / p99: {', '.join(legs)}")
     print(f"ended: {slow['ended']}")
     print(f"sustained: {fast['commands_per_s']:,} commands/s ({fast['ended']})")
     print(f"told {result['told']:,} commands, {result['told_twice']} of them twice")

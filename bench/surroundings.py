@@ -14,6 +14,7 @@ import psutil
 from mosquitto_conf import write_conf
 
 from sensorium.ingest.broker import free_port
+from sensorium.storage.database import Pool, acquired
 
 
 @contextmanager
@@ -41,3 +42,10 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "?")
     return f"{os.cpu_count()} cores of {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+
+
+async def readings_of(pool: Pool) -> int:
+    """How many readings the log holds."""
+    async with acquired(pool) as connection:
+        count: int = await connection.fetchval("SELECT count(*) FROM readings")
+    return count

@@ -13,8 +13,8 @@ from sensorium.actors.records import Command
 class EndedCommands(Protocol):
     """Who says that commands have ended."""
 
-    def watch(self) -> AsyncIterator[Sequence[str] | None]:
-        """Ids of commands that have ended; None: look at all that are waited for."""
+    def watch(self) -> AsyncIterator[Sequence[Command | str] | None]:
+        """Commands that have ended, some by their ids only; None: look at all that are waited for."""
         ...
 
 
@@ -56,7 +56,11 @@ class CommandWaits:
     async def _listen(self, source: EndedCommands) -> None:
         async for batch in source.watch():
             waiting = self._waiters
-            ended = waiting.command_ids if batch is None else [c for c in batch if c in waiting]
+            if batch is None:
+                ended = waiting.command_ids
+            else:
+                waiting.tell(command for command in batch if isinstance(command, Command))
+                ended = [command for command in batch if isinstance(command, str) and command in waiting]
             if not ended:
                 continue
             try:

@@ -16,12 +16,15 @@ Of a twin, of which always the newest is told, with `TWIN` and 0.
 """
 
 ENDED_CHANNEL: Final = "sensorium_commands_ended"
-"""Told with the ids of commands that have ended; empty: look into the table."""
+"""Told with the commands that have ended, as they are, or with their ids where that is too much for a notice;
+empty: look into the table."""
 
 MAX_NOTICE_BYTES: Final = 7_900
 """PostgreSQL takes less than 8,000."""
 
+# One statement, so one way to the server and back: what a command waits for is commits.
 COMMANDS: Final = """
+WITH written AS (
 INSERT INTO commands (command_id, device, device_id, number, command, state, open, ready, job_id, created_at,
                       updated_at, downlink, body)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bool[],
@@ -29,6 +32,8 @@ SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::tex
                      $13::jsonb[])
 ON CONFLICT (command_id) DO UPDATE SET state = excluded.state, open = excluded.open, ready = excluded.ready,
     updated_at = excluded.updated_at, downlink = excluded.downlink, body = excluded.body
+)
+SELECT pg_notify(channel, payload) FROM unnest($14::text[], $15::text[]) AS told (channel, payload)
 """
 
 PRESENCES: Final = """
@@ -51,19 +56,27 @@ async def commands(connection: Connection, rows: Sequence[Command]) -> None:
         ),
         strict=True,
     )
-    await connection.execute(COMMANDS, *map(list, columns))
     ready = [(c.device_id, c.command_id, c.attempt + 1, c.downlink) for c in latest.values() if c.ready]
-    ended = [c.command_id for c in latest.values() if c.state not in OPEN_STATES]
-    await notify(connection, READY_CHANNEL, ready)
-    await notify(connection, ENDED_CHANNEL, ended)
+    ended = [c for c in latest.values() if c.state not in OPEN_STATES]
+    told = []
+    if ready:
+        told.append((READY_CHANNEL, _notice(ready)))
+    if ended:
+        told.append((ENDED_CHANNEL, _notice(ended) or _notice([c.command_id for c in ended])))
+    channels, payloads = [channel for channel, _ in told], [payload for _, payload in told]
+    await connection.execute(COMMANDS, *map(list, columns), channels, payloads)
+
+
+def _notice(told: Sequence[Any]) -> str:
+    """What is told; nothing where it is too much for one notice."""
+    notice = msgspec.json.encode(told)
+    return "" if len(notice) > MAX_NOTICE_BYTES else notice.decode()
 
 
 async def notify(connection: Connection, channel: str, told: Sequence[Any]) -> None:
     """Tell who listens, with the commit; an empty notice where it is too much for one."""
     if told:
-        notice = msgspec.json.encode(told)
-        text = "" if len(notice) > MAX_NOTICE_BYTES else notice.decode()
-        await connection.execute("SELECT pg_notify($1, $2)", channel, text)
+        await connection.execute("SELECT pg_notify($1, $2)", channel, _notice(told))
 
 
 async def presences(connection: Connection, rows: Sequence[PresenceRow]) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.records import Command
 from sensorium.actors.twin import TELLS_TWINS
 from sensorium.storage._write_commands import ENDED_CHANNEL, READY_CHANNEL
 from sensorium.storage.commands import PgCommands
@@ -19,7 +20,7 @@ LOOK_EVERY_S: Final = 2.0
 PAGE: Final = 2_000
 
 _decode_ready = msgspec.json.Decoder(list[tuple[str, str, int, str]]).decode
-_decode_ended = msgspec.json.Decoder(list[str]).decode
+_decode_ended = msgspec.json.Decoder(list[Command | str]).decode
 
 
 class PgReadyCommands:
@@ -62,8 +63,8 @@ class PgEndedCommands:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
 
-    async def watch(self) -> AsyncIterator[Sequence[str] | None]:
-        """Ids of commands that have ended; None: look at all that are waited for."""
+    async def watch(self) -> AsyncIterator[Sequence[Command | str] | None]:
+        """Commands that have ended, some by their ids only; None: look at all that are waited for."""
         async for batch in notices(self._dsn, ENDED_CHANNEL, LOOK_EVERY_S):
             if batch is None:
                 yield None

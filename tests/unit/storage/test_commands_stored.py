@@ -103,9 +103,11 @@ async def test_who_listens_hears_at_once_and_finds_the_rest_in_the_table(log: Pg
         many = [command(f"many-{n:03}", n, device_id=f"device-{n}", ready=True) for n in range(2, 400)]
         await log.commit(Commit(commands=[command("c2", 2, ready=True), command("c3", 3, "FAILED")]))
         assert await anext(ready) == [("d", "c2", 1)]
-        assert await anext(ended) == ["c3"]
+        assert await anext(ended) == [command("c3", 3, "FAILED")]
         await log.commit(Commit(commands=many))  # more than a notice takes
         assert len(list(await anext(ready))) == 400
+        await log.commit(Commit(commands=[command(f"over-{n:03}", n, "FAILED") for n in range(100)]))
+        assert len(list(await anext(ended))) == 100
         twin = TwinState("t", NOTHING, NOTHING, ready=True)
         asks = TwinState("u", NOTHING, NOTHING, ready=True, downlink="coap")
         await log.commit(Commit(twins=[twin, asks, TwinState("v", NOTHING, NOTHING)]))
