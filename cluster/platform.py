@@ -53,6 +53,7 @@ from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
 from sensorium.ingest.coap_security import check_contexts
 from sensorium.ingest.downlink import DownlinkSettings
+from sensorium.ingest.dtls_keys import check_dtls
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttOptions
@@ -164,6 +165,9 @@ class Platform:
             check_port(coap.host, coap.port)
             if coap.contexts_dir is not None:
                 check_contexts(coap.contexts_dir)
+            if coap.dtls_keys is not None:
+                check_dtls(coap.dtls_keys)
+                check_port(coap.host, coap.dtls_port)
 
     def _join_ray(self) -> None:
         address = self._config.cluster.ray_address
@@ -327,6 +331,8 @@ class Platform:
             port=coap.port,
             contexts_dir=None if coap.contexts_dir is None else str(coap.contexts_dir.absolute()),
             require_oscore=coap.require_oscore,
+            dtls_keys=None if coap.dtls_keys is None else str(coap.dtls_keys.absolute()),
+            dtls_port=coap.dtls_port,
             bounds=self._config.bounds,
             max_pending=self._config.ingest.max_pending,
             limit=self._config.ingest.limit(),

@@ -186,12 +186,15 @@ class Coap(Section):
     contexts_dir: Directory | None = None
     """OSCORE contexts: a directory for each device, named as the device. They are read at the start."""
     require_oscore: bool = False
-    """Whether those without a context are refused. A device that has one must use it in any case."""
+    """Whether those without a context or key are refused. A device that has one must use it in any case."""
+    dtls_keys: File | None = None
+    """Pre-shared keys, `device id:key in hex` a line: with them DTLS is served, by the extra `dtls`."""
+    dtls_port: Port = 5684
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.require_oscore and self.contexts_dir is None:
-            raise ValueError("require_oscore needs contexts_dir: without contexts nobody could send")
+        if self.require_oscore and self.contexts_dir is None and self.dtls_keys is None:
+            raise ValueError("require_oscore needs contexts_dir or dtls_keys: without them nobody could send")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Telemetry from CoAP (RFC 7252): a server over UDP that answers 2.04 after the commit, with OSCORE."""
+"""Telemetry from CoAP (RFC 7252): a server over UDP that answers 2.04 after the commit; OSCORE and DTLS."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiocoap
 import msgspec
@@ -19,8 +19,12 @@ from sensorium.ingest.coap_resources import Access, CoapRouter, SensorResource
 from sensorium.ingest.coap_security import OscoreContexts
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.dispatch import ReadyCommands
+from sensorium.ingest.dtls_keys import DeviceKeys
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.rate_limit import RateLimit
+
+if TYPE_CHECKING:
+    from sensorium.ingest.dtls import DtlsServer
 
 # It logs every refusal and every message that is out of order, which are the peers' affair.
 logging.getLogger("coap-server").setLevel(logging.ERROR)
@@ -32,7 +36,8 @@ class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         host, port: one address to listen at; `::` is all of them, IPv4 too.
         contexts_dir: the OSCORE contexts, a directory for each device id; None: there are none.
-        require_oscore: refuse with 4.01 whoever has no context.
+        require_oscore: refuse with 4.01 whoever shows neither a context nor a key.
+        dtls_keys: a file of pre-shared keys (see `dtls_keys`), with which DTLS is served at `dtls_port`.
         max_pending: readings accepted and not committed, above which 5.03 is answered.
         drain_timeout_s: how long `stop` waits for what was accepted.
         limit: on the messages of each device.
@@ -42,6 +47,8 @@ class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 5683
     contexts_dir: str | None = None
     require_oscore: bool = False
+    dtls_keys: str | None = None
+    dtls_port: int = 5684
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
     drain_timeout_s: float = 10.0
@@ -75,15 +82,20 @@ class CoapServer:
         self._exchanges = Exchanges(clock_s)
         self._contexts: OscoreContexts | None = None
         self._context: Any = None
+        self._dtls: DtlsServer | None = None
 
     async def start(self) -> None:
-        """Listen. Raises `OSError` when the port is taken, `InvalidContext` over an OSCORE context."""
+        """Listen. Raises `OSError` when a port is taken, `InvalidContext` over a context or the keys."""
         settings = self._settings
         check_port(settings.host, settings.port)
         if settings.contexts_dir is not None:
             self._contexts = await asyncio.to_thread(OscoreContexts, Path(settings.contexts_dir))
-        device_ids = frozenset[str]() if self._contexts is None else self._contexts.device_ids
-        access = Access(device_ids, settings.require_oscore)
+        keys = None
+        if settings.dtls_keys is not None:
+            check_port(settings.host, settings.dtls_port)
+            keys = await asyncio.to_thread(DeviceKeys, Path(settings.dtls_keys))
+        contexts = frozenset[str]() if self._contexts is None else self._contexts.device_ids
+        access = Access(contexts, settings.require_oscore, keys or ())
         self._latest = DevicesResource(self._router, access, self._clock_ms, self._clock_s)
         self._sensors = SensorResource(
             self._pipeline,
@@ -106,6 +118,12 @@ class CoapServer:
         self._context = await aiocoap.Context.create_server_context(
             served, (settings.host, settings.port), transports=_transports()
         )
+        if keys is not None:
+            from sensorium.ingest.coap_dtls import open_dtls
+
+            self._dtls = await open_dtls(
+                self._context, settings.host, settings.dtls_port, keys, self._clock_s
+            )
         for interface in self._context.request_interfaces:
             install(self._exchanges, interface.token_interface)
         self._watching = [
@@ -148,6 +166,7 @@ class CoapServer:
             "notifications": self._latest.notifications,
             "uploads": len(self._sensors.uploads),
             "exchanges": len(self._exchanges),
+            **({} if self._dtls is None else {"dtls": self._dtls.statistics()}),
             **self._pipeline.statistics(),
         }
 

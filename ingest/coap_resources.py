@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Container, Hashable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -52,10 +52,13 @@ class CoapRouter(Router, Protocol):
 
 
 class Access:
-    """Who may do what: a device with an OSCORE context is only itself, and only by it."""
+    """Who may do what: a device with an OSCORE context or a key for DTLS is only itself, and only by it."""
 
-    def __init__(self, device_ids: frozenset[str], required: bool) -> None:
-        self._device_ids = device_ids
+    def __init__(
+        self, contexts: frozenset[str], required: bool, keys: Container[str] = frozenset[str]()
+    ) -> None:
+        self._contexts = contexts
+        self._keys = keys
         self._required = required
 
     def write(self, request: Any, device_id: str) -> None:
@@ -63,14 +66,19 @@ class Access:
         claims = request.remote.authenticated_claims
         if claims:
             if device_id not in claims:
-                raise Answered(Code.FORBIDDEN, f"this context is of {claims[0]}, not of {device_id}")
-        elif self._required or device_id in self._device_ids:
-            raise Answered(Code.UNAUTHORIZED, "protect the request with the device's OSCORE context")
+                raise Answered(Code.FORBIDDEN, f"you have shown to be {claims[0]}, not {device_id}")
+        elif self._required or device_id in self._contexts or device_id in self._keys:
+            raise Answered(Code.UNAUTHORIZED, self._how(device_id))
 
     def read(self, request: Any) -> None:
         """Raise `Answered` unless the request may read. Whoever has a context may."""
         if self._required and not request.remote.authenticated_claims:
-            raise Answered(Code.UNAUTHORIZED, "protect the request with an OSCORE context")
+            raise Answered(Code.UNAUTHORIZED, "protect the request with an OSCORE context or by DTLS")
+
+    def _how(self, device_id: str) -> str:
+        if device_id in self._keys and device_id not in self._contexts:
+            return "send the request over DTLS, with the device's key"
+        return "protect the request with the device's OSCORE context"
 
 
 class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap ships no types

@@ -5,7 +5,7 @@ SensoriumError
 │   ├── InvalidMessage
 │   │   └── Undecodable     the payload breaks a rule of the telemetry format: dead letter it
 │   ├── InvalidAddress      the broker's URL cannot be used as it is written
-│   ├── InvalidContext      an OSCORE context cannot be used as it stands in its directory
+│   ├── InvalidContext      an OSCORE context or a file of keys cannot be used as it stands
 │   └── BrokerRefused       the broker answered no: credentials, rights, a topic, a bound of its own
 └── Unavailable
     └── Disconnected        there is no connection to the broker, or it broke meanwhile
@@ -88,7 +88,7 @@ _REASONS = {
 
 
 class InvalidContext(Refused):
-    """An OSCORE context is wrong or in use; the message says where and why."""
+    """An OSCORE context or a key for DTLS is wrong or in use; the message says where and why."""
 
     code = "invalid_context"
 
