@@ -40,6 +40,7 @@ from sensorium.actors.messages import (
     Outcome,
     Patch,
     PresenceSaid,
+    Quality,
     Reading,
     ReadingFlag,
     RefreshRules,
@@ -67,6 +68,7 @@ from sensorium.actors.records import (
 )
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Rule
+from sensorium.actors.schema import Schema
 from sensorium.actors.seen import Seen
 from sensorium.actors.twin import TIMER as TWIN_TIMER
 from sensorium.actors.twin import Twin
@@ -119,6 +121,7 @@ class Device:
         "metrics",
         "newest_ms",
         "registration",
+        "schema",
         "seen",
         "shard",
         "turns",
@@ -151,6 +154,7 @@ class Device:
         self._profile_windows: tuple[WindowSpec, ...] = ()
         self.lateness_ms = 0
         self.max_metrics = 0
+        self.schema: Schema | None = None
 
     @property
     def alarms(self) -> dict[str, Alarm]:
@@ -249,6 +253,12 @@ class Device:
             if flags & ReadingFlag.REDELIVERED and self.seen.holds_key(key):
                 return DUPLICATE
         values: list[Any] = reading.values
+        if self.schema is not None:
+            judged = self.schema.judge(names, values)
+            if isinstance(judged, Refusal):
+                return self._dead_letter(judged, reading, names, effects)
+            values, earned = judged
+            flags |= earned
         as_before = names is self._arranged and self.metrics.only_numbers
         if as_before:
             for value in values:
@@ -315,11 +325,15 @@ class Device:
         if self.registration is None:
             return None
         metrics = {
-            name: LatestValue(value, time_ms)
+            name: LatestValue(value, time_ms, self._quality(name, value))
             for name, value, time_ms in zip(self.metrics.names, self.latest, self.latest_ms, strict=True)
             if value is not None
         }
         return Latest(self.id, self.registration.device_type, metrics)
+
+    def _quality(self, name: str, value: Value) -> Quality:
+        suspect = self.schema is not None and self.schema.suspects(name, value)
+        return Quality.SUSPECT if suspect else Quality.GOOD
 
     def window(self, metric: str, length_s: float | None = None) -> WindowInfo | None:
         """A metric's aggregates over one of the device's windows; None when there is no such window."""
@@ -350,8 +364,11 @@ class Device:
         elif around.auto_register_as is None:
             refusal = Refusal("unregistered", f"no device {self.id} is registered")
         else:
-            limit = around.profiles.of(around.auto_register_as).max_metrics
-            arranged = arrange(EMPTY, names, reading.values, limit)
+            profile = around.profiles.of(around.auto_register_as)
+            arranged = arrange(EMPTY, names, reading.values, profile.max_metrics)
+            judged = profile.schema.judge(names, reading.values) if profile.schema is not None else None
+            if isinstance(judged, Refusal):
+                arranged = judged
             if not isinstance(arranged, Refusal):
                 self._register(Register(self.id, around.auto_register_as), now_ms, around, effects)
                 return None
@@ -365,7 +382,7 @@ class Device:
             return result
         grown, arranged = result
         self.adopt(grown)
-        self._arranged = names if grown.names == names else None
+        self._arranged = names if tuple.__eq__(grown.names, names) else None
         return arranged
 
     def adopt(self, metrics: MetricSet) -> None:
@@ -502,6 +519,7 @@ class Device:
         self.fit_windows(around.rules)
         self.lateness_ms = round(profile.lateness_s * 1000)
         self.max_metrics = profile.max_metrics
+        self.schema = profile.schema
         self.commands.downlink = downlink_of(profile.downlink, self.registration.metadata)
         self.watch.book = None
 

@@ -236,9 +236,9 @@ class DeviceHost:
         """
         try:
             batch = batch_decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            names = [self._intern(n) for n in batch.names()]
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InvalidMessage(f"not a batch: {error}") from error
-        names = [self._intern(n) for n in batch.metrics]
         if not all(type(m) is not Reading or m.metrics < len(names) for m in batch.messages):
             raise InvalidMessage("not a batch: a reading refers to metrics that it does not carry")
         outcomes, moved = await self._delivery.run(Work(batch.messages, names))

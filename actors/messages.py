@@ -3,7 +3,8 @@
 A batch is MessagePack: field names are not sent, and the metric names of its readings are sent once a batch.
 """
 
-from enum import IntFlag
+from collections.abc import Iterable
+from enum import IntFlag, StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +35,44 @@ class ReadingFlag(IntFlag):
     """Older than the lateness bound when it came: stored, but outside of windows and rules."""
     REDELIVERED = 2
     """The sender gave no time of its own and may have sent it before: `key` alone identifies it."""
+    SUSPECT = 4
+    """Outside of what the device's profile expects, and stored all the same."""
+
+
+class Quality(StrEnum):
+    """Whether the device's profile finds a reading, or a value, as it should be."""
+
+    GOOD = "good"
+    SUSPECT = "suspect"
+
+
+def quality_of(flags: int) -> Quality:
+    """The quality of a reading with these flags."""
+    return Quality.SUSPECT if flags & ReadingFlag.SUSPECT else Quality.GOOD
+
+
+class Measured(tuple[str, ...]):
+    """The names of a reading's metrics whose sender told units, too.
+
+    Attributes:
+        units: one for each name; None where none was told.
+    """
+
+    units: tuple[str | None, ...]
+
+    def __new__(cls, names: Iterable[str], units: Iterable[str | None]) -> "Measured":
+        made = super().__new__(cls, names)
+        made.units = tuple(units)
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Measured) and tuple.__eq__(self, other) and self.units == other.units
+
+    def __hash__(self) -> int:
+        return hash((tuple.__hash__(self), self.units))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Measured, (tuple(self), self.units)
 
 
 class Reading(_Message, frozen=True, array_like=True, gc=False, tag=0):
@@ -296,12 +335,25 @@ Message = (
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """Messages of one sender to one host, in order. `metrics` holds the names that readings refer to."""
+    """Messages of one sender to one host, in order. `metrics` holds the names that readings refer to, `units`
+    the units of those whose sender told them, by the same index."""
 
     sender: str
     sequence: int
     metrics: list[tuple[str, ...]]
     messages: list[Message]
+    units: dict[int, tuple[str | None, ...]] = {}
+
+    def names(self) -> list[tuple[str, ...]]:
+        """What the readings refer to, each with its units. Raises `ValueError` where they do not match."""
+        if not self.units:
+            return self.metrics
+        named: list[tuple[str, ...]] = list(self.metrics)
+        for index, units in self.units.items():
+            if not 0 <= index < len(named) or len(units) != len(named[index]):
+                raise ValueError("units that go with no metrics")
+            named[index] = Measured(named[index], units)
+        return named
 
 
 class Telling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -351,10 +403,11 @@ class DeviceInfo(msgspec.Struct, frozen=True):
 
 
 class LatestValue(msgspec.Struct, frozen=True):
-    """The newest value of one metric by event time."""
+    """The newest value of one metric by event time, and what the profile thinks of it now."""
 
     value: Value
     time_ms: int
+    quality: Quality = Quality.GOOD
 
 
 class Latest(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 import msgspec
 
 from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.schema import Schema
 
 
 class WindowSpec(msgspec.Struct, frozen=True):
@@ -48,6 +49,7 @@ class Profile(msgspec.Struct, frozen=True):
         offline_after_s: silence after which the device counts as offline.
         downlink: how the device is told of commands: "mqtt" is published to, "coap" asks. Where its metadata
             says that it is behind another system, that counts.
+        schema: what its readings must look like; None: anything goes.
     """
 
     windows: tuple[WindowSpec, ...] = (WindowSpec(),)
@@ -55,6 +57,7 @@ class Profile(msgspec.Struct, frozen=True):
     max_metrics: int = 256
     offline_after_s: float = 600.0
     downlink: str = "mqtt"
+    schema: Schema | None = None
 
 
 class Profiles(msgspec.Struct, frozen=True):

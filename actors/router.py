@@ -18,6 +18,7 @@ from sensorium.actors.messages import (
     Answer,
     Batch,
     BatchReply,
+    Measured,
     Message,
     Outcome,
     Reading,
@@ -116,7 +117,8 @@ class _Parcel:
 
     def encoded(self, sender: str, sequence: int) -> bytes:
         """The batch on the wire."""
-        return batch_encoder.encode(Batch(sender, sequence, list(self.metrics), self.messages))
+        units = {at: names.units for names, at in self.metrics.items() if type(names) is Measured}
+        return batch_encoder.encode(Batch(sender, sequence, list(self.metrics), self.messages, units))
 
     def items(self) -> list[_Item]:
         """What it holds, to be put elsewhere."""

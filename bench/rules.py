@@ -1,4 +1,4 @@
-"""What rules add to a device's turn, in microseconds of CPU a reading.
+"""What rules and schemas add to a device's turn, in microseconds of CPU a reading.
 
 `make bench-rules` or `python bench/rules.py [--json] [--readings N]`. One process, one device, readings of
 ten metrics whose rules do not hold, as nearly all do not. The turn's cost without any rule is subtracted; of
@@ -17,9 +17,11 @@ from surroundings import machine
 
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.messages import Reading, Register
+from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.records import Commit
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Condition, Operator, Rule, RuleSpec, Scope, Threshold, WindowAggregate
+from sensorium.actors.schema import MetricSpec, Schema
 
 METRICS: Final = tuple(f"metric_{number}" for number in range(10))
 RUNS: Final = 7
@@ -52,9 +54,9 @@ def windows(window_s: float | None) -> list[Rule]:
     return rules(*(WindowAggregate(m, "mean", Operator.GT, 1e6, window_s) for m in METRICS))
 
 
-def turn_us(book: list[Rule], readings: int) -> float:
+def turn_us(book: list[Rule], readings: int, schema: Schema | None = None) -> float:
     """CPU time of one reading's turn: the fastest of `RUNS`."""
-    around = Surroundings(rules=RuleBook(book))
+    around = Surroundings(Profiles(Profile(schema=schema)), RuleBook(book))
     device = Device("bench", Shard(0, 0))
     device.handle(Register("bench", "bench"), 0, around, Commit())
     chance = random.Random(5)
@@ -98,6 +100,8 @@ def run(readings: int) -> dict[str, Any]:
     }
     bare_us = turn_us([], readings)
     added = {name: round(turn_us(book, readings) - bare_us, 2) for name, book in sets.items()}
+    ranges = Schema({name: MetricSpec(unit="Cel", minimum=-40.0, maximum=1e13) for name in METRICS})
+    added["no rule, and a schema with ten ranges"] = round(turn_us([], readings, ranges) - bare_us, 2)
     return {
         "machine": machine(),
         "readings": readings,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 from pydantic import Field, SecretStr, model_validator
 
+from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.cluster.sections import File, HttpUrl, Id, MqttUrl, Section
 from sensorium.ingest.lorawan import layout
 from sensorium.ingest.lorawan.adapter import (
@@ -40,6 +41,8 @@ class LayoutField(Section):
     """Only in frames of this port."""
     optional: bool = False
     """Whether a frame may end before it."""
+    unit: Annotated[str, Field(min_length=1, max_length=MAX_UNIT_CHARS)] | None = None
+    """Of the number; the device's profile may have another one."""
 
     @model_validator(mode="after")
     def _bits_fit(self) -> Self:

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.profile import Profile, Profiles, WindowSpec
+from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
+from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.cluster import urls
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.rate_limit import RateLimit
@@ -267,6 +269,49 @@ class Window(Section):
             raise ValueError(str(error)) from None
 
 
+Text = Annotated[str, Field(max_length=256)]
+
+
+class Metric(Section):
+    """What the readings of a device type must have as one metric."""
+
+    type: Literal["number", "integer", "boolean", "string"] | None = None
+    """Another one is rejected; without it, any is taken."""
+    unit: Annotated[str, Field(min_length=1, max_length=MAX_UNIT_CHARS)] | None = None
+    """That it is stored in. Where the sender tells another one, values are converted, or rejected."""
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    values: Annotated[list[Text], Field(min_length=1, max_length=256)] | None = None
+    """The texts that it may be."""
+    required: bool = False
+    """Whether every reading must have it."""
+    outside: Literal["allow", "flag", "reject"] = "flag"
+    """What becomes of readings outside of these: stored as they are, stored as suspect, or a dead letter."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self.spec()
+        return self
+
+    def spec(self) -> MetricSpec:
+        """The metric as devices know it."""
+        try:
+            return MetricSpec(
+                kind=None if self.type is None else MetricType(self.type),
+                unit=self.unit,
+                minimum=self.min,
+                maximum=self.max,
+                values=tuple(self.values or ()),
+                required=self.required,
+                outside=Outside(self.outside),
+            )
+        except InvalidMessage as error:
+            raise ValueError(str(error)) from None
+
+
+MetricName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class DeviceType(Section):
     """The profile of a device type. What is left out is as in the profile called `default`."""
 
@@ -276,6 +321,28 @@ class DeviceType(Section):
     offline_after_s: Seconds | None = None
     downlink: Literal["mqtt", "coap"] | None = None
     """How the device is told of commands: by publishing to it, or when it asks over CoAP."""
+    metrics: Annotated[dict[MetricName, Metric], Field(max_length=1_000)] | None = None
+    """What its readings must look like. A name that ends with `*` goes for all that begin so."""
+    unknown_metrics: Literal["allow", "flag", "reject"] | None = None
+    """What becomes of readings with metrics that are not named; they are allowed."""
+
+    @model_validator(mode="after")
+    def _names_what_is_required(self) -> Self:
+        for name, metric in (self.metrics or {}).items():
+            if metric.required and name.endswith("*"):
+                raise ValueError(f"{name} stands for many names, so it cannot be required")
+        return self
+
+    def _schema(self, base: Schema | None) -> Schema | None:
+        if self.metrics is None and self.unknown_metrics is None:
+            return base
+        metrics = {} if base is None else base.metrics
+        if self.metrics is not None:
+            metrics = {name: metric.spec() for name, metric in self.metrics.items()}
+        unknown = Outside.ALLOW if base is None else base.unknown
+        if self.unknown_metrics is not None:
+            unknown = Outside(self.unknown_metrics)
+        return Schema(metrics, unknown)
 
     def over(self, base: Profile) -> Profile:
         """`base` with what this section says."""
@@ -286,6 +353,7 @@ class DeviceType(Section):
             max_metrics=base.max_metrics if self.max_metrics is None else self.max_metrics,
             offline_after_s=base.offline_after_s if self.offline_after_s is None else self.offline_after_s,
             downlink=base.downlink if self.downlink is None else self.downlink,
+            schema=self._schema(base.schema),
         )
 
 

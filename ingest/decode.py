@@ -6,14 +6,15 @@ is a metric, a number, boolean or string.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import msgspec
 
-from sensorium.actors.messages import Value
+from sensorium.actors.messages import Measured, Value
 from sensorium.ingest.errors import Reason, Undecodable
 
 try:
@@ -22,10 +23,12 @@ except ImportError:
     from sensorium.ingest._flat_py import Flat
 
 Telemetry = tuple[int, tuple[str, ...], list[Value], bool]
-"""One object of a payload: its time in milliseconds since 1970, the metrics' names and their values in the
-same order, and whether the time is the sender's own (otherwise it is when the payload was received)."""
+"""One object of a payload: its time in milliseconds since 1970, the metrics' names (`Measured` where units
+were told) and their values in the same order, and whether the time is the sender's own (otherwise it is when
+the payload was received)."""
 
 TIMESTAMP = "timestamp"
+NO_UNITS: Mapping[str, str] = MappingProxyType({})
 _QUOTE = ord('"')
 _KNOWN_NAME_SETS = 4096
 
@@ -139,6 +142,7 @@ class TelemetryDecoder:
         time_ms: int | None = None,
         *,
         own_time: bool = True,
+        units: Mapping[str, str] = NO_UNITS,
     ) -> Telemetry:
         """One object that another format's decoder has read, held against the same bounds.
 
@@ -146,14 +150,18 @@ class TelemetryDecoder:
             metrics: finite floats, booleans and texts by name.
             time_ms: the sender's time; None takes that of the receipt.
             own_time: whether `time_ms` stays the same when the payload is delivered again.
+            units: that the format tells, by metric.
         """
         for value in metrics.values():
             if type(value) is str:
                 self._check_text(value)
+        names = self._approved(tuple(metrics))
+        if units:
+            names = Measured(names, map(units.get, names))
         if time_ms is None:
-            return received_ms, self._approved(tuple(metrics)), list(metrics.values()), False
+            return received_ms, names, list(metrics.values()), False
         self._check_time(time_ms, time_ms, received_ms)
-        return time_ms, self._approved(tuple(metrics)), list(metrics.values()), own_time
+        return time_ms, names, list(metrics.values()), own_time
 
     def _check_time(self, time_ms: int, stamp: float | str, received_ms: int) -> None:
         if time_ms > received_ms + self._max_future_ms:

@@ -2,7 +2,8 @@
 
 A record's name `n` is the metric. Without one it is the pack's base name; when a pack has several base names,
 each metric's name is the resolved one, base name and name together. Records of one time are one reading.
-Units are not kept. A sum `s` becomes the metric `{name}_sum`, data `vd` a text of base64url.
+Units go with the names, for the device's profile to judge. A sum `s` becomes the metric `{name}_sum`, without
+a unit, and data `vd` a text of base64url.
 """
 
 from base64 import urlsafe_b64encode
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from sensorium.actors.messages import Value
+from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.ingest.cbor import parse, value_of
 from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
@@ -41,6 +43,7 @@ class _Resolved(NamedTuple):
     name: str
     time_s: float
     value: Value
+    unit: str | None = None
 
 
 class SenmlDecoder:
@@ -78,21 +81,27 @@ class SenmlDecoder:
         if not resolved:
             raise Undecodable(Reason.EMPTY, "the pack holds no value")
         several = len({record.base_name for record in resolved}) > 1
-        by_time: dict[float, dict[str, Value]] = {}
+        by_time: dict[float, tuple[dict[str, Value], dict[str, str]]] = {}
         for record in resolved:
             name = record.base_name + record.name if several else record.name or record.base_name
-            metrics = by_time.setdefault(record.time_s, {})
+            metrics, units = by_time.setdefault(record.time_s, ({}, {}))
             if name in metrics:
                 raise Undecodable(Reason.DUPLICATE_KEY, f"{name[:40]!r} stands twice for one time")
             metrics[name] = record.value
-        return [self._reading(time_s, metrics, received_ms) for time_s, metrics in by_time.items()]
+            if record.unit:
+                units[name] = record.unit[:MAX_UNIT_CHARS]
+        return [self._reading(time_s, *said, received_ms) for time_s, said in by_time.items()]
 
-    def _reading(self, time_s: float, metrics: dict[str, Value], received_ms: int) -> Telemetry:
+    def _reading(
+        self, time_s: float, metrics: dict[str, Value], units: dict[str, str], received_ms: int
+    ) -> Telemetry:
         if time_s == 0:
-            return self._telemetry.reading(metrics, received_ms)
+            return self._telemetry.reading(metrics, received_ms, units=units)
         if time_s >= RELATIVE_BELOW_S:
-            return self._telemetry.reading(metrics, received_ms, _ms(time_s))
-        return self._telemetry.reading(metrics, received_ms, received_ms + _ms(time_s), own_time=False)
+            return self._telemetry.reading(metrics, received_ms, _ms(time_s), units=units)
+        return self._telemetry.reading(
+            metrics, received_ms, received_ms + _ms(time_s), own_time=False, units=units
+        )
 
 
 def _ms(time_s: float) -> int:
@@ -118,7 +127,7 @@ def _named(record: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _resolve(records: list[dict[str, Any]]) -> list[_Resolved]:
-    base: dict[str, Any] = {"bn": "", "bt": 0.0, "bv": None, "bs": None}
+    base: dict[str, Any] = {"bn": "", "bt": 0.0, "bv": None, "bs": None, "bu": None}
     resolved = []
     for index, raw in enumerate(records):
         record = _checked(raw, index)
@@ -136,7 +145,8 @@ def _resolve(records: list[dict[str, Any]]) -> list[_Resolved]:
             resolved.append(_Resolved(base_name, name, time_s, record[found[0]]))
         elif found or ("n" in record and "s" not in record and base["bv"] is not None):
             number = record.get("v", 0.0) + (base["bv"] or 0.0)
-            resolved.append(_Resolved(base_name, name, time_s, value_of(number, name)))
+            unit: str | None = record.get("u", base["bu"])
+            resolved.append(_Resolved(base_name, name, time_s, value_of(number, name), unit))
         elif "n" in record and "s" not in record:
             raise Undecodable(Reason.BAD_SENML, f"record {index} has a name and no value")
         if "s" in record:

@@ -56,7 +56,12 @@ def why_example(alarm: dict[str, Any], spec: dict[str, Any], life: dict[str, Any
             "changed_by": "ada",
         },
         "readings": [
-            {"time_ms": alarm["start_ms"], "values": {alarm["metric"]: alarm["value"]}, "late": False}
+            {
+                "time_ms": alarm["start_ms"],
+                "values": {alarm["metric"]: alarm["value"]},
+                "late": False,
+                "quality": "good",
+            }
         ],
         "windows": [{"metric": alarm["metric"], "function": "mean", "window_s": 900.0, "value": 61.5}],
         "events": life["items"],

@@ -83,8 +83,8 @@ LATEST: Final[dict[str, Any]] = {
     "device_id": "sensor-001",
     "device_type": "temperature",
     "metrics": {
-        "temperature": {"value": 23.5, "time_ms": _TIME_MS},
-        "humidity": {"value": 45.2, "time_ms": _TIME_MS},
+        "temperature": {"value": 23.5, "time_ms": _TIME_MS, "quality": "good"},
+        "humidity": {"value": 45.2, "time_ms": _TIME_MS, "quality": "good"},
     },
 }
 WINDOW: Final[dict[str, Any]] = {
@@ -103,7 +103,14 @@ WINDOW: Final[dict[str, Any]] = {
 }
 READINGS: Final[dict[str, Any]] = {
     "device_id": "sensor-001",
-    "items": [{"time_ms": _TIME_MS, "values": {"temperature": 23.5, "humidity": 45.2}, "late": False}],
+    "items": [
+        {
+            "time_ms": _TIME_MS,
+            "values": {"temperature": 23.5, "humidity": 45.2},
+            "late": False,
+            "quality": "good",
+        }
+    ],
     "next": None,
 }
 AGGREGATES: Final[dict[str, Any]] = {

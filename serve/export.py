@@ -9,11 +9,13 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sensorium.actors.errors import Overloaded
+from sensorium.actors.messages import Quality
 from sensorium.actors.metrics import TEXT
 from sensorium.actors.ports import Filter
 from sensorium.serve.describe import answer
 from sensorium.serve.devices import METADATA_PARAMETER, METADATA_PREFIX, StatusFilter, metadata_filter
 from sensorium.serve.export_formats import MEDIA_TYPES, ExportFormat, Writer, writer
+from sensorium.serve.history import QualityQuery
 from sensorium.serve.problems import invalid_parameter, not_found
 from sensorium.serve.query import OPEN_PREFIX, EndQuery, StartQuery, metric_names, time_range
 from sensorium.serve.services import Services
@@ -50,6 +52,7 @@ def routes(services: Services) -> APIRouter:
         metrics: Annotated[
             str | None, Query(description="Names with commas: only these, in this order.")
         ] = None,
+        quality: QualityQuery = None,
     ) -> Response:
         """Every reading of the devices, device by device, in order of event time, as long as it takes.
 
@@ -81,7 +84,7 @@ def routes(services: Services) -> APIRouter:
         await running.acquire()
         name = f"readings-{device_id or device_type or 'all'}.{format.value}"
         safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-        pieces = _pieces(services, devices, start_ms, end_ms, names, file)
+        pieces = _pieces(services, devices, (start_ms, end_ms, names), quality, file)
         return _Export(
             running,
             pieces,
@@ -97,15 +100,14 @@ def routes(services: Services) -> APIRouter:
 async def _pieces(
     services: Services,
     devices: Sequence[str],
-    start_ms: int | None,
-    end_ms: int | None,
-    names: list[str] | None,
+    which: tuple[int | None, int | None, list[str] | None],
+    quality: Quality | None,
     file: Writer,
 ) -> AsyncIterator[bytes]:
     for device_id in devices:
         after = None
         while True:
-            page = await services.history.readings(device_id, start_ms, end_ms, names, PAGE, "asc", after)
+            page = await services.history.readings(device_id, *which, PAGE, "asc", after, quality)
             if piece := await asyncio.to_thread(file.page, device_id, page.items):
                 yield piece
             if (after := page.next) is None:

@@ -10,11 +10,11 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from sensorium.actors.messages import ReadingFlag, Value
+from sensorium.actors.messages import Quality, ReadingFlag, Value, quality_of
 from sensorium.actors.metrics import BOOL, NUMBER, TEXT
 from sensorium.serve.problems import invalid_parameter
 
-FIXED: Final = ("device_id", "time", "late")
+FIXED: Final = ("device_id", "time", "late", "quality")
 """The columns before those of the metrics."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -57,17 +57,18 @@ class _Line(msgspec.Struct, frozen=True):
     time_ms: int
     values: Mapping[str, Value]
     late: bool
+    quality: Quality
 
 
 class NdjsonWriter:
-    """A line each: `{"device_id", "time_ms", "values", "late"}`."""
+    """A line each: `{"device_id", "time_ms", "values", "late", "quality"}`."""
 
     def __init__(self) -> None:
         self._encode = msgspec.json.Encoder().encode
 
     def page(self, device_id: str, readings: Sequence[Reading]) -> bytes:
         """Their lines."""
-        lines = (self._encode(_Line(device_id, r.time_ms, r.values, _late(r))) for r in readings)
+        lines = (self._encode(_line(device_id, r)) for r in readings)
         return b"".join(piece for line in lines for piece in (line, b"\n"))
 
     def end(self) -> bytes:
@@ -87,7 +88,10 @@ class CsvWriter:
     def page(self, device_id: str, readings: Sequence[Reading]) -> bytes:
         """Their rows; before the first also the header."""
         self._csv.writerows(
-            [device_id, _iso(r.time_ms), _plain(_late(r)), *(_plain(r.values.get(n)) for n in self._names)]
+            [
+                *(device_id, _iso(r.time_ms), _plain(_late(r)), quality_of(r.flags)),
+                *(_plain(r.values.get(n)) for n in self._names),
+            ]
             for r in readings
         )
         return self._taken()
@@ -153,6 +157,7 @@ class ParquetWriter:
                 ("device_id", pyarrow.string()),
                 ("time", pyarrow.timestamp("ms", "UTC")),
                 ("late", pyarrow.bool_()),
+                ("quality", pyarrow.string()),
                 *((name, types[kind]) for name, kind in columns.items()),
             ]
         )
@@ -169,6 +174,7 @@ class ParquetWriter:
             [device_id] * len(readings),
             [r.time_ms for r in readings],
             [_late(r) for r in readings],
+            [quality_of(r.flags).value for r in readings],
             *([c(r.values.get(name)) for r in readings] for name, c in self._convert.items()),
         ]
         columns = [
@@ -196,6 +202,10 @@ def writer(how: ExportFormat, columns: Mapping[str, str]) -> Writer:
     if find_spec("pyarrow") is None:
         raise invalid_parameter("format", "parquet needs the package pyarrow where the API runs")
     return ParquetWriter(columns)
+
+
+def _line(device_id: str, reading: Reading) -> _Line:
+    return _Line(device_id, reading.time_ms, reading.values, _late(reading), quality_of(reading.flags))
 
 
 def _late(reading: Reading) -> bool:

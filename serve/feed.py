@@ -342,6 +342,8 @@ def _passes(which: FeedFilter, change: Change, topic: str) -> frozenset[str] | N
     if topic not in which.topics or not which.takes_device(change.device_id, change.device_type):
         return None
     if topic == READINGS:
+        if which.qualities and change.quality not in which.qualities:
+            return None
         return which.metrics
     if topic == ALARMS:
         body: dict[str, Any] = change.body

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from sensorium.actors.messages import Quality
 from sensorium.actors.rules import Severity
 from sensorium.serve.problems import FieldError, Problem, invalid_parameter
 from sensorium.storage.live_log import Change
@@ -17,7 +18,7 @@ TOPICS: Final = (READINGS, ALARMS, COMMANDS, PRESENCE, DEVICES)
 MAX_NAMES: Final = 1_000
 """Devices, types or metrics that one filter names."""
 MAX_NAME_CHARS: Final = 128
-PARAMETERS: Final = ("topics", "device_id", "device_type", "metric", "severity")
+PARAMETERS: Final = ("topics", "device_id", "device_type", "metric", "severity", "quality")
 
 _SEVERITIES: Final = frozenset(severity.value for severity in Severity)
 _PRESENCES: Final = frozenset(("online", "offline"))
@@ -28,7 +29,8 @@ _REGISTRATIONS: Final = frozenset(("registered", "updated", "decommissioned"))
 class FeedFilter:
     """All that is given must hold; an empty set lets everything through.
 
-    `metrics` is about readings, which are cut to these, and alarms; `severities` is about alarms.
+    `metrics` is about readings, which are cut to these, and alarms; `severities` is about alarms, `qualities`
+    about readings.
     """
 
     topics: frozenset[str] = frozenset(TOPICS)
@@ -36,6 +38,7 @@ class FeedFilter:
     device_types: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
     severities: frozenset[str] = frozenset()
+    qualities: frozenset[str] = frozenset()
 
     def takes_device(self, device_id: str, device_type: str) -> bool:
         """Whether it is about this device."""
@@ -70,8 +73,11 @@ def read_filter(parameters: Mapping[str, str]) -> FeedFilter:
         raise invalid_parameter("topics", f"{min(unknown)!r} is none of {', '.join(TOPICS)}")
     if unknown := severities - _SEVERITIES:
         raise invalid_parameter("severity", f"{min(unknown)!r} is none of {', '.join(Severity)}")
+    if unknown := names["quality"] - frozenset(Quality):
+        raise invalid_parameter("quality", f"{min(unknown)!r} is none of {', '.join(Quality)}")
     return FeedFilter(
-        topics or frozenset(TOPICS), names["device_id"], names["device_type"], names["metric"], severities
+        topics or frozenset(TOPICS),
+        *(names["device_id"], names["device_type"], names["metric"], severities, names["quality"]),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.actors.messages import Quality
 from sensorium.serve.feed_filter import ALARMS, COMMANDS, PRESENCE, READINGS
 from sensorium.storage.live_log import Change
 
@@ -89,6 +90,8 @@ def item(change: Change, topic: str, metrics: frozenset[str] = frozenset()) -> b
         shown["values"] = values
         if change.late:
             shown["late"] = True
+        if change.quality is Quality.SUSPECT:
+            shown["quality"] = change.quality
     elif topic == ALARMS:
         assert kind is not None
         shown |= {"event": kind.removeprefix("alarm_"), "alarm": body}

@@ -95,7 +95,8 @@ class Snapshots:
                 metrics = {
                     name: value
                     for name, value in latest.metrics.items()
-                    if not which.metrics or name in which.metrics
+                    if (not which.metrics or name in which.metrics)
+                    and (not which.qualities or value.quality in which.qualities)
                 }
         except DeviceNotFound:
             return None

@@ -11,6 +11,7 @@ from strawberry.extensions import MaxAliasesLimiter, MaxTokensLimiter, QueryDept
 from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
 
+from sensorium.actors.messages import Quality
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import CommandState
 from sensorium.actors.rules import Severity
@@ -51,7 +52,7 @@ from sensorium.serve.history import Aggregation, Order
 from sensorium.serve.problems import Problem, not_found
 from sensorium.serve.query import cursor_in, cursor_out, interval_s
 
-for _enum in (Aggregation, Order, AlarmState, CommandState, Severity, StatusFilter):
+for _enum in (Aggregation, Order, AlarmState, CommandState, Quality, Severity, StatusFilter):
     strawberry.enum(_enum)
 
 
@@ -178,10 +179,20 @@ class Query:
         order: Order = Order.ASC,
         first: int = 100,
         after: str | None = None,
+        quality: Quality | None = None,
     ) -> ReadingPage:
         kind = f"data {device_id} {order.value}"
         page = await info.context.services.history.readings(
-            device_id, start_ms, end_ms, metrics, checked_first(first), order.value, cursor_in(kind, after)
+            *(
+                device_id,
+                start_ms,
+                end_ms,
+                metrics,
+                checked_first(first),
+                order.value,
+                cursor_in(kind, after),
+            ),
+            quality,
         )
         return ReadingPage(items=[reading_of(point) for point in page.items], next=_next(kind, page.next))
 

@@ -7,7 +7,7 @@ import strawberry
 from strawberry.scalars import JSON
 from strawberry.types.scalar import ScalarDefinition
 
-from sensorium.actors.messages import DeviceInfo, Latest, ReadingFlag
+from sensorium.actors.messages import DeviceInfo, Latest, Quality, ReadingFlag, quality_of
 from sensorium.actors.rules import Rule as RuleRecord
 from sensorium.serve.graphql_context import Info
 from sensorium.serve.graphql_limits import MAX_FIRST
@@ -34,13 +34,17 @@ class MetricValue:
     metric: str
     value: JSON
     time_ms: EpochMs
+    quality: str
 
 
-@strawberry.type(description="One message of a device: values by metric, and whether it came too late.")
+@strawberry.type(
+    description="One message of a device: values by metric, whether it came too late, its quality."
+)
 class Reading:
     time_ms: EpochMs
     values: JSON
     late: bool
+    quality: str
 
 
 @strawberry.type(description="An alarm as it stands.")
@@ -125,7 +129,7 @@ class Device:
         if found is None:
             return []
         return [
-            MetricValue(metric=name, value=value.value, time_ms=EpochMs(value.time_ms))  # type: ignore[arg-type]
+            MetricValue(metric=name, value=value.value, time_ms=EpochMs(value.time_ms), quality=value.quality)  # type: ignore[arg-type]
             for name, value in found.metrics.items()
             if metrics is None or name in metrics
         ]
@@ -214,6 +218,7 @@ class Change:
     event: str | None
     values: JSON | None
     late: bool
+    quality: str | None
     online: bool | None
     body: JSON | None
 
@@ -241,7 +246,10 @@ def _as(record: Any) -> Any:
 def reading_of(point: Any) -> Reading:
     """From a point of the history."""
     return Reading(
-        time_ms=EpochMs(point.time_ms), values=point.values, late=bool(point.flags & ReadingFlag.LATE)
+        time_ms=EpochMs(point.time_ms),
+        values=point.values,
+        late=bool(point.flags & ReadingFlag.LATE),
+        quality=quality_of(point.flags),
     )
 
 
@@ -267,5 +275,6 @@ def change_of(item: dict[str, Any]) -> Change:
     rest = {name: value for name, value in item.items() if name not in given}
     event, values, online = rest.pop("event", None), rest.pop("values", None), rest.pop("online", None)
     late = rest.pop("late", False)
+    quality = rest.pop("quality", None if values is None else Quality.GOOD)
     body: Any = rest.get("alarm") or rest.get("device") or rest or None
-    return Change(**given, event=event, values=values, late=late, online=online, body=body)
+    return Change(**given, event=event, values=values, late=late, quality=quality, online=online, body=body)

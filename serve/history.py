@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from sensorium.actors.messages import ReadingFlag
+from sensorium.actors.messages import Quality
 from sensorium.serve import examples
 from sensorium.serve.buckets import Fill
 from sensorium.serve.buckets import fill as filled
@@ -17,11 +17,11 @@ from sensorium.serve.pages import (
     AggregatePage,
     BucketItem,
     GroupedAggregate,
-    ReadingItem,
     ReadingPage,
     TypeAggregate,
     TypeBucketItem,
     json_response,
+    reading_item,
 )
 from sensorium.serve.place import GroupQuery, NearQuery, chosen, grouped
 from sensorium.serve.problems import invalid_parameter, not_found
@@ -73,6 +73,9 @@ ZoneQuery = Annotated[
     str | None,
     Query(max_length=64, description="Such as Europe/Berlin; for intervals of days. Weeks begin on Monday."),
 ]
+QualityQuery = Annotated[
+    Quality | None, Query(description="Only of readings that the profile's schema found so.")
+]
 FillQuery = Annotated[Fill, Query(description="What stands where nothing was measured.")]
 
 
@@ -98,6 +101,7 @@ def routes(services: Services) -> APIRouter:
         interval: IntervalQuery = None,
         timezone: ZoneQuery = None,
         fill: FillQuery = Fill.NONE,
+        quality: QualityQuery = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
         order: Order = Order.ASC,
         cursor: CursorQuery = None,
@@ -113,7 +117,8 @@ def routes(services: Services) -> APIRouter:
             how = aggregation or Aggregation.MEAN
             _check_shape(every_s, timezone, fill)
             buckets = await history.aggregate(
-                device_id, start_ms, end_ms, names, how.value, every_s, limit, order.value, timezone
+                *(device_id, start_ms, end_ms, names, how.value, every_s, limit, order.value, timezone),
+                quality,
             )
             items = [BucketItem(bucket.start_ms, bucket.values) for bucket in buckets]
             if fill is not Fill.NONE and every_s is not None:
@@ -136,13 +141,10 @@ def routes(services: Services) -> APIRouter:
             raise invalid_parameter("timezone" if timezone is not None else "fill", "goes with an interval")
         kind = f"data {device_id} {order}"
         page = await history.readings(
-            device_id, start_ms, end_ms, names, limit, order.value, cursor_in(kind, cursor)
+            device_id, start_ms, end_ms, names, limit, order.value, cursor_in(kind, cursor), quality
         )
         following = cursor_out(kind, page.next) if page.next is not None else None
-        points = [
-            ReadingItem(point.time_ms, point.values, bool(point.flags & ReadingFlag.LATE))
-            for point in page.items
-        ]
+        points = [reading_item(point) for point in page.items]
         return json_response(
             ReadingPage(device_id, points, following), headers=link_header(request, following)
         )

@@ -218,6 +218,9 @@ def routes(services: Services) -> APIRouter:
         device_type: _List = None,
         metric: _List = None,
         severity: _List = None,
+        quality: Annotated[
+            str | None, Query(max_length=64, description="Of readings: good, suspect.")
+        ] = None,
         snapshot: Annotated[bool, Query(description="Whether it begins with how things stand.")] = True,
         cursor: Annotated[
             str | None, Query(max_length=8192, description="Behind which it goes on; `Last-Event-ID` wins.")

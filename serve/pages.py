@@ -8,7 +8,15 @@ from fastapi import Request, Response
 from msgspec import Meta
 
 from sensorium.actors.backtest import BacktestResult
-from sensorium.actors.messages import DeviceInfo, Latest, Value, WindowInfo
+from sensorium.actors.messages import (
+    DeviceInfo,
+    Latest,
+    Quality,
+    ReadingFlag,
+    Value,
+    WindowInfo,
+    quality_of,
+)
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.twin import TwinInfo
@@ -194,11 +202,22 @@ class ReplayedLetters(msgspec.Struct, frozen=True):
 
 
 class ReadingItem(msgspec.Struct, frozen=True):
-    """A reading: event time, values by metric, and `late` when it was older than the lateness bound."""
+    """A reading: event time, values by metric, and `late` when it was older than the lateness bound.
+
+    `quality` is what the profile's schema thought of it: "good" or "suspect".
+    """
 
     time_ms: int
     values: dict[str, Value]
     late: bool = False
+    quality: Quality = Quality.GOOD
+
+
+def reading_item(point: Any) -> ReadingItem:
+    """From a point of the history."""
+    return ReadingItem(
+        point.time_ms, point.values, bool(point.flags & ReadingFlag.LATE), quality_of(point.flags)
+    )
 
 
 class ReadingPage(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, Progress
 from sensorium.actors.errors import Unavailable
 from sensorium.actors.maintenance import Maintenance
-from sensorium.actors.messages import Message, Outcome
+from sensorium.actors.messages import Message, Outcome, Quality
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.rules import Rule, RuleSpec
@@ -104,6 +104,7 @@ class ReadsHistory(Protocol):
         limit: int,
         order: str,
         after: Any | None,
+        quality: Quality | None = None,
     ) -> Any: ...
     async def kinds(
         self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None
@@ -119,6 +120,7 @@ class ReadsHistory(Protocol):
         limit: int,
         order: str,
         zone: str | None = None,
+        quality: Quality | None = None,
     ) -> Buckets[Any]: ...
     async def aggregate_type(
         self,

@@ -8,14 +8,14 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from sensorium.actors.conditions.kinds import AnyCondition, parts_of
-from sensorium.actors.messages import ReadingFlag, Value
+from sensorium.actors.messages import Value
 from sensorium.actors.records import Alarm, Command
 from sensorium.actors.rules import RuleSpec, WindowAggregate, ZScore
 from sensorium.serve import examples
 from sensorium.serve.action_examples import why_example
 from sensorium.serve.alarm_actions import AlarmPath
 from sensorium.serve.describe import answer
-from sensorium.serve.pages import AlarmEventItem, ReadingItem, RuleVersionItem, json_response
+from sensorium.serve.pages import AlarmEventItem, ReadingItem, RuleVersionItem, json_response, reading_item
 from sensorium.serve.problems import not_found
 from sensorium.serve.services import ReadsHistory, Services
 from sensorium.storage.deliveries import StoredDelivery
@@ -153,10 +153,7 @@ async def _readings(history: ReadsHistory, alarm: Alarm, spec: RuleSpec | None) 
     page = await history.readings(
         alarm.device_id, from_ms, alarm.start_ms + 1, metrics, MAX_READINGS, "desc", None
     )
-    return [
-        ReadingItem(point.time_ms, point.values, bool(point.flags & ReadingFlag.LATE))
-        for point in reversed(page.items)
-    ]
+    return [reading_item(point) for point in reversed(page.items)]
 
 
 async def _windows(history: ReadsHistory, alarm: Alarm, spec: RuleSpec | None) -> list[WindowFigure]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sensorium.actors.messages import Quality, ReadingFlag
 from sensorium.actors.placement import device_key
 from sensorium.actors.sketch import BIAS, LOG_GAMMA
 from sensorium.storage.archive import ArchivedRow, Seam
@@ -24,26 +25,34 @@ _HAS_ONE: Final = """
 """
 
 
-def _readings(order: str, by_metric: bool, by_point: bool) -> str:
+def of_quality(quality: Quality | None) -> str:
+    """A condition on readings `r`, after others."""
+    if quality is None:
+        return ""
+    return f"AND r.flags & {int(ReadingFlag.SUSPECT)} {'=' if quality is Quality.GOOD else '<>'} 0"
+
+
+def _readings(order: str, by_metric: bool, by_point: bool, quality: Quality | None) -> str:
     sign = ">" if order == "asc" else "<"
     place = f"(r.log_offset % {SUB_MS})" if by_point else "r.log_offset"
     return f"""
         SELECT r.time, {place} AS log_offset, r.flags, r.metric_set, r.numbers, r.texts FROM readings r
         WHERE r.device = $1 AND {_RANGE}
             AND ($4::timestamptz IS NULL OR (r.time, {place}) {sign} ($4, $5::bigint))
-            {_HAS_ONE if by_metric else ""}
+            {_HAS_ONE if by_metric else ""} {of_quality(quality)}
         ORDER BY r.time {order}, {place} {order} LIMIT $6
     """
 
 
 READINGS: Final = {
-    (order, by_metric, by_point): _readings(order, by_metric, by_point)
+    (order, by_metric, by_point, quality): _readings(order, by_metric, by_point, quality)
     for order in ("asc", "desc")
     for by_metric in (False, True)
     for by_point in (False, True)
+    for quality in (None, *Quality)
 }
-"""By order, whether a reading must have one of the metrics $7, and whether the order is that of an archive's
-points; $1 device, $4, $5 cursor, $6 limit."""
+"""By order, whether a reading must have one of the metrics $7, whether the order is that of an archive's
+points, and of which quality it must be; $1 device, $4, $5 cursor, $6 limit."""
 
 KINDS: Final = f"""
 SELECT DISTINCT s.name, s.kind::text AS kind

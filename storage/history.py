@@ -13,7 +13,7 @@ import msgspec
 
 from sensorium.actors import sketch
 from sensorium.actors.errors import InvalidMessage, LogUnavailable
-from sensorium.actors.messages import Value
+from sensorium.actors.messages import Quality, Value
 from sensorium.actors.metrics import BOOL, MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.storage import _history_sql as sql
@@ -39,6 +39,8 @@ YIELD_EVERY_ROWS: Final = 1_000
 DAY_S: Final = 86_400
 HOUR_MS: Final = 3_600_000
 MINUTE_MS: Final = 60_000
+NO_LEVEL_MS: Final = 1
+"""A grain that no rollup fits."""
 _B = TypeVar("_B")
 
 
@@ -97,16 +99,18 @@ class History:
         limit: int = 1000,
         order: str = "asc",
         after: Any | None = None,
+        quality: Quality | None = None,
     ) -> Page[Point]:
         """A device's readings in the order ("asc" or "desc") of their times.
 
-        With `metrics`, those readings that have one of them, cut down to them.
+        With `metrics`, those readings that have one of them, cut down to them; with `quality`, those of it.
 
         Raises:
-            InvalidMessage: `limit`, `order` or `after` (the `next` of the page before) is out of its range.
+            InvalidMessage: `limit`, `order` or `after` (the `next` of the page before) is out of its range,
+                or a part of what is asked by quality is in the archive only.
         """
         check_limit(limit)
-        statement = sql.READINGS[_order(order), metrics is not None, self._archive is not None]
+        statement = sql.READINGS[_order(order), metrics is not None, self._archive is not None, quality]
         place = (None, None) if after is None else cursor(after, tuple[int, int])
         names = [] if metrics is None else [list(metrics)]
         async with acquired(self._pool) as connection:
@@ -119,6 +123,8 @@ class History:
             newest_first = order == "desc"
             start_ns, end_ns = range_ns(start_ms, end_ms, seam.at_ms, place, newest_first)
             if start_ns < end_ns:
+                if quality is not None:
+                    raise _not_of_archive(seam.at_ms)
                 older = await self._archive.points(
                     device_id, start_ns, end_ns, metrics, limit + 1, newest_first
                 )
@@ -151,6 +157,7 @@ class History:
         limit: int = 1000,
         order: str = "asc",
         zone: str | None = None,
+        quality: Quality | None = None,
     ) -> Buckets[Bucket]:
         """A device's metrics by intervals that are aligned to 1970 UTC, the first `limit` that have values.
 
@@ -162,7 +169,8 @@ class History:
         "p50", "p95" and "p99" are approximate (see `Buckets`).
 
         Read from the coarsest rollups that give the same as the readings, and from readings at the edges of
-        the range and behind what the rollups count: the answer is always complete.
+        the range and behind what the rollups count: the answer is always complete. With `quality` from the
+        readings alone, since rollups count all of them.
 
         Raises:
             InvalidMessage: `aggregation`, `interval_s`, `limit` or `order` is out of its range.
@@ -170,12 +178,16 @@ class History:
         check_limit(limit)
         _order(order)
         parts = sql.Parts(
-            "r.device = $1", "($2::text[] IS NULL OR s.name = ANY($2))", *_shape(interval_s, zone)
+            f"r.device = $1 {sql.of_quality(quality)}",
+            "($2::text[] IS NULL OR s.name = ANY($2))",
+            *_shape(interval_s, zone),
         )
         names = None if metrics is None else list(metrics)
         asked = (device_key(device_id), names, limit, start_ms, *_every(interval_s, zone))
-        grain_ms = _grain_ms(interval_s, zone)
-        question = None if zone else Question(device_id, None, names, aggregation, _every_ns(interval_s))
+        grain_ms = _grain_ms(interval_s, zone) if quality is None else NO_LEVEL_MS
+        question = (
+            None if zone or quality else Question(device_id, None, names, aggregation, _every_ns(interval_s))
+        )
         if _aggregation(aggregation) in sql.PERCENTILES:
             make = partial(sql.sketches, interval_s is not None, order, parts)
             rows = await self._fetch(parts, make, asked, start_ms, end_ms, grain_ms, question)
@@ -296,10 +308,7 @@ class History:
             end_ms = min(end_ms, seam.at_ms)
             if level is None and start_ms < end_ms:
                 if question is None:
-                    raise InvalidMessage(
-                        "a part of the range is in InfluxDB only, which is asked neither for time zones nor"
-                        f" for chosen devices: begin at {seam.at_ms} (epoch ms) or later"
-                    )
+                    raise _not_of_archive(seam.at_ms)
                 if rows := await self._archive.aggregate(question, start_ms, end_ms):
                     parts.archived(rows)
                 parts.behind(start_ms, end_ms, seam)
@@ -317,6 +326,13 @@ class History:
         if row is None or row["kept_from"] is None:
             return None
         return Seam(row["kept_from"] + FUTURE_MS, row["read_from"], row["cursors"])
+
+
+def _not_of_archive(from_ms: int) -> InvalidMessage:
+    return InvalidMessage(
+        "a part of the range is in InfluxDB only, which is asked neither for time zones nor for chosen"
+        f" devices or a quality: begin at {from_ms} (epoch ms) or later"
+    )
 
 
 def _place(seam: Seam | None) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
 
-from sensorium.actors.messages import ReadingFlag, Value
+from sensorium.actors.messages import Quality, ReadingFlag, Value, quality_of
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import EPOCH_2000_MS, connect, translated
 from sensorium.storage.encode import decode_values
@@ -77,6 +77,7 @@ class Change(NamedTuple):
     late: bool = False
     kind: str | None = None
     body: Any = None
+    quality: Quality = Quality.GOOD
 
 
 class LiveLog:
@@ -224,7 +225,7 @@ class LiveLog:
                 metrics = sets[entry.metric_set]
                 found = decode_values(metrics, entry.numbers, entry.texts)
                 values = {name: v for name, v in zip(metrics.names, found, strict=True) if v is not None}
-            late = bool((entry.flags or 0) & ReadingFlag.LATE)
+            flags = entry.flags or 0
             changes.append(
                 Change(
                     entry.shard,
@@ -234,9 +235,10 @@ class LiveLog:
                     entry.time_ms // 1000,
                     entry.committed_ms // 1000,
                     values,
-                    late,
+                    bool(flags & ReadingFlag.LATE),
                     entry.kind,
                     entry.body,
+                    quality_of(flags),
                 )
             )
         return changes

@@ -154,7 +154,9 @@ class LorawanAdapter:
                 if event.heard:
                     self._hear(event, received_ms, _nothing, None)
                 metrics = await self._metrics(event, received_ms)
-                reading = self._telemetry.reading(metrics, received_ms, event.time_ms, own_time=False)
+                reading = self._telemetry.reading(
+                    metrics, received_ms, event.time_ms, own_time=False, units=self._units(event, metrics)
+                )
                 self._counts["events"] += 1
                 # The identity alone decides what is a repetition: another gateway's copy has other content.
                 identity = event.identity.encode() or payload
@@ -212,7 +214,7 @@ class LorawanAdapter:
     async def _decoded(self, event: Event, received_ms: int) -> Mapping[str, Any]:
         uplink = event.uplink
         assert uplink is not None
-        name = event.profile if event.profile in self._codecs else DEFAULT
+        name = self._codec_of(event)
         match self._codecs.get(name):
             case _ if not uplink.frame and not uplink.decoded:
                 return {}
@@ -228,6 +230,21 @@ class LorawanAdapter:
                 raise Undecodable(
                     Reason.NO_CODEC, f"no codec for profile {event.profile[:40]!r}, and none is the default"
                 )
+
+    def _codec_of(self, event: Event) -> str:
+        return event.profile if event.profile in self._codecs else DEFAULT
+
+    def _units(self, event: Event, metrics: Mapping[str, Value]) -> dict[str, str]:
+        """The units that the codec knows; scripts have none, nor have network servers that decode."""
+        if event.uplink is None or not event.uplink.frame:
+            return {}
+        match self._codecs.get(self._codec_of(event)):
+            case CayenneCodec():
+                return cayenne.units(metrics)
+            case LayoutCodec(fields):
+                return layout.units(fields)
+            case _:
+                return {}
 
     def _is_reset(self, device_id: str, counter: int) -> bool:
         before = self._counters.pop(device_id, -1)

@@ -1,5 +1,7 @@
 """The Cayenne Low Power Payload: channel, type and value, one after the other. Bytes in, metrics out."""
 
+import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from sensorium.actors.messages import Value
@@ -12,6 +14,7 @@ class _Kind(NamedTuple):
     per_unit: int
     signed: bool = False
     parts: tuple[str, ...] = ("",)
+    unit: str | None = None
 
 
 _AXES: Final = ("_x", "_y", "_z")
@@ -22,28 +25,33 @@ _KINDS: Final = {
     2: _Kind("analog_in", 2, 100, True),
     3: _Kind("analog_out", 2, 100, True),
     100: _Kind("generic", 4, 1),
-    101: _Kind("illuminance", 2, 1),
+    101: _Kind("illuminance", 2, 1, unit="lx"),
     102: _Kind("presence", 1, 1),
-    103: _Kind("temperature", 2, 10, True),
-    104: _Kind("humidity", 1, 2),
-    113: _Kind("accelerometer", 2, 1000, True, _AXES),
-    115: _Kind("barometer", 2, 10),
-    116: _Kind("voltage", 2, 100),
-    117: _Kind("current", 2, 1000),
-    118: _Kind("frequency", 4, 1),
-    120: _Kind("percentage", 1, 1),
-    121: _Kind("altitude", 2, 1, True),
-    125: _Kind("concentration", 2, 1),
-    128: _Kind("power", 2, 1),
-    130: _Kind("distance", 4, 1000),
-    131: _Kind("energy", 4, 1000),
-    132: _Kind("direction", 2, 1),
-    133: _Kind("unix_time", 4, 1),
-    134: _Kind("gyrometer", 2, 100, True, _AXES),
+    103: _Kind("temperature", 2, 10, True, unit="Cel"),
+    104: _Kind("humidity", 1, 2, unit="%RH"),
+    113: _Kind("accelerometer", 2, 1000, True, _AXES, unit="g0"),
+    115: _Kind("barometer", 2, 10, unit="hPa"),
+    116: _Kind("voltage", 2, 100, unit="V"),
+    117: _Kind("current", 2, 1000, unit="A"),
+    118: _Kind("frequency", 4, 1, unit="Hz"),
+    120: _Kind("percentage", 1, 1, unit="%"),
+    121: _Kind("altitude", 2, 1, True, unit="m"),
+    125: _Kind("concentration", 2, 1, unit="ppm"),
+    128: _Kind("power", 2, 1, unit="W"),
+    130: _Kind("distance", 4, 1000, unit="m"),
+    131: _Kind("energy", 4, 1000, unit="kWh"),
+    132: _Kind("direction", 2, 1, unit="deg"),
+    133: _Kind("unix_time", 4, 1, unit="s"),
+    134: _Kind("gyrometer", 2, 100, True, _AXES, unit="deg/s"),
     142: _Kind("switch", 1, 1),
 }
 _GPS: Final = 136
 _GPS_PARTS: Final = (("latitude", 10_000), ("longitude", 10_000), ("altitude", 100))
+_NAME: Final = re.compile(r"([a-z_]+)_\d+")
+_UNITS: Final = {kind.name: kind.unit for kind in _KINDS.values() if kind.unit is not None} | {
+    "latitude": "deg",
+    "longitude": "deg",
+}
 
 
 def decode(frame: bytes) -> dict[str, Value]:
@@ -71,3 +79,13 @@ def decode(frame: bytes) -> dict[str, Value]:
             metrics[name] = int.from_bytes(frame[at : at + size], "big", signed=signed) / per_unit
             at += size
     return metrics
+
+
+def units(names: Iterable[str]) -> dict[str, str]:
+    """The units of those metrics of `decode` that have one."""
+    found = {}
+    for name in names:
+        kind = _NAME.match(name)
+        if kind is not None and (unit := _UNITS.get(kind[1])) is not None:
+            found[name] = unit
+    return found

@@ -25,6 +25,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
         bits: of an unsigned number, the lowest bit and how many; None for all.
         f_port: only in frames of this port; None for all.
         optional: absent in a frame that ends before it, which is an error otherwise.
+        unit: of the number as it is decoded.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     bits: tuple[int, int] | None = None
     f_port: int | None = None
     optional: bool = False
+    unit: str | None = None
 
 
 def decode(fields: tuple[Field, ...], port: int, frame: bytes) -> dict[str, Value]:
@@ -54,6 +56,11 @@ def decode(fields: tuple[Field, ...], port: int, frame: bytes) -> dict[str, Valu
             )
         metrics[field.name] = _value(field, raw)
     return metrics
+
+
+def units(fields: tuple[Field, ...]) -> dict[str, str]:
+    """The units of those metrics that have one."""
+    return {field.name: field.unit for field in fields if field.unit is not None}
 
 
 def encode(fields: tuple[Field, ...], values: Mapping[str, object]) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from sensorium.actors.messages import ACCEPTED, Message, Outcome, PresenceSaid, Refusal, Value
+from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
 from sensorium.ingest.pipeline import Done, Pipeline, Router, is_device_id
@@ -204,10 +205,13 @@ class SparkplugAdapter:
         at_most = self._telemetry.bounds.max_metrics
         groups: dict[int | None, list[dict[str, Value]]] = {}
         reported: dict[str, Any] = {}
+        units: dict[str, str] = {}
         for metric in said.metrics:
-            name, datatype, _ = definitions.of(metric)
+            name, datatype, unit = definitions.of(metric)
             if is_control(name):
                 continue
+            if unit is not None:
+                units[name] = unit[:MAX_UNIT_CHARS]
             time_ms = said.time_ms if metric.time_ms is None else metric.time_ms
             parts = groups.setdefault(time_ms, [{}])
             for key, value in values(name, datatype, metric):
@@ -219,7 +223,9 @@ class SparkplugAdapter:
         full = [(time_ms, part) for time_ms, parts in groups.items() for part in parts if part]
         if len(full) > self._telemetry.bounds.max_array:
             raise Undecodable(Reason.BATCH_TOO_LONG, f"{len(full)} readings in one message")
-        readings = [self._telemetry.reading(part, received_ms, time_ms) for time_ms, part in full]
+        readings = [
+            self._telemetry.reading(part, received_ms, time_ms, units=units) for time_ms, part in full
+        ]
         self._reported(address, reported)
         return readings
 

@@ -46,7 +46,7 @@ class Definitions:
         if metric.name is not None:
             known = self.by_name.get(metric.name)
             if metric.datatype is not None:
-                return Definition(metric.name, metric.datatype)
+                return Definition(metric.name, metric.datatype, None if known is None else known.unit)
             what = f"the type of {metric.name[:60]!r}"
         else:
             known = None if metric.alias is None else self._by_alias.get(metric.alias)

@@ -120,7 +120,11 @@ async def test_registers_answers_and_refuses() -> None:
         p.send("a", 1, outcomes)
         await p.router.drained(1)
         latest = await p.router.ask(GetLatest("a"))
-        assert latest["metrics"]["temperature"] == {"value": 1.0, "time_ms": NOW_MS + 1000}
+        assert latest["metrics"]["temperature"] == {
+            "value": 1.0,
+            "time_ms": NOW_MS + 1000,
+            "quality": "good",
+        }
         assert len(p.store.readings) == 1
         patched = await p.router.ask(Patch("a", metadata={"site": None, "floor": 2}))
         assert patched["metadata"] == {"floor": 2}

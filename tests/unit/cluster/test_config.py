@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.actors.profile import WindowSpec
+from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.services import retention_settings
@@ -53,6 +54,10 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
         (
             "profiles:\n  pump:\n    windows:\n    - {length_s: 60, slide: 60}",
             ":4: profiles.pump.windows[0].slide: unknown key; did you mean profiles.pump.windows[0].slide_s?",
+        ),
+        (
+            "profiles:\n  pump:\n    metrics: {t: {min: 3, max: 2}}",
+            ":3: profiles.pump.metrics.t: min 3 is above max 2",
         ),
         (
             "profiles:\n  pump:\n    windows: [{length_s: 100, slide_s: 60}]",
@@ -165,6 +170,24 @@ def test_describe_hides_secrets_and_shows_the_rest(written) -> None:
     assert described["mqtt.url"] == "mqtts://h:8883"
     assert described["storage.url"] == "postgresql://joe:***@db:5432/x?sslpassword=***&sslmode=require"
     assert described["http.port"] == "8010"
+
+
+def test_a_profile_says_what_readings_must_look_like(written) -> None:
+    config = load(
+        written(
+            "profiles:\n"
+            "  default:\n"
+            "    metrics: {t: {type: integer, unit: degC, min: -40, max: 85, required: true}}\n"
+            "  strict: {unknown_metrics: reject}\n"
+            "  own: {metrics: {mode: {values: [eco], outside: reject}}}\n"
+        )
+    )
+    profiles = config.device_profiles
+    spec = MetricSpec(kind=MetricType.INTEGER, unit="degC", minimum=-40.0, maximum=85.0, required=True)
+    assert profiles.default.schema == Schema({"t": spec})
+    assert profiles.of("strict").schema == Schema({"t": spec}, Outside.REJECT)
+    own = MetricSpec(values=("eco",), outside=Outside.REJECT)
+    assert profiles.of("own").schema == Schema({"mode": own})
 
 
 def test_profiles_inherit_from_the_configured_default(written) -> None:

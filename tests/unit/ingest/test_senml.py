@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sensorium.actors.messages import Measured
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.senml import SenmlDecoder
@@ -22,7 +23,9 @@ LABELS = {
 
 
 def read(pack: Any) -> Any:
-    return senml.decode_json(json.dumps(pack).encode(), NOW_MS)
+    """The readings, their names without units."""
+    decoded = senml.decode_json(json.dumps(pack).encode(), NOW_MS)
+    return [(time_ms, tuple(names), values, own) for time_ms, names, values, own in decoded]
 
 
 def test_one_measurement() -> None:
@@ -141,3 +144,20 @@ def test_any_bytes_are_readings_or_undecodable(payload: bytes) -> None:
     for decode in (senml.decode_json, senml.decode_cbor):
         with suppress(Undecodable):
             assert decode(payload, NOW_MS)
+
+
+def test_units_go_with_the_names() -> None:
+    pack = [
+        {"bn": "room/", "bt": 1_320_067_464, "bu": "%RH", "n": "humidity", "v": 40},
+        {"n": "temperature", "u": "Cel", "v": 20.5},
+        {"n": "door", "u": "Cel", "vb": True},
+        {"n": "energy", "u": "W", "s": 9},
+    ]
+    for decoded in (
+        senml.decode_json(json.dumps(pack).encode(), NOW_MS),
+        senml.decode_cbor(cbor2.dumps(pack), NOW_MS),
+    ):
+        ((_, names, _, _),) = decoded
+        assert names == Measured(
+            ("humidity", "temperature", "door", "energy_sum"), ("%RH", "Cel", None, None)
+        )

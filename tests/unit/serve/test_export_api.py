@@ -47,6 +47,7 @@ async def test_ndjson_is_a_line_each(filled: World) -> None:
         "time_ms": AT_MS + MINUTE_MS,
         "values": {"temperature": 21.5, "door": True, "code": 1.0},
         "late": False,
+        "quality": "good",
     }
     assert headers["content-type"] == "application/x-ndjson"
     assert headers["content-disposition"] == 'attachment; filename="readings-all.ndjson"'
@@ -55,11 +56,12 @@ async def test_ndjson_is_a_line_each(filled: World) -> None:
 async def test_csv_has_a_column_for_each_metric(filled: World) -> None:
     body, _ = await exported(filled, format="csv", type="temperature")
     rows = list(csv.DictReader(io.StringIO(body.decode(), newline="")))
-    assert list(rows[0]) == ["device_id", "time", "late", "code", "door", "temperature"]
+    assert list(rows[0]) == ["device_id", "time", "late", "quality", "code", "door", "temperature"]
     assert rows[1] == {
         "device_id": "a",
         "time": "2024-01-01T12:01:00.000Z",
         "late": "false",
+        "quality": "good",
         "code": "1.0",
         "door": "true",
         "temperature": "21.5",
@@ -68,6 +70,7 @@ async def test_csv_has_a_column_for_each_metric(filled: World) -> None:
         "device_id": "b",
         "time": "",
         "late": "false",
+        "quality": "good",
         "code": 'x,"y"\nü',
         "door": "",
         "temperature": "",
@@ -78,7 +81,7 @@ async def test_parquet_keeps_the_types(filled: World) -> None:
     body, _ = await exported(filled, format="parquet", device_id="a")
     table = pyarrow.parquet.read_table(io.BytesIO(body))
     assert [str(field.type) for field in table.schema] == [
-        *("string", "timestamp[ms, tz=UTC]", "bool", "double", "bool", "double")
+        *("string", "timestamp[ms, tz=UTC]", "bool", "string", "double", "bool", "double")
     ]
     moment = datetime(2024, 1, 1, 12, tzinfo=UTC)
     assert table.column("time").to_pylist() == [moment + timedelta(minutes=n) for n in range(3)]
@@ -99,7 +102,7 @@ async def test_of_nothing_there_is_a_file_all_the_same(how: str, filled: World) 
     if how == "parquet":
         assert pyarrow.parquet.read_table(io.BytesIO(body)).num_rows == 0
     else:
-        assert body == (b"device_id,time,late\r\n" if how == "csv" else b"")
+        assert body == (b"device_id,time,late,quality\r\n" if how == "csv" else b"")
 
 
 async def test_selection(filled: World) -> None:

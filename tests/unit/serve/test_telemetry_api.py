@@ -21,7 +21,7 @@ async def test_a_reading_is_committed_and_is_the_latest(platform: World) -> None
     assert sent.json() == {"accepted": 1, "duplicates": 0, "results": [{"status": "accepted"}], "refused": 0}
     assert [row.time_ms for row in platform.store.readings] == [AT_MS]
     latest = (await platform.http.get("/api/devices/sensor-001/data/latest")).json()
-    assert latest["metrics"]["temperature"] == {"value": 23.5, "time_ms": AT_MS}
+    assert latest["metrics"]["temperature"] == {"value": 23.5, "time_ms": AT_MS, "quality": "good"}
 
 
 async def test_the_same_reading_again_is_a_duplicate(platform: World) -> None:
@@ -203,7 +203,7 @@ async def test_aggregates_are_asked_for_in_words(
     await platform.registered()
     got = await platform.http.get(f"/api/devices/sensor-001/data?metrics=temperature,humidity&{query}")
     assert got.status_code == 200, got.text
-    expected = ("sensor-001", None, None, ["temperature", "humidity"], *asked, 1000, "asc", None)
+    expected = ("sensor-001", None, None, ["temperature", "humidity"], *asked, 1000, "asc", None, None)
     assert platform.read.asked == [expected]
     assert got.json() == {
         "device_id": "sensor-001",

@@ -16,7 +16,7 @@ from sensorium.actors.backtest import BacktestResult, Gathering
 from sensorium.actors.backtesting import Asked, Progress, prepare, relive
 from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
-from sensorium.actors.messages import DeadLetter, Value
+from sensorium.actors.messages import DeadLetter, Quality, Value, quality_of
 from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.placement import SHARDS, device_key
 from sensorium.actors.ports import Filter
@@ -93,9 +93,12 @@ class ReadSide:
         limit: int,
         order: str,
         after: Any | None,
+        quality: Quality | None = None,
     ) -> Page[Point]:
         points = []
         for row in self.store.readings:
+            if quality not in (None, quality_of(row.flags)):
+                continue
             if row.device == device_key(device_id) and (start_ms or 0) <= row.time_ms < (end_ms or 2**60):
                 named: dict[str, Value] = {
                     n: v for n, v in zip(row.metric_set.names, row.values, strict=True) if v is not None

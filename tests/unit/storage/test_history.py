@@ -8,7 +8,7 @@ import pytest
 from storage_rows import NOON_MS, registration
 
 from sensorium.actors.errors import InvalidMessage
-from sensorium.actors.messages import Value
+from sensorium.actors.messages import Quality, Value, quality_of
 from sensorium.actors.metrics import metric_set
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.records import Commit, ReadingRow
@@ -40,7 +40,16 @@ def made(device_id: str, seed: int) -> list[ReadingRow]:
             values[3] = rng.choice([None, float(n)])
             values[0] = rng.choice([values[0], None])
         rows.append(
-            ReadingRow(shard_of(device_id), n + 1, device_key(device_id), time_ms, n, 0, metrics, values)
+            ReadingRow(
+                shard_of(device_id),
+                n + 1,
+                device_key(device_id),
+                time_ms,
+                n,
+                4 * (n % 3 == 0) + n % 2,
+                metrics,
+                values,
+            )
         )
     return rows
 
@@ -219,3 +228,15 @@ async def test_the_kinds_that_occur(history: History) -> None:
     assert await history.kinds(["d1", "d2", "unknown"]) == everything
     assert await history.kinds(["d1"], NOON_MS + 3 * 3_600_000, None) == []
     assert await history.kinds([]) == []
+
+
+@pytest.mark.parametrize("quality", list(Quality))
+async def test_readings_and_aggregates_of_one_quality(
+    quality: Quality, history: History, written: dict[str, list[ReadingRow]]
+) -> None:
+    rows = [row for row in in_order(written["d1"]) if quality_of(row.flags) is quality]
+    page = await history.readings("d1", limit=1000, quality=quality)
+    assert [point.time_ms for point in page.items] == [row.time_ms for row in rows]
+    assert {quality_of(point.flags) for point in page.items} == {quality}
+    (bucket,) = await history.aggregate("d1", metrics=["temperature"], aggregation="count", quality=quality)
+    assert bucket.values["temperature"] == sum(row.values[0] is not None for row in rows)
