@@ -37,6 +37,12 @@ class StoredPast(Protocol):
         """
         ...
 
+    async def alarm_times(
+        self, device_id: str, rule_id: str, start_ms: int, end_ms: int
+    ) -> list[tuple[int, int | None]]:
+        """Start and end (None: it goes on) of the alarms of a rule at a device that began in the range."""
+        ...
+
     async def close(self) -> None:
         """Give back the connections."""
         ...

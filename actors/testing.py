@@ -216,6 +216,14 @@ class MemoryPast:
         if tail:
             take(sorted(tail))
 
+    async def alarm_times(
+        self, device_id: str, rule_id: str, start_ms: int, end_ms: int
+    ) -> list[tuple[int, int | None]]:
+        """As `StoredPast` says."""
+        await self._store._turn()
+        own = (a for a in self._store.alarms.values() if (a.device_id, a.rule_id) == (device_id, rule_id))
+        return sorted((a.start_ms, a.end_ms) for a in own if start_ms <= a.start_ms < end_ms)
+
     async def close(self) -> None:
         """As `StoredPast` says."""
 

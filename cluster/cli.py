@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 import sensorium
+from sensorium.cluster import cli_models
 from sensorium.cluster import config as configuration
 from sensorium.cluster.errors import ClusterError, ConfigError, NotRunning
 from sensorium.cluster.simulator.fleet import Simulation
@@ -46,6 +47,9 @@ audit = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(audit, name="audit")
+
+app.command("train")(cli_models.train)
+app.add_typer(cli_models.models, name="models")
 
 JobId = Annotated[str, typer.Argument(help="Of a bulk job, as `send` prints it.")]
 

@@ -23,6 +23,7 @@ from sensorium.cluster.tracked_yaml import Path as SettingPath
 from sensorium.cluster.tracked_yaml import dotted
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
+from sensorium.storage.models.opening import RegistrySettings
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "DEVICE_DB_URL": ("storage", "url"),
@@ -73,6 +74,12 @@ class Config(Section):
         if self.mqtt.url is None and self.mqtt.port == self.http.port:
             raise ValueError(f"mqtt.port and http.port are both {self.http.port}")
         return self
+
+    @property
+    def models(self) -> RegistrySettings:
+        """Where trained models are registered."""
+        folder = self.analytics.models_dir or self.storage.data_dir / "models"
+        return RegistrySettings(str(folder.absolute()), self.analytics.model_registry_url)
 
     @property
     def device_profiles(self) -> Profiles:

@@ -382,7 +382,11 @@ class Analytics(Section):
     """Detectors beyond rules."""
 
     anomaly_detection_enabled: Annotated[bool, Later("anomaly detection by models")] = False
-    model_registry_url: Annotated[HttpUrl | None, Later("the model registry")] = None
+    model_registry_url: Annotated[HttpUrl | None, Address()] = None
+    """MLflow's tracking server, in which trained models are registered. Without it …"""
+    models_dir: Annotated[Path | None, Field(strict=False)] = None
+    """… they are in this folder, by default `models` in the data directory. Where several machines train or
+    list models, a folder that all of them share."""
 
 
 def later(model: type[BaseModel], name: str) -> str | None:

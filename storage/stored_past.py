@@ -43,6 +43,12 @@ SELECT EXISTS (SELECT FROM unnest($1::bigint[]) AS asked (device), LATERAL (
 """
 
 
+_ALARM_TIMES: Final = """
+SELECT start_at, end_at FROM alarms
+WHERE device = $1 AND device_id = $2 AND rule_id = $3 AND start_at >= $4 AND start_at < $5 ORDER BY start_at
+"""
+
+
 class PgStoredPast:
     """`StoredPast` over the pools of the log's databases, which it closes. One `readings` at a time."""
 
@@ -105,6 +111,16 @@ class PgStoredPast:
             )
         if waiting:
             take(await self._resolved(waiting, pool))
+
+    async def alarm_times(
+        self, device_id: str, rule_id: str, start_ms: int, end_ms: int
+    ) -> list[tuple[int, int | None]]:
+        """As the port says."""
+        async with acquired(self._pools[self._database_of(device_id)]) as connection:
+            rows = await connection.fetch(
+                _ALARM_TIMES, device_key(device_id), device_id, rule_id, start_ms, end_ms
+            )
+        return [(row[0], row[1]) for row in rows]
 
     async def close(self) -> None:
         """As the port says."""

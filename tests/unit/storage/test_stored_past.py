@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from storage_rows import NOON_MS, reading, registration
+from storage_rows import NOON_MS, alarm, reading, registration
 from storage_stores import Store
 
 from sensorium.actors.errors import LogUnavailable
@@ -151,3 +151,21 @@ def test_what_is_no_such_stream_is_refused() -> None:
         CopiedReadings().feed(bytes(30))
     with pytest.raises(ValueError, match="6 columns"):
         CopiedReadings().feed(b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\0\6" + bytes(40))
+
+
+async def test_times_of_alarms(store: Store) -> None:
+    log = store.log(await store.members.join("host"))
+    kept = [
+        alarm("one", "a", start_ms=NOON_MS, state="CLEARED", end_ms=NOON_MS + 5),
+        alarm("two", "a", start_ms=NOON_MS + 9),
+        alarm("three", "a", start_ms=NOON_MS - 1),
+        alarm("four", "a", start_ms=NOON_MS + 3, rule_id="other"),
+    ]
+    await log.commit(Commit(registrations=[registration("a")], alarms=kept))
+    stored = await store.past()
+    try:
+        times = await stored.alarm_times(kept[0].device_id, kept[0].rule_id, NOON_MS, NOON_MS + 10)
+        assert times == [(NOON_MS, NOON_MS + 5), (NOON_MS + 9, None)]
+        assert await stored.alarm_times("nobody", kept[0].rule_id, NOON_MS, NOON_MS + 10) == []
+    finally:
+        await stored.close()
