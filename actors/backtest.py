@@ -18,7 +18,7 @@ from sensorium.actors.placement import shard_of
 from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.records import Alarm, Registration, TailReading
 from sensorium.actors.relive import Relived
-from sensorium.actors.rulebook import RuleBook
+from sensorium.actors.rulebook import RuleBook, asked_of
 from sensorium.actors.rules import NoData, Rule, RuleSpec
 
 DRAFT: Final = "draft"
@@ -30,6 +30,8 @@ MAX_DEVICE_DAYS: Final = 36_600
 """A hundred devices for a year, or a thousand for a month."""
 
 WARM_UP_MAX_S: Final = 31 * 86_400.0
+DETECTOR_WARM_UP_S: Final = 3 * 86_400.0
+"""Of rules that go by detectors: these know what is usual after two days, where the time of day counts."""
 """As long as the longest window."""
 
 MAX_DEVICE_READINGS: Final = 5_000_000
@@ -148,6 +150,8 @@ def warm_up_ms(rules: Sequence[Rule], profile: Profile) -> int:
             lengths_s.append(spec.times.within_s)
         if isinstance(spec.condition, NoData):
             lengths_s.append(spec.condition.after_s)
+        if asked_of(rule):
+            lengths_s.append(DETECTOR_WARM_UP_S)
         for name, value in _fields(spec):
             if name == "window_s":
                 default_s = profile.windows[0].length_s if profile.windows else 0.0
@@ -172,7 +176,10 @@ class Trial:
         if not any(name == "window_s" for rule in rules for name, _ in _fields(rule.spec)):
             # No rule looks at a window, and filling them is half of a reading's cost.
             profile = msgspec.structs.replace(profile, windows=())
-        self._around = Surroundings(Profiles(profile), RuleBook(rules))
+        book = RuleBook(rules)
+        if not book.asks_detectors:
+            profile = msgspec.structs.replace(profile, detectors=())
+        self._around = Surroundings(Profiles(profile), book)
         self._relived: Relived | None = None
         self._shapes: dict[MetricSet, tuple[tuple[str, ...], Callable[[Any], Any] | None]] = {}
         self._alarms: dict[str, dict[str, Alarm]] = {rule.rule_id: {} for rule in rules}

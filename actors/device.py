@@ -13,6 +13,7 @@ import msgspec
 from sensorium.actors.commands import TIMER as COMMANDS_TIMER
 from sensorium.actors.commands import Commands
 from sensorium.actors.conditions import same_length
+from sensorium.actors.detection import Detection, fitted
 from sensorium.actors.downlinks import downlink_of
 from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import (
@@ -57,7 +58,7 @@ from sensorium.actors.messages import (
 )
 from sensorium.actors.metrics import EMPTY, NUMBER, MetricSet, arrange
 from sensorium.actors.placement import device_key
-from sensorium.actors.profile import Profiles, WindowSpec
+from sensorium.actors.profile import DetectorSpec, Profiles, WindowSpec
 from sensorium.actors.records import (
     Alarm,
     Commit,
@@ -107,8 +108,10 @@ class Device:
 
     __slots__ = (
         "_arranged",
+        "_profile_detectors",
         "_profile_windows",
         "commands",
+        "detection",
         "dirty_since_s",
         "id",
         "key",
@@ -141,6 +144,8 @@ class Device:
         self.newest_ms = NEVER_MS
         self.last_seen_ms = NEVER_MS
         self.windows: tuple[Window, ...] = ()
+        self.detection: Detection | None = None
+        """None where no detector watches it."""
         self.seen = Seen()
         self.watch = Watch()
         self.commands = Commands()
@@ -152,6 +157,7 @@ class Device:
         self._arranged: tuple[str, ...] | None = None
         """The names of the last reading when they are exactly the metric set's."""
         self._profile_windows: tuple[WindowSpec, ...] = ()
+        self._profile_detectors: tuple[DetectorSpec, ...] = ()
         self.lateness_ms = 0
         self.max_metrics = 0
         self.schema: Schema | None = None
@@ -279,6 +285,9 @@ class Device:
             flags |= ReadingFlag.LATE
         else:
             if time_ms >= newest_ms:
+                if self.detection is not None:
+                    # Before the rules, which may go by what it finds.
+                    self.detection.judge(self, values, time_ms, effects)
                 watch.check(self, values, time_ms, now_ms, effects)
             self.fold(values, time_ms)
         self.remember(time_ms, key, reading.received_ms)
@@ -504,6 +513,8 @@ class Device:
         if old.status == DECOMMISSIONED:
             return ACCEPTED
         self.watch.end(self, now_ms, "device_decommissioned", effects)
+        if self.detection is not None:
+            self.detection.end(self, "device_decommissioned", effects)
         self.commands.end_all(self, "device_decommissioned", now_ms, effects)
         self.twin.end(self, now_ms, effects)
         self.registration = msgspec.structs.replace(old, status=DECOMMISSIONED, updated_ms=now_ms)
@@ -516,7 +527,9 @@ class Device:
         assert self.registration is not None
         profile = around.profiles.of(self.registration.device_type)
         self._profile_windows = profile.windows
+        self._profile_detectors = profile.detectors
         self.fit_windows(around.rules)
+        self.fit_detection(around.rules)
         self.lateness_ms = round(profile.lateness_s * 1000)
         self.max_metrics = profile.max_metrics
         self.schema = profile.schema
@@ -540,6 +553,12 @@ class Device:
         if self.newest_ms != NEVER_MS:
             for window in self.windows:
                 window.advance(self.newest_ms)
+
+    def fit_detection(self, book: RuleBook) -> None:
+        """Have the detectors of the profile and those that rules need besides; a new one begins empty."""
+        assert self.registration is not None
+        asked = book.detectors(self.id, self.registration.device_type, self.metadata)
+        self.detection = fitted(self.detection, self._profile_detectors, asked, self.metrics)
 
     def _refresh(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
         if self.registration is not None and self.registration.status == ACTIVE:

@@ -9,8 +9,9 @@ A small grammar that becomes the very conditions of `conditions`, and nothing th
     left       = metric | call               right = [NUMBER "*"] name [("+"|"-") NUMBER] | literal
     call       = FUNCTION "(" metric [ "," TIME ] ")"
 
-Functions: avg (mean), min, max, sum, count, stddev over a window; rate; zscore; changed. A metric of another
-name is written in backquotes; `metadata.KEY`, `twin.desired.KEY`, `twin.reported.KEY` are the device's own.
+Functions: avg (mean), min, max, sum, count, stddev over a window; rate; zscore; changed; anomaly (what a
+detector scores, 0 to 1). A metric of another name is written in backquotes; `metadata.KEY`,
+`twin.desired.KEY`, `twin.reported.KEY` are the device's own.
 """
 
 import re
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from sensorium.actors.conditions.kinds import (
     All,
+    AnomalyScore,
     AnyCondition,
     Changed,
     Either,
@@ -53,7 +55,7 @@ _WINDOW_FUNCTIONS: Final = {
     "count": "count",
     "stddev": "stddev",
 }
-_FUNCTIONS: Final = (*_WINDOW_FUNCTIONS, "rate", "zscore", "changed")
+_FUNCTIONS: Final = (*_WINDOW_FUNCTIONS, "rate", "zscore", "changed", "anomaly")
 _OWN: Final = ("metadata.", "twin.desired.", "twin.reported.")
 _WORDS: Final = {"and", "or", "not", "for", "between", "times", "within", "true", "false"}
 _OPERATORS: Final = {op.value for op in Operator} | {"="}
@@ -219,6 +221,10 @@ class _Parser:
             if falling:
                 operator = Operator(_FLIPPED[operator.value])
             return RateOfChange(left.metric, abs(right), operator, "down" if falling else "up")
+        if left.function == "anomaly":
+            if operator not in (Operator.GT, Operator.GE) or not 0 < right <= 1:
+                self._fail("anomaly() is a score: compare it with >= and a number from 0 to 1", left.column)
+            return AnomalyScore(left.metric, right)
         if operator not in (Operator.GT, Operator.GE) or right <= 0:
             self._fail(
                 "zscore() is an absolute deviation: compare it with > and a number above 0", left.column
@@ -266,8 +272,8 @@ class _Parser:
         metric = self._name("the name of a metric is needed")
         time_s = None
         if self._sign(","):
-            if function in ("rate", "changed"):
-                self._fail(f"{function}() looks at two readings, and takes no window", self._before.column)
+            if function in ("rate", "changed", "anomaly"):
+                self._fail(f"{function}() takes no window", self._before.column)
             time_s = self._time()
         self._need_sign(")")
         return _Call(function, metric, time_s, column)

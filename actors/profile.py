@@ -1,9 +1,17 @@
 """Device profiles: what a device type keeps in memory, and the bounds that its readings must respect."""
 
+from typing import Final
+
 import msgspec
 
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.schema import Schema
+
+DETECTOR_NAMES: Final = ("ensemble", "zscore", "robust", "level_shift", "seasonal", "spectral", "flatline")
+
+MAX_WATCHED: Final = 64
+"""Metrics of a device that one entry without names watches, and pairs of metric and detector that rules ask
+for at one device."""
 
 
 class WindowSpec(msgspec.Struct, frozen=True):
@@ -34,6 +42,38 @@ class WindowSpec(msgspec.Struct, frozen=True):
         return round(self.slide_s * 1000)
 
 
+class DetectorSpec(msgspec.Struct, frozen=True):
+    """A detector that watches metrics of every device of a type, each on its own.
+
+    Attributes:
+        detector: its name, one of `DETECTOR_NAMES`.
+        metrics: those that it watches; none: all numbers, the first `MAX_WATCHED` that the device sent.
+        threshold: the score from which a reading is an anomaly.
+        limit: what scores 0.5, in the detector's own unit; None: its default. The ensemble has none.
+        period: of the seasonal one, "day" or "week".
+    """
+
+    detector: str = "ensemble"
+    metrics: tuple[str, ...] = ()
+    threshold: float = 0.5
+    limit: float | None = None
+    period: str = "day"
+
+    def __post_init__(self) -> None:
+        if self.detector not in DETECTOR_NAMES:
+            raise InvalidMessage(f"detector {self.detector!r} is none of {', '.join(DETECTOR_NAMES)}")
+        if self.limit is not None and (self.detector == "ensemble" or not 0 < self.limit < 1e6):
+            raise InvalidMessage(
+                "limit: the ensemble has none"
+                if self.detector == "ensemble"
+                else f"limit: {self.limit} is not between 0 and 1,000,000"
+            )
+        if not 0.05 <= self.threshold <= 1:
+            raise InvalidMessage(f"threshold: {self.threshold} is not between 0.05 and 1")
+        if self.period not in ("day", "week") or (self.period == "week" and self.detector != "seasonal"):
+            raise InvalidMessage('period: "day", or for the seasonal detector "week"')
+
+
 def _whole_ms(duration_s: float) -> bool:
     duration_ms = duration_s * 1000
     return duration_ms >= 1 and abs(duration_ms - round(duration_ms)) < 1e-6
@@ -50,6 +90,7 @@ class Profile(msgspec.Struct, frozen=True):
         downlink: how the device is told of commands: "mqtt" is published to, "coap" asks. Where its metadata
             says that it is behind another system, that counts.
         schema: what its readings must look like; None: anything goes.
+        detectors: what watches for anomalies, besides what rules ask for.
     """
 
     windows: tuple[WindowSpec, ...] = (WindowSpec(),)
@@ -58,6 +99,7 @@ class Profile(msgspec.Struct, frozen=True):
     offline_after_s: float = 600.0
     downlink: str = "mqtt"
     schema: Schema | None = None
+    detectors: tuple[DetectorSpec, ...] = ()
 
 
 class Profiles(msgspec.Struct, frozen=True):

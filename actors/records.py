@@ -98,6 +98,38 @@ class Alarm(msgspec.Struct, frozen=True):
     changed_ms: int | None = None
 
 
+class Anomaly(msgspec.Struct, frozen=True):
+    """Readings of a metric that a detector found odd: an episode, from the first of them to the last.
+
+    Attributes:
+        anomaly_id: deterministic: the same device, metric, detector and start give the same id.
+        severity: by the peak: "warning", "major" or "critical".
+        score: of the peak, 0 to 1.
+        value, expected: at the peak, what was read and what the detector had expected.
+        readings: how many were odd.
+        start_ms, peak_ms, end_ms: event times of the first, the oddest and the last of them; `end_ms` is None
+            while it goes on.
+        end_reason: "quiet", "gap", "detector_removed" or "device_decommissioned".
+        peers: for the detector "peers", how many devices it was compared with.
+    """
+
+    anomaly_id: str
+    device_id: str
+    device_type: str
+    metric: str
+    detector: str
+    severity: str
+    score: float
+    value: float
+    expected: float
+    readings: int
+    start_ms: int
+    peak_ms: int
+    end_ms: int | None = None
+    end_reason: str | None = None
+    peers: int | None = None
+
+
 class AlarmNote(NamedTuple):
     """What a person did to an alarm that has ended; what is None stays. `assignee` is "" for nobody."""
 
@@ -300,8 +332,9 @@ class Identity(NamedTuple):
 class Commit:
     """What one transaction makes durable: all of it or nothing.
 
-    `registrations`, `alarms`, `timers`, `commands`, `presences` and `twins` replace the rows of the same id,
-    the later the earlier. `epochs` are those of the shards that it is for, as their owner knows them.
+    `registrations`, `alarms`, `timers`, `commands`, `presences`, `twins` and `anomalies` replace the rows of
+    the same id, the later the earlier. `epochs` are those of the shards that it is for, as their owner knows
+    them.
     """
 
     readings: list[ReadingRow] = field(default_factory=list)
@@ -315,6 +348,7 @@ class Commit:
     alarm_notes: list[AlarmNote] = field(default_factory=list)
     twins: list[TwinState] = field(default_factory=list)
     audits: list[AuditRow] = field(default_factory=list)
+    anomalies: list[Anomaly] = field(default_factory=list)
     epochs: Mapping[int, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -330,4 +364,5 @@ class Commit:
             or self.alarm_notes
             or self.twins
             or self.audits
+            or self.anomalies
         )

@@ -4,6 +4,7 @@ import msgspec
 
 from sensorium.actors.commands import TIMER as COMMANDS_TIMER
 from sensorium.actors.commands import Commands
+from sensorium.actors.detection import WatcherState, restored
 from sensorium.actors.device import NEVER_MS, Device, Shard, Surroundings
 from sensorium.actors.messages import ReadingFlag, Value
 from sensorium.actors.metrics import metric_set
@@ -26,6 +27,7 @@ class _State(msgspec.Struct, array_like=True):
     latest_ms: list[int]
     windows: list[tuple[float, float, int | None, list[bytes | None]]]
     seen: tuple[bytes, bytes, int, int]
+    watchers: list[WatcherState] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -43,6 +45,7 @@ def take_snapshot(device: Device) -> Snapshot:
         device.latest_ms,
         [(w.spec.length_s, w.spec.slide_s, w.newest, w.dump()) for w in device.windows],
         device.seen.dump(),
+        [] if device.detection is None else device.detection.dump(),
     )
     replay_from_ms = None if device.newest_ms == NEVER_MS else device.newest_ms - device.lateness_ms
     return Snapshot(device.key, device.shard.number, device.shard.head, replay_from_ms, _encode(state))
@@ -62,7 +65,7 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
     if stored.registration is not None:
         device.furnish(around)
     for row in stored.tail:
-        _replay(device, row)
+        _replay(device, row, around)
     return device
 
 
@@ -101,15 +104,22 @@ def _restore(device: Device, snapshot: Snapshot) -> None:
         Window.restore(WindowSpec(length_s, slide_s), newest, cells)
         for length_s, slide_s, newest, cells in state.windows
     )
+    device.detection = restored(state.watchers, device.metrics)
 
 
-def _replay(device: Device, row: TailReading) -> None:
+def _replay(device: Device, row: TailReading, around: Surroundings) -> None:
     present = {n: v for n, v in zip(row.metric_set.names, row.values, strict=True) if v is not None}
-    device.adopt(device.metrics.grown(tuple(present), list(present.values())))
+    grown = device.metrics.grown(tuple(present), list(present.values()))
+    if grown is not device.metrics:
+        device.adopt(grown)
+        if device.registration is not None:
+            device.fit_detection(around.rules)
     values: list[Value | None] = [None] * len(device.metrics.names)
     for name, value in present.items():
         values[device.metrics.index[name]] = value
     # Its own time stands for the time of receipt, which the log does not keep.
     device.remember(row.time_ms, row.key, received_ms=row.time_ms)
     if not row.flags & ReadingFlag.LATE:
+        if device.detection is not None and row.time_ms >= device.newest_ms:
+            device.detection.judge(device, values, row.time_ms, None)
         device.fold(values, row.time_ms)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sensorium.actors.conditions import Test, compile_condition, needed_windows
+from sensorium.actors.conditions import Test, compile_condition, needed_detectors, needed_windows
+from sensorium.actors.conditions.kinds import AnyCondition
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.profile import WindowSpec
 from sensorium.actors.rules import NOTHING, NoData, Rule, Severity
@@ -55,6 +56,7 @@ class RuleBook:
         self._by_metadata = [rule for rule in self._shared if rule.spec.scope.metadata]
         self._compiled: dict[tuple[str, MetricSet, tuple[str, ...]], tuple[Check, ...]] = {}
         self._needed = {rule.rule_id: specs for rule in rules if (specs := _needed(rule))}
+        self._asking = {rule.rule_id: asked for rule in rules if (asked := asked_of(rule))}
         self._has_silences = any(isinstance(rule.spec.condition, NoData) for rule in rules)
 
     def covering(self, device_id: str, device_type: str, metadata: Mapping[str, Any] = NOTHING) -> list[Rule]:
@@ -80,6 +82,22 @@ class RuleBook:
         wanted: dict[WindowSpec, None] = {}
         for rule in self.covering(device_id, device_type, metadata):
             wanted.update(dict.fromkeys(self._needed.get(rule.rule_id, ())))
+        return list(wanted)
+
+    @property
+    def asks_detectors(self) -> bool:
+        """Whether any rule goes by what detectors find."""
+        return bool(self._asking)
+
+    def detectors(
+        self, device_id: str, device_type: str, metadata: Mapping[str, Any] = NOTHING
+    ) -> list[tuple[str, str]]:
+        """(metric, detector) that the rules which watch the device look at; "" for any detector."""
+        if not self._asking:
+            return []
+        wanted: dict[tuple[str, str], None] = {}
+        for rule in self.covering(device_id, device_type, metadata):
+            wanted.update(dict.fromkeys(self._asking.get(rule.rule_id, ())))
         return list(wanted)
 
     def checks(
@@ -114,12 +132,19 @@ class RuleBook:
         )
 
 
-def _needed(rule: Rule) -> list[WindowSpec]:
+def _conditions(rule: Rule) -> list[AnyCondition]:
     spec = rule.spec
     conditions = [spec.condition, *(level.condition for level in spec.levels)]
-    if spec.clear is not None:
-        conditions.append(spec.clear)
-    return [window for condition in conditions for window in needed_windows(condition)]
+    return conditions if spec.clear is None else [*conditions, spec.clear]
+
+
+def _needed(rule: Rule) -> list[WindowSpec]:
+    return [window for condition in _conditions(rule) for window in needed_windows(condition)]
+
+
+def asked_of(rule: Rule) -> list[tuple[str, str]]:
+    """(metric, detector) that the rule looks at; "" for any detector."""
+    return [asked for condition in _conditions(rule) for asked in needed_detectors(condition)]
 
 
 def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window]) -> tuple[Check, ...]:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from sensorium.actors.actions import Actions, Limits
 from sensorium.actors.conditions.kinds import All as All
+from sensorium.actors.conditions.kinds import AnomalyScore as AnomalyScore
 from sensorium.actors.conditions.kinds import AnyCondition
 from sensorium.actors.conditions.kinds import Changed as Changed
 from sensorium.actors.conditions.kinds import Circle as Circle

@@ -15,6 +15,7 @@ from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.ports import Filter, Held, HostPorts
 from sensorium.actors.records import (
     Alarm,
+    Anomaly,
     AuditRow,
     Command,
     Commit,
@@ -64,6 +65,7 @@ class MemoryStore(MemoryMembers):
         self.timers: dict[tuple[str, str], TimerRow] = {}
         self.commands: dict[str, Command] = {}
         self.presences: dict[str, PresenceRow] = {}
+        self.anomalies: dict[str, Anomaly] = {}
         self.twins: dict[str, TwinState] = {}
         self.audits: list[AuditRow] = []
         self.snapshots: dict[int, Snapshot] = {}
@@ -172,6 +174,7 @@ class MemoryStore(MemoryMembers):
         self.dead_letters += commit.dead_letters
         self.commands |= {c.command_id: c for c in commit.commands}
         self.presences |= {p.device_id: p for p in commit.presences}
+        self.anomalies |= {a.anomaly_id: a for a in commit.anomalies}
         self.twins |= {t.device_id: t for t in commit.twins}
         self.audits += commit.audits
         for timer in commit.timers:

@@ -52,6 +52,11 @@ class Watch:
         if r is None:
             return
         device.fit_windows(book)
+        device.fit_detection(book)
+        if device.detection is not None:
+            device.detection.settle(device, effects)
+            if not device.detection.watchers:
+                device.detection = None
         self._checks = book.checks(device.id, r.device_type, device.metrics, device.windows, r.metadata)
         self._tests = tuple(check.test for check in self._checks)
         self._silences = book.silences(device.id, r.device_type, r.metadata)

@@ -1,4 +1,4 @@
-"""What rules and schemas add to a device's turn, in microseconds of CPU a reading.
+"""What rules, schemas and detectors add to a device's turn, in microseconds of CPU a reading.
 
 `make bench-rules` or `python bench/rules.py [--json] [--readings N]`. One process, one device, readings of
 ten metrics whose rules do not hold, as nearly all do not. The turn's cost without any rule is subtracted; of
@@ -17,7 +17,7 @@ from surroundings import machine
 
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.messages import Reading, Register
-from sensorium.actors.profile import Profile, Profiles
+from sensorium.actors.profile import DetectorSpec, Profile, Profiles
 from sensorium.actors.records import Commit
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Condition, Operator, Rule, RuleSpec, Scope, Threshold, WindowAggregate
@@ -27,7 +27,11 @@ METRICS: Final = tuple(f"metric_{number}" for number in range(10))
 RUNS: Final = 7
 BATCH: Final = 500
 """Readings a commit, as under load."""
-GOALS_US: Final = {"ten threshold rules": 3.0, "ten window rules": 10.0}
+GOALS_US: Final = {
+    "ten threshold rules": 3.0,
+    "ten window rules": 10.0,
+    "the ensemble on one metric": 20.0,
+}
 
 
 def rules(*conditions: Condition) -> list[Rule]:
@@ -54,9 +58,9 @@ def windows(window_s: float | None) -> list[Rule]:
     return rules(*(WindowAggregate(m, "mean", Operator.GT, 1e6, window_s) for m in METRICS))
 
 
-def turn_us(book: list[Rule], readings: int, schema: Schema | None = None) -> float:
+def turn_us(book: list[Rule], readings: int, profile: Profile | None = None) -> float:
     """CPU time of one reading's turn: the fastest of `RUNS`."""
-    around = Surroundings(Profiles(Profile(schema=schema)), RuleBook(book))
+    around = Surroundings(Profiles(profile or Profile()), RuleBook(book))
     device = Device("bench", Shard(0, 0))
     device.handle(Register("bench", "bench"), 0, around, Commit())
     chance = random.Random(5)
@@ -98,10 +102,18 @@ def run(readings: int) -> dict[str, Any]:
         + [rule for rule in thresholds(1_000, (*METRICS, *other)) if rule.spec.condition.metric in other],
         "1,000 threshold rules on ten metrics": thresholds(1_000, METRICS),
     }
+    watches = {
+        "the ensemble on one metric": (DetectorSpec(metrics=METRICS[:1]),),
+        "z-scores on ten metrics": (DetectorSpec("zscore"),),
+        "the ensemble on ten metrics": (DetectorSpec(),),
+    }
     bare_us = turn_us([], readings)
     added = {name: round(turn_us(book, readings) - bare_us, 2) for name, book in sets.items()}
     ranges = Schema({name: MetricSpec(unit="Cel", minimum=-40.0, maximum=1e13) for name in METRICS})
-    added["no rule, and a schema with ten ranges"] = round(turn_us([], readings, ranges) - bare_us, 2)
+    schema = Profile(schema=ranges)
+    added["no rule, and a schema with ten ranges"] = round(turn_us([], readings, schema) - bare_us, 2)
+    for name, specs in watches.items():
+        added[name] = round(turn_us([], readings, Profile(detectors=specs)) - bare_us, 2)
     return {
         "machine": machine(),
         "readings": readings,

@@ -84,7 +84,7 @@ class Config(Section):
     @property
     def device_profiles(self) -> Profiles:
         """The section `profiles` as devices know it."""
-        return sections.profiles(self.profiles)
+        return sections.profiles(self.profiles, self.analytics.anomaly_detection_enabled)
 
     @property
     def auto_register_as(self) -> str | None:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.errors import InvalidMessage
-from sensorium.actors.profile import Profile, Profiles, WindowSpec
+from sensorium.actors.profile import MAX_WATCHED, DetectorSpec, Profile, Profiles, WindowSpec
 from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.cluster import urls
@@ -122,8 +122,8 @@ class Retention(Section):
     """After how many days what is dropped, in whole partitions; what is left out is kept for ever."""
 
     raw_days: Days | None = None
-    """Readings and events, by the day of their commit, and commands that have ended. Rollups go on counting
-    what was dropped."""
+    """Readings and events, by the day of their commit, and commands and anomalies that have ended. Rollups go
+    on counting what was dropped."""
     rollup_1m_days: Days | None = None
     """By event time. Partitions of one-minute rollups are a week long …"""
     rollup_1h_days: Days | None = None
@@ -269,6 +269,36 @@ class Window(Section):
             raise ValueError(str(error)) from None
 
 
+class DetectorSetting(Section):
+    """A detector that watches metrics of a device type; see docs/detectors.md."""
+
+    detector: Literal["ensemble", "zscore", "robust", "level_shift", "seasonal", "spectral", "flatline"] = (
+        "ensemble"
+    )
+    metrics: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=MAX_WATCHED)
+    ] = Field(default_factory=list)
+    """Those that it watches; without any, all numbers (at most 64)."""
+    threshold: Annotated[float, Field(ge=0.05, le=1)] = 0.5
+    """The score from which a reading is an anomaly."""
+    limit: Annotated[float, Field(gt=0, lt=1e6)] | None = None
+    """What scores 0.5, in the detector's own unit, such as deviations; the ensemble has none."""
+    period: Literal["day", "week"] = "day"
+    """Of the seasonal detector."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self.spec()
+        return self
+
+    def spec(self) -> DetectorSpec:
+        """The detector as devices know it."""
+        try:
+            return DetectorSpec(self.detector, tuple(self.metrics), self.threshold, self.limit, self.period)
+        except InvalidMessage as error:
+            raise ValueError(str(error)) from None
+
+
 Text = Annotated[str, Field(max_length=256)]
 
 
@@ -344,6 +374,10 @@ class DeviceType(Section):
             unknown = Outside(self.unknown_metrics)
         return Schema(metrics, unknown)
 
+    detectors: Annotated[list[DetectorSetting], Field(max_length=16)] | None = None
+    """What watches for anomalies; an empty list is none. Left out: as `default`, which, left out itself, has
+    the ensemble on all numbers if `analytics.anomaly_detection_enabled`."""
+
     def over(self, base: Profile) -> Profile:
         """`base` with what this section says."""
         windows = base.windows if self.windows is None else tuple(w.spec() for w in self.windows)
@@ -354,13 +388,15 @@ class DeviceType(Section):
             offline_after_s=base.offline_after_s if self.offline_after_s is None else self.offline_after_s,
             downlink=base.downlink if self.downlink is None else self.downlink,
             schema=self._schema(base.schema),
+            detectors=base.detectors if self.detectors is None else tuple(d.spec() for d in self.detectors),
         )
 
 
-def profiles(types: dict[str, DeviceType]) -> Profiles:
-    """The profiles of the section `profiles`."""
+def profiles(types: dict[str, DeviceType], detect: bool = False) -> Profiles:
+    """The profiles of the section `profiles`; with `detect`, those that say nothing of detectors have one."""
     rest = dict(types)
-    default = rest.pop("default", DeviceType()).over(Profile())
+    base = Profile(detectors=(DetectorSpec(),) if detect else ())
+    default = rest.pop("default", DeviceType()).over(base)
     return Profiles(default, {name: section.over(default) for name, section in rest.items()})
 
 
@@ -381,7 +417,9 @@ class Security(Section):
 class Analytics(Section):
     """Detectors beyond rules."""
 
-    anomaly_detection_enabled: Annotated[bool, Later("anomaly detection by models")] = False
+    anomaly_detection_enabled: bool = False
+    """Whether the ensemble watches all numbers of the device types whose profile says nothing of detectors.
+    Those that a profile or a rule names run either way."""
     model_registry_url: Annotated[HttpUrl | None, Address()] = None
     """MLflow's tracking server, in which trained models are registered. Without it …"""
     models_dir: Annotated[Path | None, Field(strict=False)] = None

@@ -22,7 +22,14 @@ from sensorium.actors.records import (
     TimerRow,
 )
 from sensorium.storage import _log_sql as sql
-from sensorium.storage import _write, _write_commands, _write_twins, assignments, audit_trail
+from sensorium.storage import (
+    _write,
+    _write_anomalies,
+    _write_commands,
+    _write_twins,
+    assignments,
+    audit_trail,
+)
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import alarm_of, command_of, registration_of, twin_of
 from sensorium.storage.database import (
@@ -152,6 +159,8 @@ class PgLog:
                         await _write_twins.twins(writer, commit.twins)
                     if commit.audits:
                         await audit_trail.append(writer, commit.audits)
+                    if commit.anomalies:
+                        await _write_anomalies.anomalies(writer, commit.anomalies)
                     if commit.dead_letters:
                         await _write.dead_letters(writer, commit.dead_letters)
                     committing = True

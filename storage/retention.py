@@ -36,6 +36,11 @@ DELETE FROM commands WHERE command_id IN
     (SELECT command_id FROM commands WHERE created_at < $1 AND NOT open
      ORDER BY created_at, command_id LIMIT $2)
 """
+_FORGET_ANOMALIES: Final = """
+DELETE FROM anomalies WHERE anomaly_id IN
+    (SELECT anomaly_id FROM anomalies WHERE start_at < $1 AND end_at < $1
+     ORDER BY start_at, anomaly_id LIMIT $2)
+"""
 _SIZES: Final = """
 SELECT coalesce(parent.relname, child.relname)::text AS kind,
        sum(pg_total_relation_size(child.oid))::bigint AS bytes
@@ -55,7 +60,7 @@ class RetentionSettings:
 
 
         raw_days: readings and events, by the day of their commit; commands that have ended, by when they were
-            given.
+            given; anomalies that have ended.
         rollup_days: by the level's name, by event time. A partition goes when all of it is older.
         wait_for: the projections that must have read a day of the log before it goes. One that has yet to
             run for the first time has read nothing.
@@ -84,6 +89,7 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
     if settings.raw_days is not None:
         await forget_commands(connection, now - timedelta(days=settings.raw_days))
         await forget_jobs(connection, now - timedelta(days=settings.raw_days))
+        await forget_anomalies(connection, now - timedelta(days=settings.raw_days))
     days = dict(settings.rollup_days)
     for level in LEVELS:
         if level.name in days:
@@ -126,6 +132,22 @@ async def forget_commands(connection: Connection, before: datetime) -> int:
     forgotten = 0
     while forgotten < FORGET_AT_ONCE:
         gone = await connection.execute(_FORGET_COMMANDS, before_ms, FORGET_PAGE)
+        forgotten += (count := int(gone.removeprefix("DELETE ")))
+        if count < FORGET_PAGE:
+            break
+    return forgotten
+
+
+async def forget_anomalies(connection: Connection, before: datetime) -> int:
+    """Delete anomalies that ended before then, at most `FORGET_AT_ONCE` in a call.
+
+    Returns:
+        How many.
+    """
+    before_ms = int(before.timestamp() * 1000)
+    forgotten = 0
+    while forgotten < FORGET_AT_ONCE:
+        gone = await connection.execute(_FORGET_ANOMALIES, before_ms, FORGET_PAGE)
         forgotten += (count := int(gone.removeprefix("DELETE ")))
         if count < FORGET_PAGE:
             break

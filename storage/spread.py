@@ -64,6 +64,8 @@ def split(commit: Commit, databases: int) -> dict[int, Commit]:
         part(shard_of(presence.device_id)).presences.append(presence)
     for twin in commit.twins:
         part(shard_of(twin.device_id)).twins.append(twin)
+    for anomaly in commit.anomalies:
+        part(shard_of(anomaly.device_id)).anomalies.append(anomaly)
     for note in commit.alarm_notes:
         part(shard_of(note.device_id)).alarm_notes.append(note)
     for audit in commit.audits:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 Metric = Annotated[str, Meta(min_length=1, max_length=128)]
+DetectorName = Literal["ensemble", "zscore", "robust", "level_shift", "seasonal", "spectral", "flatline"]
 WindowLength = Annotated[float, Meta(ge=1, le=2_678_400)]
 
 
@@ -229,6 +230,23 @@ Date = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 EVERY_DAY: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
+class AnomalyScore(Condition, frozen=True, tag="anomaly"):
+    """Holds while a detector finds the metric odd: a reading scored at least `score`, its episode goes on.
+
+    `detector` is one of those that profiles know, or any that watches the metric. Where none does, the rule
+    has the device run it, or the ensemble.
+    """
+
+    metric: Metric
+    score: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    detector: DetectorName | None = None
+
+    def words(self) -> str:
+        """See `Condition.words`."""
+        by = "" if self.detector is None else f" by {self.detector}"
+        return f"{self.metric} odd{by} with a score of at least {self.score:g}"
+
+
 class Schedule(Condition, frozen=True, tag="schedule"):
     """Holds while the reading's time is within weekly hours; only as a part of another condition.
 
@@ -328,6 +346,7 @@ AnyCondition = (
     | WindowAggregate
     | Changed
     | Geofence
+    | AnomalyScore
     | Schedule
     | NoData
     | All

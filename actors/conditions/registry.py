@@ -45,6 +45,14 @@ class Documents(Protocol):
         ...
 
 
+class Findings(Protocol):
+    """What detectors say of the newest reading."""
+
+    def reaches(self, metric: str, detector: str | None, score: float) -> bool | None:
+        """Whether the metric has this score; None: no such detector watches it."""
+        ...
+
+
 class Memory(Protocol):
     """What a test may look at: the device as it was before the reading under test."""
 
@@ -55,6 +63,11 @@ class Memory(Protocol):
     @property
     def twin(self) -> Documents:
         """What is desired of it and what it reports."""
+        ...
+
+    @property
+    def detection(self) -> Findings | None:
+        """What detectors found with the reading under test already."""
         ...
 
     @property

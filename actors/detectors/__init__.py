@@ -1,6 +1,8 @@
 """Streaming anomaly detectors: one metric of one device, reading by reading, in constant memory."""
 
+from sensorium.actors.detectors.catalogue import make_detector
 from sensorium.actors.detectors.ensemble import EnsembleDetector
+from sensorium.actors.detectors.flatline import FlatlineDetector
 from sensorium.actors.detectors.levelshift import LevelShiftDetector
 from sensorium.actors.detectors.peers import PeerScore, compare_peers
 from sensorium.actors.detectors.quantile import P2Quantile
@@ -16,6 +18,7 @@ __all__ = [
     "AnomalySeverity",
     "Detector",
     "EnsembleDetector",
+    "FlatlineDetector",
     "LevelShiftDetector",
     "P2Quantile",
     "PeerScore",
@@ -26,4 +29,5 @@ __all__ = [
     "State",
     "ZScoreDetector",
     "compare_peers",
+    "make_detector",
 ]

@@ -24,6 +24,15 @@ MAJOR_FROM: Final = 0.8
 CRITICAL_FROM: Final = 0.95
 
 
+def severity_of(score: float) -> AnomalySeverity:
+    """The class of a score: warning from 0.5, major from 0.8, critical from 0.95."""
+    if score < WARNING_FROM:
+        return AnomalySeverity.NONE
+    if score < MAJOR_FROM:
+        return AnomalySeverity.WARNING
+    return AnomalySeverity.MAJOR if score < CRITICAL_FROM else AnomalySeverity.CRITICAL
+
+
 class Score(msgspec.Struct, frozen=True, gc=False):
     """A detector's answer to one reading: `value` from 0 (as ever) to 1, and what it had `expected`."""
 
@@ -34,11 +43,7 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     @property
     def severity(self) -> AnomalySeverity:
         """The score's class: warning from 0.5, major from 0.8, critical from 0.95."""
-        if self.value < WARNING_FROM:
-            return AnomalySeverity.NONE
-        if self.value < MAJOR_FROM:
-            return AnomalySeverity.WARNING
-        return AnomalySeverity.MAJOR if self.value < CRITICAL_FROM else AnomalySeverity.CRITICAL
+        return severity_of(self.value)
 
 
 class Detector(Protocol):

@@ -155,7 +155,9 @@ class Driver:
                     self.log.alarm_notes,
                     self.log.twins,
                 )
-            )
+            ),
+            audits=list(self.log.audits),
+            anomalies=list(self.log.anomalies),
         )
         return other
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.actors.messages import ACCEPTED, DUPLICATE, Decommission, Patch, RefreshRules, Register
-from sensorium.actors.profile import Profile, Profiles, WindowSpec
+from sensorium.actors.profile import DetectorSpec, Profile, Profiles, WindowSpec
 from sensorium.actors.recovery import take_snapshot
 from sensorium.actors.rules import Operator, RateOfChange, Threshold, ZScore
 from tests.unit.actors.driving import (
@@ -27,6 +27,7 @@ PROFILE = Profile(
     lateness_s=90.0,
     max_metrics=4,
     offline_after_s=30.0,
+    detectors=(DetectorSpec("zscore", ("a",)), DetectorSpec("level_shift")),
 )
 # The rules' windows are all in the profiles: one that a rule brings begins when the device hears of the rule.
 TANK = Profile(windows=(WindowSpec(), WindowSpec(60.0, 10.0)), max_metrics=3)
@@ -124,7 +125,9 @@ def visible(driver: Driver) -> dict[str, object]:
         # A metric that came only in late readings is not known again: it has no value in any window.
         if (info := device.window(metric, spec.length_s)) is not None and info.count
     }
+    detection = device.detection.dump() if device.detection is not None else []
     return {
+        "detection": {(s.metric, s.spec): s for s in detection if s.metric in driver.latest},
         "registration": device.registration,
         "latest": device.newest_values(),
         "newest_ms": device.newest_ms,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.actors.profile import WindowSpec
+from sensorium.actors.profile import DetectorSpec, WindowSpec
 from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
@@ -127,7 +127,6 @@ def test_several_mistakes_are_counted(written) -> None:
         ("ENCRYPTION_KEY", "k", "ENCRYPTION_KEY: security.encryption_key: encryption at rest does not exist"),
         ("ML_MODEL_REGISTRY_URL", "ftp://m", "ML_MODEL_REGISTRY_URL: analytics.model_registry_url: "),
         ("ANOMALY_DETECTION_ENABLED", "maybe", "ANOMALY_DETECTION_ENABLED: must be true or false"),
-        ("ANOMALY_DETECTION_ENABLED", "true", "anomaly detection by models does not exist"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_environment_names_the_variable(variable: str, value: str, said: str) -> None:
@@ -138,6 +137,24 @@ def test_a_mistake_in_the_environment_names_the_variable(variable: str, value: s
 
 def test_switching_a_missing_feature_off_is_fine() -> None:
     assert load(environment={"ANOMALY_DETECTION_ENABLED": "off"}) == Config()
+
+
+def test_detectors_are_those_of_the_profile_or_the_default(written) -> None:
+    text = (
+        "profiles: {pump: {detectors: [{detector: zscore, metrics: [t], limit: 4}]}, valve: {detectors: []}}"
+    )
+    off = load(written(text), environment={}).device_profiles
+    on = load(written(text), environment={"ANOMALY_DETECTION_ENABLED": "true"}).device_profiles
+    assert off.of("any").detectors == off.of("valve").detectors == on.of("valve").detectors == ()
+    assert on.of("any").detectors == (DetectorSpec(),)
+    assert on.of("pump").detectors == off.of("pump").detectors == (DetectorSpec("zscore", ("t",), 0.5, 4.0),)
+    for bad, said in (
+        ("{detector: magic}", "detector"),
+        ("{limit: 3}", "the ensemble has none"),
+        ("{detector: zscore, period: week}", "seasonal"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load(written(f"profiles: {{pump: {{detectors: [{bad}]}}}}"))
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ async def test_the_documents_conditions_are_those_that_are_read(platform: World)
     schemas = (await document(platform))["components"]["schemas"]
     discriminator = schemas["RuleSpec"]["properties"]["condition"]["discriminator"]
     assert discriminator["propertyName"] == "type"
-    kinds = {"threshold", "range", "rate_of_change", "z_score", "window", "change", "geofence", "schedule"}
-    assert set(discriminator["mapping"]) == kinds | {"no_data", "all", "any", "not"}
+    kinds = {"threshold", "range", "rate_of_change", "z_score", "window", "change", "geofence", "anomaly"}
+    assert set(discriminator["mapping"]) == kinds | {"schedule", "no_data", "all", "any", "not"}
     assert schemas["RuleSpec"]["additionalProperties"] is False
 
 

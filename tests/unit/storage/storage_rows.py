@@ -3,7 +3,7 @@
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import MetricSet, kind_of, metric_set
 from sensorium.actors.placement import device_key, shard_of
-from sensorium.actors.records import Alarm, EventRow, ReadingRow, Registration, Snapshot
+from sensorium.actors.records import Alarm, Anomaly, EventRow, ReadingRow, Registration, Snapshot
 
 NOON_MS = 1_704_110_400_000
 """2024-01-01T12:00:00Z."""
@@ -44,3 +44,21 @@ def alarm(alarm_id: str, device_id: str, state: str = "ACTIVE", **other: object)
 
 def snapshot(device_id: str, offset: int, replay_from_ms: int | None = None, state: bytes = b"s") -> Snapshot:
     return Snapshot(device_key(device_id), shard_of(device_id), offset, replay_from_ms, state)
+
+
+def anomaly(number: int, device_id: str = "a1", **fields: object) -> Anomaly:
+    plain = {
+        "anomaly_id": f"{number:032x}",
+        "device_id": device_id,
+        "device_type": "pump",
+        "metric": "t",
+        "detector": "ensemble",
+        "severity": "warning",
+        "score": 0.6,
+        "value": 30.5,
+        "expected": 20.0,
+        "readings": 1,
+        "start_ms": NOON_MS + number * 3_600_000,
+        "peak_ms": NOON_MS + number * 3_600_000,
+    }
+    return Anomaly(**{**plain, **fields})  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storage_rows import NOON_MS, alarm, event, reading, registration, snapshot
+from storage_rows import NOON_MS, alarm, anomaly, event, reading, registration, snapshot
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
@@ -83,6 +83,7 @@ def test_a_commit_is_split_without_loss() -> None:
         commands=[command(d) for d in DEVICES],
         presences=[PresenceRow(d, True, NOON_MS) for d in DEVICES],
         twins=[TwinState(d, NOTHING, NOTHING) for d in DEVICES],
+        anomalies=[anomaly(n, d) for n, d in enumerate(DEVICES)],
         alarm_notes=[AlarmNote(d, f"a-{d}", NOON_MS, "ada", assignee="eve") for d in DEVICES],
         audits=[AuditRow(d, NOON_MS, Origin("ada"), "device.change", d, None, None) for d in DEVICES],
     )
