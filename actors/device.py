@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from sensorium.actors.anomalies import Anomaly
 from sensorium.actors.commands import TIMER as COMMANDS_TIMER
 from sensorium.actors.commands import Commands
 from sensorium.actors.conditions import same_length
@@ -47,6 +48,7 @@ from sensorium.actors.messages import (
     RefreshRules,
     Refusal,
     Register,
+    ReportAnomaly,
     SendCommand,
     TakeCommands,
     TakeTwin,
@@ -219,6 +221,8 @@ class Device:
                 return ACCEPTED
             case ActOnAlarm():
                 return self._act_on_alarm(message, now_ms, effects)
+            case ReportAnomaly(anomaly=anomaly):
+                return self._report(anomaly, effects)
             case GetTwin() | ChangeTwin() | ClaimTwin() | TwinTold() | TwinUntold() | TakeTwin():
                 return self._twin(message, now_ms, effects)
             case DeadLetter():
@@ -619,6 +623,22 @@ class Device:
             return self._not_found()
         problem = self.watch.act(self, message, now_ms, effects)
         return ACCEPTED if problem is None else Refusal("conflict", problem)
+
+    def _report(self, anomaly: Anomaly, effects: Commit) -> Outcome:
+        if self.registration is None:
+            return self._not_found()
+        if anomaly.device_id != self.id:
+            return Refusal("invalid", f"an anomaly of {anomaly.device_id} told to {self.id}")
+        if self.registration.status != ACTIVE and anomaly.end_ms is None:
+            return Refusal("conflict", f"device {self.id} is decommissioned")
+        kind, time_ms = "anomaly_changed", anomaly.peak_ms
+        if anomaly.end_ms is not None:
+            kind, time_ms = "anomaly_ended", anomaly.end_ms
+        elif anomaly.readings == 1:
+            kind, time_ms = "anomaly", anomaly.start_ms
+        effects.anomalies.append(anomaly)
+        self.event(kind, time_ms, anomaly, effects)
+        return ACCEPTED
 
     # --- small leaves -----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.actors.anomalies import Anomaly
 from sensorium.actors.origin import Origin
 
 Value = float | bool | str
@@ -260,6 +261,12 @@ class ActOnAlarm(_Message, frozen=True, array_like=True, tag=30):
     origin: Origin | None = None
 
 
+class ReportAnomaly(_Message, frozen=True, array_like=True, tag=31):
+    """Who compares devices with each other found this one odd, or no longer. It commits what is said."""
+
+    anomaly: Anomaly
+
+
 class GetTwin(_Message, frozen=True, array_like=True, tag=40):
     """Answered with a `TwinInfo`."""
 
@@ -325,6 +332,7 @@ Message = (
     | TakeCommands
     | PresenceSaid
     | ActOnAlarm
+    | ReportAnomaly
     | GetTwin
     | ChangeTwin
     | ClaimTwin

@@ -75,6 +75,18 @@ class Config(Section):
             raise ValueError(f"mqtt.port and http.port are both {self.http.port}")
         return self
 
+    @model_validator(mode="after")
+    def _peers_have_rollups(self) -> Self:
+        if self.analytics.compare_peers and not self.storage.rollups:
+            raise ValueError("analytics.compare_peers needs storage.rollups")
+        return self
+
+    @property
+    def compares_peers(self) -> bool:
+        """Whether devices are compared with their peers."""
+        asked = self.analytics.compare_peers
+        return self.storage.rollups and self.analytics.anomaly_detection_enabled if asked is None else asked
+
     @property
     def models(self) -> RegistrySettings:
         """Where trained models are registered."""

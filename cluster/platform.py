@@ -45,6 +45,7 @@ from sensorium.cluster.services import (
     MqttService,
     api_settings,
     connections_needed,
+    peer_services,
     storage_services,
 )
 from sensorium.cluster.sparkplug import sparkplug_services
@@ -313,6 +314,7 @@ class Platform:
                 self._commands(mqtt, dsns),
                 *storage_services(config, dsns),
                 *stream_services(config, dsns, NAMESPACE),
+                *peer_services(config, dsns, NAMESPACE),
                 *action_services(config, address, dsns, NAMESPACE),
             ],
         )

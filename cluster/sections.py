@@ -420,6 +420,12 @@ class Analytics(Section):
     anomaly_detection_enabled: bool = False
     """Whether the ensemble watches all numbers of the device types whose profile says nothing of detectors.
     Those that a profile or a rule names run either way."""
+    compare_peers: bool | None = None
+    """Whether devices of one type at one place are compared with each other, hour by hour; left out: as
+    `anomaly_detection_enabled`, where there are rollups to compare."""
+    peer_place: Annotated[str, Field(min_length=1, max_length=128)] = "place"
+    """The entry of a device's metadata that says where it is. Without it, a cell of the map counts: a tenth
+    of a degree of its location."""
     model_registry_url: Annotated[HttpUrl | None, Address()] = None
     """MLflow's tracking server, in which trained models are registered. Without it …"""
     models_dir: Annotated[Path | None, Field(strict=False)] = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -15,12 +16,14 @@ from sensorium.ingest.coap import CoapServer, CoapSettings
 from sensorium.ingest.downlink import Downlink, DownlinkSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.serve.deployment import ApiSettings
+from sensorium.serve.peers import PeerWatch
 from sensorium.serve.spreader import Spreader
 from sensorium.storage.action_sink import NAME as ACTIONS
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import close_pool, open_pool
+from sensorium.storage.peer_means import PeerMeans
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import RetentionKeeper, RetentionSettings
 from sensorium.storage.rollup_sink import NAME as ROLLUPS
@@ -28,9 +31,9 @@ from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
 from sensorium.storage.rollup_sink import RollupSink
 from sensorium.storage.spread_reads import SpreadCommands
 
-_SERVICES: Final = 11
-"""That use the database, at most: retention, commands, bulk jobs, projections with one to come and go, and
-actions, which have as many connections as four."""
+_SERVICES: Final = 12
+"""That use the database, at most: retention, commands, bulk jobs, peers, projections with one to come and go,
+and actions, which have as many connections as four."""
 
 
 def api_settings(config: Config, dsn: str) -> ApiSettings:
@@ -165,6 +168,50 @@ class CommandService:
         await self._downlink.stop()
         await asyncio.gather(*map(close_pool, self._pools))
         await self._router.close()
+
+
+class PeerService:
+    """Devices compared with their peers, in a process of its own."""
+
+    def __init__(self, name: str, dsns: Sequence[str], place_key: str, namespace: str) -> None:
+        self._name = name
+        self._dsns = dsns
+        self._place_key = place_key
+        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+
+    async def start(self) -> None:
+        """Begin to look for hours that have settled."""
+        await self._router.start()
+        self._pools = [await open_pool(dsn, 1, "sensorium-peers") for dsn in self._dsns]
+        self._watch = PeerWatch(self._router, PeerMeans(self._pools), _now_ms, self._place_key)
+        self._watching = asyncio.create_task(self._watch.run(), name="peers")
+
+    async def ping(self) -> None:
+        """Raise what broke it, if something did."""
+        self._router.check()
+        if self._watching.done() and not self._watching.cancelled():
+            self._watching.result()
+
+    def statistics(self) -> dict[str, Any]:
+        """How many were compared and told, with the router's under "router"."""
+        return {"name": self._name, **self._watch.statistics(), "router": self._router.statistics()}
+
+    async def stop(self) -> None:
+        """Compare nothing more."""
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*map(close_pool, self._pools))
+        await self._router.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def peer_services(config: Config, dsns: Sequence[str], namespace: str) -> Iterator[ServiceSpec]:
+    """What compares devices with their peers, where that is wanted."""
+    if config.compares_peers:
+        yield ServiceSpec("peers", PeerService, ("peers", dsns, config.analytics.peer_place, namespace))
 
 
 class CoapService:

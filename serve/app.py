@@ -13,6 +13,7 @@ from sensorium.serve import (
     actions,
     alarm_actions,
     alarms,
+    anomalies,
     audit,
     backtest,
     bulk,
@@ -109,6 +110,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(rules.routes(services, refreshing))
     app.include_router(backtest.routes(services))
     app.include_router(alarms.routes(services))
+    app.include_router(anomalies.routes(services))
     app.include_router(dead_letters.routes(services))
     app.include_router(alarm_actions.routes(services))
     app.include_router(why.routes(services))

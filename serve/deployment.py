@@ -32,6 +32,7 @@ from sensorium.serve.feed import LiveFeed
 from sensorium.serve.overview import Overview
 from sensorium.serve.services import ActionSide, Services
 from sensorium.storage.alarms import Alarms
+from sensorium.storage.anomalies import Anomalies
 from sensorium.storage.archive import Archive
 from sensorium.storage.audit_chain import AuditLog
 from sensorium.storage.batched import Batched
@@ -154,6 +155,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             backtests=Backtests(settings.namespace),
             rules=rules,
             alarms=alarms,
+            anomalies=Anomalies(pools),
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
             audit=audit,
             now_ms=_now_ms,

@@ -16,7 +16,7 @@ import msgspec
 from sensorium.actors.errors import InvalidMessage, LogUnavailable, Overloaded, SensoriumError
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Alarm
-from sensorium.serve.feed_filter import ALARMS, READINGS, FeedFilter, topic_of
+from sensorium.serve.feed_filter import ALARMS, ANOMALIES, READINGS, FeedFilter, topic_of
 from sensorium.serve.feed_frames import Frame, changes_frame, item
 from sensorium.serve.feed_subscription import Subscription
 from sensorium.serve.problems import Problem, invalid_parameter
@@ -345,7 +345,7 @@ def _passes(which: FeedFilter, change: Change, topic: str) -> frozenset[str] | N
         if which.qualities and change.quality not in which.qualities:
             return None
         return which.metrics
-    if topic == ALARMS:
+    if topic in (ALARMS, ANOMALIES):
         body: dict[str, Any] = change.body
         if which.severities and body.get("severity") not in which.severities:
             return None

@@ -11,15 +11,17 @@ from sensorium.storage.live_log import Change
 
 READINGS: Final = "readings"
 ALARMS: Final = "alarms"
+ANOMALIES: Final = "anomalies"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
 DEVICES: Final = "devices"
-TOPICS: Final = (READINGS, ALARMS, COMMANDS, PRESENCE, DEVICES)
+TOPICS: Final = (READINGS, ALARMS, ANOMALIES, COMMANDS, PRESENCE, DEVICES)
 MAX_NAMES: Final = 1_000
 """Devices, types or metrics that one filter names."""
 MAX_NAME_CHARS: Final = 128
 PARAMETERS: Final = ("topics", "device_id", "device_type", "metric", "severity", "quality")
 
+ANOMALY: Final = "anomaly"
 _SEVERITIES: Final = frozenset(severity.value for severity in Severity)
 _PRESENCES: Final = frozenset(("online", "offline"))
 _REGISTRATIONS: Final = frozenset(("registered", "updated", "decommissioned"))
@@ -29,8 +31,8 @@ _REGISTRATIONS: Final = frozenset(("registered", "updated", "decommissioned"))
 class FeedFilter:
     """All that is given must hold; an empty set lets everything through.
 
-    `metrics` is about readings, which are cut to these, and alarms; `severities` is about alarms, `qualities`
-    about readings.
+    `metrics` is about readings, which are cut to these, alarms and anomalies; `severities` about the latter,
+    `qualities` about readings.
     """
 
     topics: frozenset[str] = frozenset(TOPICS)
@@ -54,6 +56,8 @@ def topic_of(change: Change) -> str | None:
         return READINGS
     if kind.startswith("alarm_"):
         return ALARMS
+    if kind == ANOMALY or kind.startswith(f"{ANOMALY}_"):
+        return ANOMALIES
     if kind.startswith("command_"):
         return COMMANDS
     if kind in _PRESENCES:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.actors.messages import Quality
-from sensorium.serve.feed_filter import ALARMS, COMMANDS, PRESENCE, READINGS
+from sensorium.serve.feed_filter import ALARMS, ANOMALIES, ANOMALY, COMMANDS, PRESENCE, READINGS
 from sensorium.storage.live_log import Change
 
 encode: Final = msgspec.json.Encoder().encode
@@ -95,6 +95,9 @@ def item(change: Change, topic: str, metrics: frozenset[str] = frozenset()) -> b
     elif topic == ALARMS:
         assert kind is not None
         shown |= {"event": kind.removeprefix("alarm_"), "alarm": body}
+    elif topic == ANOMALIES:
+        assert kind is not None
+        shown |= {"event": kind.removeprefix(ANOMALY).removeprefix("_") or "started", "anomaly": body}
     elif topic == COMMANDS:
         assert kind is not None
         shown |= {"event": kind.removeprefix("command_"), **body}

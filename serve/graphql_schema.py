@@ -16,6 +16,7 @@ from sensorium.actors.ports import Filter
 from sensorium.actors.records import CommandState
 from sensorium.actors.rules import Severity
 from sensorium.serve.alarms import AlarmState
+from sensorium.serve.anomalies import AnomalyGrade
 from sensorium.serve.devices import StatusFilter
 from sensorium.serve.feed_filter import FeedFilter, read_filter
 from sensorium.serve.feed_frames import Frame
@@ -32,6 +33,7 @@ from sensorium.serve.graphql_types import (
     SCALARS,
     Alarm,
     AlarmPage,
+    AnomalyPage,
     Bucket,
     Change,
     Command,
@@ -52,7 +54,7 @@ from sensorium.serve.history import Aggregation, Order
 from sensorium.serve.problems import Problem, not_found
 from sensorium.serve.query import cursor_in, cursor_out, interval_s
 
-for _enum in (Aggregation, Order, AlarmState, CommandState, Quality, Severity, StatusFilter):
+for _enum in (Aggregation, Order, AlarmState, AnomalyGrade, CommandState, Quality, Severity, StatusFilter):
     strawberry.enum(_enum)
 
 
@@ -129,6 +131,27 @@ class Query:
     async def alarm(self, info: Info, alarm_id: str) -> Alarm | None:
         found: Any = await info.context.services.alarms.get(alarm_id)
         return found  # type: ignore[no-any-return]
+
+    @strawberry.field(description="What detectors found odd at a device, newest first.")
+    async def anomalies(
+        self,
+        info: Info,
+        device_id: str,
+        detector: str | None = None,
+        metric: str | None = None,
+        min_score: float | None = None,
+        min_severity: AnomalyGrade | None = None,
+        ongoing: bool | None = None,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+        first: int = 100,
+        after: str | None = None,
+    ) -> AnomalyPage:
+        page = await info.context.services.anomalies.page(
+            *(device_id, detector, metric, min_score, None if min_severity is None else min_severity.value),
+            *(ongoing, start_ms, end_ms, cursor_in("anomalies", after), checked_first(first)),
+        )
+        return AnomalyPage(items=page.items, next=_next("anomalies", page.next))
 
     @strawberry.field(description="Commands, newest first.")
     async def commands(

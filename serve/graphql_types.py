@@ -77,6 +77,30 @@ class Alarm:
         return found
 
 
+@strawberry.type(description="Readings of a metric that a detector found odd, from the first to the last.")
+class Anomaly:
+    anomaly_id: str
+    device_id: str
+    device_type: str
+    metric: str
+    detector: str
+    severity: str
+    score: float
+    value: float
+    expected: float
+    readings: int
+    start_ms: EpochMs
+    peak_ms: EpochMs
+    end_ms: EpochMs | None
+    end_reason: str | None
+    peers: int | None
+
+    @strawberry.field(description="The device that it was found at.")
+    async def device(self, info: Info) -> "Device | None":
+        found: Device | None = _as(await info.context.registrations.load(self.device_id))
+        return found
+
+
 @strawberry.type(description="A command came into a state.")
 class CommandStep:
     state: str
@@ -181,6 +205,12 @@ class AlarmPage:
 
 
 @strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
+class AnomalyPage:
+    items: list[Anomaly]
+    next: str | None
+
+
+@strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
 class CommandPage:
     items: list[Command]
     next: str | None
@@ -276,5 +306,5 @@ def change_of(item: dict[str, Any]) -> Change:
     event, values, online = rest.pop("event", None), rest.pop("values", None), rest.pop("online", None)
     late = rest.pop("late", False)
     quality = rest.pop("quality", None if values is None else Quality.GOOD)
-    body: Any = rest.get("alarm") or rest.get("device") or rest or None
+    body: Any = rest.get("alarm") or rest.get("anomaly") or rest.get("device") or rest or None
     return Change(**given, event=event, values=values, late=late, quality=quality, online=online, body=body)

@@ -17,7 +17,7 @@ from sensorium.actors.messages import (
     WindowInfo,
     quality_of,
 )
-from sensorium.actors.records import Alarm, Command, Registration
+from sensorium.actors.records import Alarm, Anomaly, Command, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.twin import TwinInfo
 from sensorium.actors.twin_documents import Document
@@ -44,6 +44,10 @@ class DevicePage(Page[Registration], frozen=True):
 
 class AlarmPage(Page[Alarm], frozen=True):
     """Alarms, newest first."""
+
+
+class AnomalyPage(Page[Anomaly], frozen=True):
+    """Anomalies, newest first by when they began."""
 
 
 class CommandPage(Page[Command], frozen=True):
@@ -457,6 +461,7 @@ def page_response(page_type: Any, request: Request, kind: str, items: Any, after
 
 VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, EventPage, ConnectionPage,
+    AnomalyPage, Anomaly,
     CommandPage,
     Command, RuleList, Rule, WrittenRule, DeadLetterPage, DeadLetterItem,
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,

@@ -227,6 +227,24 @@ class ReadsAlarms(Protocol):
     async def active_devices(self, rule_id: str) -> Sequence[str]: ...
 
 
+class ReadsAnomalies(Protocol):
+    """What detectors found at a device, as `storage.anomalies.Anomalies` has it."""
+
+    async def page(
+        self,
+        device_id: str,
+        detector: str | None,
+        metric: str | None,
+        min_score: float | None,
+        severity: str | None,
+        ongoing: bool | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Any: ...
+
+
 class ReadsCommands(Protocol):
     """Commands, newest first."""
 
@@ -380,6 +398,7 @@ class Services:
     history: ReadsHistory
     rules: KeepsRules
     alarms: ReadsAlarms
+    anomalies: ReadsAnomalies
     dead_letters: ReadsDeadLetters
     projections: SteersProjections
     commands: ReadsCommands

@@ -21,6 +21,7 @@ PATHS = {
     "/api/devices/{device_id}": {"get", "patch", "delete"},
     "/api/devices/{device_id}/data": {"get", "post"},
     "/api/devices/{device_id}/data/latest": {"get"},
+    "/api/analytics/devices/{device_id}/anomalies": {"get"},
     "/api/export/readings": {"get"},
     "/api/dead-letters/{letter_id}": {"get", "delete"},
     "/api/dead-letters/{letter_id}/replay": {"post"},

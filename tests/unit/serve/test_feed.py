@@ -113,6 +113,8 @@ async def test_what_is_committed_is_told(feed: LiveFeed, log: FeedLog) -> None:
         ({"topics": "readings", "metric": "temperature"}, ["one 1-1 readings"]),
         ({"topics": "alarms", "severity": "critical"}, ["one 1-4 raised"]),
         ({"topics": "alarms", "metric": "pressure"}, ["one 1-3 raised"]),
+        ({"topics": "anomalies", "severity": "critical,major"}, ["one 1-6 started", "one 1-7 ended"]),
+        ({"topics": "anomalies", "metric": "pressure"}, []),
         ({"topics": "presence,commands"}, ["one 1-5 presence"]),
         ({"topics": "presence,alarms", "device_type": "valve"}, []),
     ],
@@ -125,6 +127,8 @@ async def test_filters_add_up(
         log.commit(happened("alarm_raised", offset=3, severity="minor", metric="pressure"))
         log.commit(happened("alarm_raised", offset=4, severity="critical", metric="temperature"))
         log.commit(happened("offline", offset=5))
+        log.commit(happened("anomaly", offset=6, severity="major", metric="temperature"))
+        log.commit(happened("anomaly_ended", offset=7, severity="major", metric="temperature"))
         looks = log.looks
         async with asyncio.timeout(DEADLINE_S):
             while log.looks < looks + 2:

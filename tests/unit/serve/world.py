@@ -21,7 +21,7 @@ from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.placement import SHARDS, device_key
 from sensorium.actors.ports import Filter
 from sensorium.actors.profile import Profiles
-from sensorium.actors.records import Alarm, Command, Registration
+from sensorium.actors.records import Alarm, Anomaly, Command, Registration
 from sensorium.actors.router import Router, Table
 from sensorium.actors.rules import Rule
 from sensorium.actors.testing import MemoryPast, MemoryStore
@@ -31,6 +31,7 @@ from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
 from sensorium.storage.alarms import AlarmEvent
+from sensorium.storage.anomalies import SEVERITIES
 from sensorium.storage.audit_chain import AuditEntry
 from sensorium.storage.bulk_jobs import BulkItem, BulkJob
 from sensorium.storage.dead_letters import StoredDeadLetter
@@ -204,6 +205,39 @@ class CommandSide:
         while True:
             await asyncio.sleep(0.005)
             yield None
+
+
+@dataclass
+class AnomalySide:
+    store: MemoryStore
+
+    async def page(
+        self,
+        device_id: str,
+        detector: str | None,
+        metric: str | None,
+        min_score: float | None,
+        severity: str | None,
+        ongoing: bool | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        after: Any | None,
+        limit: int,
+    ) -> Page[Anomaly]:
+        items = [
+            a
+            for a in self.store.anomalies.values()
+            if a.device_id == device_id
+            and detector in (None, a.detector)
+            and metric in (None, a.metric)
+            and (min_score is None or a.score >= min_score)
+            and (severity is None or a.severity in SEVERITIES[SEVERITIES.index(severity) :])
+            and ongoing in (None, a.end_ms is None)
+            and (start_ms is None or a.end_ms is None or a.end_ms >= start_ms)
+            and (end_ms is None or a.start_ms < end_ms)
+        ]
+        items.sort(key=lambda a: [-a.start_ms, a.anomaly_id])
+        return page_of(items, lambda a: [-a.start_ms, a.anomaly_id], after, limit)
 
 
 @dataclass
@@ -556,6 +590,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 projections=projections,
                 commands=commands,
                 audit=audit,
+                anomalies=AnomalySide(store),
                 events=EventSide(store),
                 twins=TwinSide(store),
                 jobs=jobs,

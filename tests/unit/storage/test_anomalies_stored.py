@@ -1,18 +1,33 @@
 """Anomalies in PostgreSQL: written with a commit, replaced by id, read by pages, forgotten when old."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from storage_rows import NOON_MS, anomaly, registration
+from storage_rows import NOON_MS, anomaly, reading, registration
 
 from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.peer_watch import HourMean
 from sensorium.actors.records import Commit
 from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.anomalies import Anomalies
 from sensorium.storage.database import Pool, acquired
+from sensorium.storage.peer_means import PeerMeans
+from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import forget_anomalies
+from sensorium.storage.rollup_sink import SETTINGS, RollupSink
+
+
+async def rolled_up(dsn: str, entries: int) -> None:
+    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
+    await runner.start()
+    async with asyncio.timeout(30):
+        while runner.statistics()["entries"] < entries:
+            await asyncio.sleep(0.01)
+    await runner.stop()
+
 
 pytestmark = pytest.mark.database
 HOUR_MS = 3_600_000
@@ -76,3 +91,18 @@ async def test_those_that_have_ended_are_forgotten_with_the_raw_days(log: PgLog,
         when = datetime.fromtimestamp((NOON_MS + 24 * HOUR_MS) / 1000, UTC)
         assert await forget_anomalies(connection, when) == 1
     assert (await Anomalies([pool]).page("a1")).items == [rows[2], rows[1]]
+
+
+async def test_means_of_an_hour_come_from_the_rollups(log: PgLog, pool: Pool, dsn: str) -> None:
+    devices = [registration(d, "pump", place="x") for d in ("a1", "a2")]
+    rows = [reading("a1", 1, NOON_MS + 5, 1, t=10.0), reading("a1", 2, NOON_MS + 9, 2, t=20.0, on=True)]
+    rows += [reading("a2", 1, NOON_MS + HOUR_MS, 1, t=7.0)]
+    await log.commit(Commit(readings=rows, registrations=devices))
+    await rolled_up(dsn, 3)
+    means = PeerMeans([pool])
+    assert await means.types() == ["pump"]
+    assert await means.means("pump", NOON_MS) == [HourMean("a1", "pump", None, {"place": "x"}, "t", 15.0)]
+    assert [m.mean for m in await means.means("pump", NOON_MS + HOUR_MS)] == [7.0]
+    await log.commit(Commit(anomalies=[anomaly(1, detector="peers"), anomaly(2)]))
+    assert await means.standing("peers", "pump") == [anomaly(1, detector="peers")]
+    assert await means.standing("peers", "valve") == []
