@@ -5,12 +5,15 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.actors.device import Device, Surroundings
+from sensorium.actors.erasure import erase
 from sensorium.actors.messages import (
     ActOnAlarm,
     CancelCommand,
     ChangeTwin,
     Decommission,
     Duplicate,
+    EraseData,
+    Message,
     Outcome,
     Patch,
     Refusal,
@@ -19,7 +22,7 @@ from sensorium.actors.messages import (
 )
 from sensorium.actors.records import AuditRow, Commit
 
-Asked = Register | Patch | Decommission | SendCommand | CancelCommand | ActOnAlarm | ChangeTwin
+Asked = Register | Patch | Decommission | SendCommand | CancelCommand | ActOnAlarm | ChangeTwin | EraseData
 """Messages that have an origin."""
 
 _WHAT: Final[dict[type, str]] = {
@@ -29,7 +32,15 @@ _WHAT: Final[dict[type, str]] = {
     SendCommand: "command.send",
     CancelCommand: "command.cancel",
     ChangeTwin: "twin.change",
+    EraseData: "device.erase",
 }
+
+
+def handle(device: Device, message: Message, now_ms: int, around: Surroundings, effects: Commit) -> Outcome:
+    """The turn of any message but a reading."""
+    if isinstance(message, EraseData):
+        return erase(device, message, now_ms, around, effects)
+    return device.handle(message, now_ms, around, effects)
 
 
 def handle_audited(
@@ -38,11 +49,11 @@ def handle_audited(
     """`Device.handle`, with a row for the audit log in the same effects when something changed."""
     assert message.origin is not None
     before = _touched(device, message)
-    outcome = device.handle(message, now_ms, around, effects)
+    outcome = handle(device, message, now_ms, around, effects)
     if isinstance(outcome, Refusal | Duplicate):
         return outcome
     after = _touched(device, message)
-    if before != after or isinstance(message, ActOnAlarm):
+    if before != after or isinstance(message, ActOnAlarm | EraseData):
         effects.audits.append(
             AuditRow(
                 device.id,
@@ -81,6 +92,8 @@ def _named(device: Device, message: Asked) -> tuple[str, str]:
 
 
 def _note(message: Asked) -> dict[str, Any]:
+    if isinstance(message, EraseData):
+        return {"job_id": message.job_id}
     if not isinstance(message, ActOnAlarm):
         return {}
     said = {"by": message.by, "text": message.text, "until_ms": message.until_ms}

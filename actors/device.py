@@ -564,6 +564,14 @@ class Device:
         asked = book.detectors(self.id, self.registration.device_type, self.metadata)
         self.detection = fitted(self.detection, self._profile_detectors, asked, self.metrics)
 
+    def forget_arrangement(self) -> None:
+        """Take names anew at the next reading: the metric set is another."""
+        self._arranged = None
+
+    def refresh(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
+        """Bind the rules anew."""
+        self._refresh(around, now_ms, effects)
+
     def _refresh(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
         if self.registration is not None and self.registration.status == ACTIVE:
             self.watch.bind(self, around.rules, now_ms, effects)

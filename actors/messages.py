@@ -38,6 +38,8 @@ class ReadingFlag(IntFlag):
     """The sender gave no time of its own and may have sent it before: `key` alone identifies it."""
     SUSPECT = 4
     """Outside of what the device's profile expects, and stored all the same."""
+    ERASED = 8
+    """Only its place in the log is left: its device's data were deleted."""
 
 
 class Quality(StrEnum):
@@ -311,6 +313,17 @@ class TakeTwin(_Message, frozen=True, array_like=True, tag=45):
     """The device asks what it has yet to do: answered with a `TwinTelling`."""
 
 
+class EraseData(_Message, frozen=True, array_like=True, tag=50):
+    """Forget all that the device has measured and done; with `registration`, that there is such a device.
+
+    Answered once the device itself has forgotten. The same `job_id` is the same erasure.
+    """
+
+    job_id: str
+    registration: bool = False
+    origin: Origin | None = None
+
+
 DEAD_LETTER_PAYLOAD_BYTES: Final = 4096
 
 Message = (
@@ -339,6 +352,7 @@ Message = (
     | TwinTold
     | TwinUntold
     | TakeTwin
+    | EraseData
 )
 
 

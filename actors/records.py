@@ -289,6 +289,22 @@ class AuditRow(NamedTuple):
     note: Mapping[str, Any] = {}
 
 
+class ErasureRow(NamedTuple):
+    """The data of a device are to be deleted: all in the log before `offset` of its shard, and all else.
+
+    `registration`: that there is such a device, too. `snapshot` is the device as it is after that.
+    """
+
+    job_id: str
+    device_id: str
+    shard: int
+    offset: int
+    at_ms: int
+    registration: bool
+    origin: Origin | None
+    snapshot: Snapshot
+
+
 class Identity(NamedTuple):
     """What tells a reading from others of its device. Without a time, the key alone must match."""
 
@@ -299,7 +315,7 @@ class Identity(NamedTuple):
 
 @dataclass(slots=True)
 class Commit:
-    """What one transaction makes durable: all of it or nothing.
+    """What one transaction makes durable: all of it or nothing. Erasures come first.
 
     `registrations`, `alarms`, `timers`, `commands`, `presences`, `twins` and `anomalies` replace the rows of
     the same id, the later the earlier. `epochs` are those of the shards that it is for, as their owner knows
@@ -318,6 +334,7 @@ class Commit:
     twins: list[TwinState] = field(default_factory=list)
     audits: list[AuditRow] = field(default_factory=list)
     anomalies: list[Anomaly] = field(default_factory=list)
+    erasures: list[ErasureRow] = field(default_factory=list)
     epochs: Mapping[int, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -334,4 +351,5 @@ class Commit:
             or self.twins
             or self.audits
             or self.anomalies
+            or self.erasures
         )

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -19,6 +20,7 @@ from sensorium.actors.records import (
     AuditRow,
     Command,
     Commit,
+    ErasureRow,
     EventRow,
     Identity,
     PresenceRow,
@@ -68,6 +70,7 @@ class MemoryStore(MemoryMembers):
         self.anomalies: dict[str, Anomaly] = {}
         self.twins: dict[str, TwinState] = {}
         self.audits: list[AuditRow] = []
+        self.erasures: list[ErasureRow] = []
         self.snapshots: dict[int, Snapshot] = {}
         self.heads: dict[int, int] = {}
         self._rules: dict[str, Rule] = {}
@@ -166,6 +169,8 @@ class MemoryStore(MemoryMembers):
             self._tops[shard] = max(offset, self._tops.get(shard, 0))
         self.readings += commit.readings
         self.events += commit.events
+        for erasure in commit.erasures:
+            self._erase(erasure)
         self.registrations |= {r.device_id: r for r in commit.registrations}
         self.alarms |= {a.alarm_id: a for a in commit.alarms}
         for note in commit.alarm_notes:
@@ -183,6 +188,23 @@ class MemoryStore(MemoryMembers):
             else:
                 self.timers[timer.device_id, timer.name] = timer
         self.commits += 1
+
+    def _erase(self, erasure: ErasureRow) -> None:
+        """All at once what the real store does little by little."""
+        device_id, key = erasure.device_id, device_key(erasure.device_id)
+        self.erasures.append(erasure)
+        self.readings = [r for r in self.readings if r.device != key or r.offset > erasure.offset]
+        self._by_device[key] = [r for r in self._by_device.get(key, []) if r.offset > erasure.offset]
+        self.events = [e for e in self.events if e.device != key or e.offset >= erasure.offset]
+        self.dead_letters = [d for d in self.dead_letters if d.device_id != device_id]
+        kept: tuple[dict[Any, Any], ...] = (
+            *(self.alarms, self.commands, self.presences, self.twins, self.timers, self.anomalies),
+        )
+        for rows in kept:
+            for name in [n for n, row in rows.items() if row.device_id == device_id]:
+                del rows[name]
+        self.registrations.pop(device_id, None)
+        self.snapshots[key] = erasure.snapshot
 
 
 class MemoryPast:

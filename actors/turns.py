@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
-from sensorium.actors.audit import Asked, handle_audited
+from sensorium.actors.audit import Asked, handle, handle_audited
 from sensorium.actors.device import Device, Surroundings
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -109,7 +109,7 @@ def run(
                 elif isinstance(message, Asked) and message.origin is not None:
                     outcome = handle_audited(device, message, now_ms, around, commit)
                 else:
-                    outcome = device.handle(message, now_ms, around, commit)
+                    outcome = handle(device, message, now_ms, around, commit)
                 if outcome is not ACCEPTED:
                     outcomes[index] = outcome
     except Exception as error:  # whatever the fault is, it must cost this message only

@@ -22,6 +22,7 @@ from sensorium.serve import (
     commands,
     dead_letters,
     devices,
+    erasures,
     events,
     export,
     graphql,
@@ -51,6 +52,7 @@ from sensorium.serve.pages import VALUES
 from sensorium.serve.problems import install_handlers
 from sensorium.serve.query import known_query
 from sensorium.serve.services import Services
+from sensorium.storage.erasures import Erasure
 
 VERSION: Final = "0.1.0"
 
@@ -98,6 +100,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.include_router(devices.routes(services))
     app.include_router(telemetry.routes(services))
+    app.include_router(erasures.routes(services))
     app.include_router(bulk.routes(services))
     app.include_router(history.routes(services))
     app.include_router(export.routes(services))
@@ -138,6 +141,8 @@ def build_app(services: Services) -> FastAPI:
             *VALUES,
             audit.AuditPage,
             audit.AuditHead,
+            Erasure,
+            erasures.ErasurePage,
             *bulk_models.VALUES,
             why.AlarmWhy,
             maintenance.MaintenanceList,

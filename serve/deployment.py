@@ -42,6 +42,7 @@ from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.deliveries import Deliveries
+from sensorium.storage.erasures import Erasures
 from sensorium.storage.events import Events
 from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
@@ -158,6 +159,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             anomalies=Anomalies(pools),
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
             audit=audit,
+            erasures=Erasures(pools),
             now_ms=_now_ms,
             checks={"database": lambda: _check_databases(pools), "hosts": overview.check_hosts},
             statistics=overview.statistics,

@@ -14,11 +14,13 @@ from sensorium.actors.ports import Filter
 from sensorium.serve import examples
 from sensorium.serve.body import json_bytes, parse
 from sensorium.serve.describe import answer, body
+from sensorium.serve.erasures import SHOWN, erased
 from sensorium.serve.models import MAX_METADATA_BYTES, DeviceBody, DevicePatch, LocationBody
 from sensorium.serve.pages import DevicePage, json_response, page_response
 from sensorium.serve.problems import invalid_parameter, problem_of_validation
 from sensorium.serve.query import OPEN_PREFIX, CursorQuery, DevicePath, PageLimitQuery, cursor_in
 from sensorium.serve.services import Services
+from sensorium.storage.erasures import Erasure
 
 MERGE_PATCH = "application/merge-patch+json"
 METADATA_PREFIX = "metadata."
@@ -123,10 +125,20 @@ def routes(services: Services) -> APIRouter:
         status_code=204,
         response_model=None,
         summary="Decommission a device",
-        responses=answer(None, "Decommissioned.", status=204, problems=(404,)),
+        responses={
+            **answer(None, "Decommissioned.", status=204, problems=(404,)),
+            **answer(Erasure, "Its data are being deleted.", SHOWN, status=202, problems=(404,)),
+        },
     )
-    async def decommission(device_id: DevicePath) -> Response:
-        """Its readings are refused from now on; its history stays readable."""
+    async def decommission(
+        device_id: DevicePath,
+        purge: Annotated[
+            bool, Query(description="Delete all its data, and that there was such a device.")
+        ] = False,
+    ) -> Response:
+        """Its readings are refused from now on; its history stays readable, unless it is to be deleted."""
+        if purge:
+            return await erased(services, device_id, True)
         await ask(Decommission(device_id), timeout_s)
         return Response(status_code=204)
 

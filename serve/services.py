@@ -21,6 +21,7 @@ from sensorium.serve.feed import LiveFeed
 from sensorium.serve.pages import HostList, NodeItem
 from sensorium.storage.bulk_jobs import BulkJob
 from sensorium.storage.deliveries import StoredDelivery
+from sensorium.storage.erasures import Erasure
 from sensorium.storage.history import Buckets
 from sensorium.storage.maintenance import StoredMaintenance
 from sensorium.storage.projection import ProjectionStatus
@@ -320,6 +321,13 @@ class TriesRules(Protocol):
     def run(self, asked: Asked) -> AsyncGenerator[Progress | BacktestResult, None]: ...
 
 
+class ReadsErasures(Protocol):
+    """Deletions of devices' data, which begin at the devices."""
+
+    async def get(self, job_id: str) -> Erasure | None: ...
+    async def page(self, device_id: str | None, after: Any | None, limit: int) -> Any: ...
+
+
 class KeepsAudit(Protocol):
     """The audit log. What storage changes is in it already; `note` is for everything else."""
 
@@ -409,6 +417,7 @@ class Services:
     backtests: TriesRules
     now_ms: Callable[[], int]
     audit: KeepsAudit
+    erasures: ReadsErasures
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics
     cluster: RunsHosts | None = None

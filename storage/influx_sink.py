@@ -16,11 +16,13 @@ from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Connection
 from sensorium.storage.influx_client import TooLarge, connected, ensure_bucket, influx_errors
 from sensorium.storage.influx_lines import line
-from sensorium.storage.influx_settings import NAME, InfluxSettings
+from sensorium.storage.influx_settings import MEASUREMENT, NAME, InfluxSettings
 from sensorium.storage.known_devices import KnownDevices, named
-from sensorium.storage.projection import LogEntry, ProjectionSettings, SinkUnavailable
+from sensorium.storage.projection import LogEntry, ProjectionSettings, SinkUnavailable, erased_at
 
 SETTINGS: Final = ProjectionSettings(NAME, page_entries=5_000)
+_EVER: Final = ("1677-09-22T00:00:00Z", "2262-04-11T00:00:00Z")
+"""All times that InfluxDB knows."""
 BATCH_BYTES: Final = 1 << 20
 """Of one request before compression. A server that takes less gets half as much, until it takes that."""
 
@@ -49,17 +51,36 @@ class InfluxSink:
         self._connection, self._client = connection, client
 
     async def take(self, entries: Sequence[LogEntry]) -> bool:
-        """As the port says: returns when the server has written them. Events leave nothing."""
+        """As the port says: returns when the server has written them. Events leave nothing, but deletions."""
         assert self._connection is not None
         readings = [entry for entry in entries if entry.metric_set is not None]
         devices = await self._devices.of(self._connection, entries)
         sets = await self._sets.find(
             self._connection, {e.metric_set for e in readings if e.metric_set is not None}
         )
+        if erased := erased_at(entries):
+            gone = {device: entries[index].offset for device, index in erased.items()}
+            readings = [e for e in readings if e.device not in gone or e.offset > gone[e.device]]
+            for index in erased.values():
+                await self._delete(entries[index].body["device_id"])
         lines = [line(e, named(devices, e), sets[e.metric_set]) for e in readings]  # type: ignore[index]
         for batch in _batches(lines, self._batch_bytes):
             await self._write(batch)
         return False
+
+    async def _delete(self, device_id: str) -> None:
+        """Delete a device's points, of whatever time; those behind its deletion are written after it."""
+        assert self._client is not None
+        settings = self._settings
+        name = device_id.replace("\\", "\\\\").replace('"', '\\"')
+        with influx_errors(f"the deletion of the points of {device_id}"):
+            await self._client.delete_api().delete(
+                _EVER[0],
+                _EVER[1],
+                f'_measurement="{MEASUREMENT}" AND device_id="{name}"',
+                settings.bucket,
+                settings.org,
+            )
 
     async def flush(self, transaction: Connection) -> None:
         """As the port says: what was taken has been written."""

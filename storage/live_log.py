@@ -55,10 +55,11 @@ _READINGS: Final = """
 _EVENTS: Final = """
     SELECT shard, log_offset, device, time, NULL, NULL, NULL, NULL, NULL, kind, body, committed_at FROM events
 """
-_NEW: Final = "committed_at >= $1 AND committed_at <> ALL($2::timestamptz[])"
+_NEW: Final = "device <> 0 AND committed_at >= $1 AND committed_at <> ALL($2::timestamptz[])"
 _OF: Final = "($3::bigint[] IS NULL OR device = ANY($3::bigint[]))"
 _PART: Final = (
-    "committed_at >= $4 AND committed_at < $5 AND (committed_at, shard, log_offset) > ($6, $7, $8)"
+    "device <> 0 AND committed_at >= $4 AND committed_at < $5"
+    " AND (committed_at, shard, log_offset) > ($6, $7, $8)"
     " AND (committed_at < $9 OR committed_at = ANY($10::timestamptz[]))"
 )
 _ORDER: Final = "ORDER BY committed_at, shard, log_offset LIMIT "

@@ -29,6 +29,7 @@ from sensorium.storage import (
     _write_twins,
     assignments,
     audit_trail,
+    erasures,
 )
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import alarm_of, command_of, registration_of, twin_of
@@ -143,6 +144,8 @@ class PgLog:
                         await _copy(writer, "readings", READING_COLUMNS, readings)
                     if events:
                         await _copy(writer, "events", EVENT_COLUMNS, events)
+                    if commit.erasures:
+                        await erasures.begin(writer, commit.erasures)
                     if commit.registrations:
                         await _write.registrations(writer, commit.registrations)
                     if commit.alarms:

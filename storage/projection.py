@@ -5,9 +5,11 @@ The reading is in `projection_reader`, the feeding in `projection_runner`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from sensorium.actors.erasure import EVENT as ERASED_EVENT
 from sensorium.actors.errors import Unavailable
+from sensorium.actors.messages import ReadingFlag
 from sensorium.storage.database import Connection
 
 
@@ -37,6 +39,21 @@ class LogEntry(NamedTuple):
     kind: str | None
     body: Any
     committed_ms: int
+
+
+ERASED_DEVICE: Final = 0
+ERASED_KIND: Final = ""
+"""What rows of the log have whose device's data were deleted: nobody's. Projections do not see them."""
+
+
+def is_erased(entry: LogEntry) -> bool:
+    """Whether only the entry's place is left."""
+    return entry.device == ERASED_DEVICE and (entry.kind == ERASED_KIND or entry.flags == ReadingFlag.ERASED)
+
+
+def erased_at(entries: Sequence[LogEntry]) -> dict[int, int]:
+    """Devices whose data were deleted at one of these entries, with the index of the last such one."""
+    return {entry.device: index for index, entry in enumerate(entries) if entry.kind == ERASED_EVENT}
 
 
 class Sink(Protocol):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from sensorium.actors.placement import SHARDS
 from sensorium.storage.database import GRACE_S, Connection
-from sensorium.storage.projection import LogEntry
+from sensorium.storage.projection import LogEntry, is_erased
 
 SLACK_MS: Final = 1_000
 """Between a transaction's time and the moment when others can see that it is under way."""
@@ -118,7 +118,8 @@ class LogReader:
         for entry in entries:
             if entry.offset == cursors[entry.shard] + 1:
                 cursors[entry.shard] = entry.offset
-                taken.append(entry)
+                if not is_erased(entry):
+                    taken.append(entry)
             else:
                 gaps.add(entry.shard)
         if not gaps:
@@ -135,7 +136,7 @@ class LogReader:
         for entry in found:
             self.lost += entry.offset - self._cursors[entry.shard] - 1
             self._cursors[entry.shard] = entry.offset
-        return found
+        return [entry for entry in found if not is_erased(entry)]
 
 
 async def beginning(connection: Connection) -> Place:

@@ -13,6 +13,7 @@ from sensorium.storage.audit_chain import RETENTION
 from sensorium.storage.audit_trail import record
 from sensorium.storage.bulk_jobs import forget_jobs
 from sensorium.storage.database import Connection, connect, translated
+from sensorium.storage.erasures import carry_on
 from sensorium.storage.partitions import LOCK_KEY, TABLES, attached, drop_partitions, ensure_partitions
 from sensorium.storage.rollup import LEVELS, Level
 
@@ -21,6 +22,8 @@ _log = logging.getLogger(__name__)
 DROP_EVERY_S: Final = 3_600.0
 """Partitions fall due once a day; looking more often makes up for a database that was away."""
 LOOK_EVERY_S: Final = 60.0
+ERASE_EVERY_S: Final = 2.0
+"""How often to look whether a device's data are to be deleted."""
 READINGS: Final = "readings"
 FORGET_PAGE: Final = 5_000
 FORGET_AT_ONCE: Final = 10_000_000
@@ -173,12 +176,13 @@ async def sizes(connection: Connection) -> dict[str, int]:
 
 
 class RetentionKeeper:
-    """Applies the settings hourly and measures the tables every minute, through failures of the database."""
+    """Applies the settings hourly, measures tables each minute, carries deletions on; outlasts failures."""
 
     def __init__(self, dsn: str, settings: RetentionSettings) -> None:
         self._dsn = dsn
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
+        self._erasing: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._bytes: dict[str, int] = {}
         self._dropped = 0
@@ -187,17 +191,19 @@ class RetentionKeeper:
     async def start(self) -> None:
         """Begin, and keep trying while the database is away."""
         self._task = asyncio.create_task(self._run(), name="retention")
+        self._erasing = asyncio.create_task(self._erase(), name="erasures")
 
     async def ping(self) -> None:
         """Raise what broke it, if something did that trying again does not mend."""
-        if self._task is not None and self._task.done():
-            self._task.result()
+        for task in (self._task, self._erasing):
+            if task is not None and task.done():
+                task.result()
 
     async def stop(self) -> None:
         """End after what is under way."""
         self._stopping.set()
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._erasing) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def statistics(self) -> dict[str, Any]:
         """Bytes by table, partitions dropped since the start, and why it cannot do its work at present."""
@@ -221,9 +227,29 @@ class RetentionKeeper:
                 self._trouble = ""
                 if loop.time() >= due_s:
                     due_s = loop.time() + DROP_EVERY_S
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._stopping.wait()
+            await self._wait(LOOK_EVERY_S)
+
+    async def _erase(self) -> None:
+        """Carry deletions of devices' data on."""
+        while not self._stopping.is_set():
+            try:
+                connection = await connect(self._dsn, "sensorium-erasures")
+                try:
+                    while not self._stopping.is_set():
+                        with translated():
+                            more = await carry_on(connection)
+                        if not more:
+                            await self._wait(ERASE_EVERY_S)
+                finally:
+                    connection.terminate()
+            except SensoriumError as error:
+                _log.warning("deletions of devices' data: %s; again in %.0f s", error, LOOK_EVERY_S)
+                await self._wait(LOOK_EVERY_S)
+
+    async def _wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _look(self, due: bool) -> None:
         connection = await connect(self._dsn, "sensorium-retention")

@@ -1,7 +1,7 @@
 """What a bucket of readings comes to: figures and a sketch, folded and merged. No database here."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from math import isfinite, nan
 from typing import Final, NamedTuple
 
@@ -177,6 +177,11 @@ class Collected:
         if not metrics.only_numbers and TEXT in metrics.kinds:
             group.texts.append(texts)
             self._values += len(texts or ())
+
+    def forget(self, devices: Set[int]) -> None:
+        """Drop what was added of these devices. What is `full` by them stays full until the next flush."""
+        for key in [key for key in self._groups if key[0] in devices]:
+            del self._groups[key]
 
     def minutes(self) -> Iterator[tuple[Key, Rollup]]:
         """The rollup of each metric and minute; of one key there may be several, later ones later."""

@@ -12,7 +12,7 @@ from sensorium.actors.metrics import MetricSet
 from sensorium.storage import partitions
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Connection
-from sensorium.storage.projection import LogEntry, ProjectionSettings
+from sensorium.storage.projection import LogEntry, ProjectionSettings, erased_at
 from sensorium.storage.rollup import LEVELS, Collected, Key, Level, Rollup, check
 
 NAME: Final = "rollups"
@@ -31,6 +31,7 @@ _METRIC: Final = (
 )
 _METRICS: Final = "SELECT name, kind::text, id FROM rollup_metrics"
 _KEPT_FROM: Final = "SELECT kind, kept_from FROM retention"
+_FORGET: Final = "DELETE FROM {table} WHERE device = ANY($1::bigint[])"
 _STAGE: Final = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS rollup_stage ON COMMIT DELETE ROWS
 AS SELECT {", ".join(_COLUMNS)} FROM rollups_1m WITH NO DATA
@@ -62,18 +63,20 @@ class RollupSink:
     def __init__(self) -> None:
         self._collected = Collected()
         self._sets = KnownSets()
+        self._erased: set[int] = set()
+        """Devices whose rollups the next flush removes before it writes."""
         self._metric_ids: dict[tuple[str, str], int] = {}
         self._connection: Connection | None = None
 
     async def open(self, connection: Connection) -> None:
         """As the port says."""
         self._connection = connection
-        self._collected = Collected()
+        self._collected, self._erased = Collected(), set()
         self._metric_ids = {}
         await connection.execute(_STAGE)
 
     async def take(self, entries: Sequence[LogEntry]) -> bool:
-        """As the port says. Events leave nothing."""
+        """As the port says. Events leave nothing, but that a device's data were deleted."""
         assert self._connection is not None
         readings = [entry for entry in entries if entry.metric_set is not None]
         sets = await self._sets.find(
@@ -85,6 +88,13 @@ class RollupSink:
             check(metrics, entry.numbers, entry.texts)
             ready.append((entry, metrics))
         add = self._collected.add
+        erased = erased_at(entries)
+        if erased:
+            self._collected.forget(erased.keys())
+            self._erased |= erased.keys()
+            last = {device: entries[index].offset for device, index in erased.items()}
+            # A device's entries are in one shard: those behind the event are in its order.
+            ready = [(e, m) for e, m in ready if e.device not in last or e.offset > last[e.device]]
         for entry, metrics in ready:
             add(entry.device, entry.time_ms, metrics, entry.numbers, entry.texts)
         return self._collected.full
@@ -92,6 +102,10 @@ class RollupSink:
     async def flush(self, transaction: Connection) -> None:
         """As the port says. Buckets that retention has removed are not begun again."""
         collected, self._collected = self._collected, Collected()
+        erased, self._erased = self._erased, set()
+        if erased:
+            for level in LEVELS:
+                await transaction.execute(_FORGET.format(table=level.table), list(erased))
         kept_from = {row["kind"]: row["kept_from"] for row in await transaction.fetch(_KEPT_FROM)}
         coarse: list[dict[Key, Rollup]] = [{} for _ in LEVELS[1:]]
         minutes: dict[Key, Rollup] = {}

@@ -68,6 +68,8 @@ def split(commit: Commit, databases: int) -> dict[int, Commit]:
         part(shard_of(anomaly.device_id)).anomalies.append(anomaly)
     for note in commit.alarm_notes:
         part(shard_of(note.device_id)).alarm_notes.append(note)
+    for erasure in commit.erasures:
+        part(erasure.shard).erasures.append(erasure)
     for audit in commit.audits:
         part(shard_of(audit.device_id)).audits.append(audit)
     for letter in commit.dead_letters:

@@ -8,6 +8,7 @@ import msgspec
 
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.models.info import ActiveModel, ModelInfo
+from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.notices import notices
 
@@ -62,6 +63,7 @@ class PgActiveModels:
                     f"{counted[1]} models of {info.device_type} and {counted[0]} in all are at work;"
                     f" at most {MAX_A_TYPE} and {MAX_ACTIVE}: deactivate one"
                 )
+            before = await connection.fetchval("SELECT info FROM active_models WHERE name = $1", info.name)
             await connection.execute(
                 "INSERT INTO active_models (name, device_type, info, numbers) VALUES ($1, $2, $3, $4)"
                 " ON CONFLICT (name) DO UPDATE SET device_type = excluded.device_type,"
@@ -71,12 +73,17 @@ class PgActiveModels:
                 info,
                 numbers,
             )
+            await record(connection, "model.activate", info.name, before, info)
 
     async def remove(self, name: str) -> bool:
         """Take a model from work; False when it was not. Raises `LogUnavailable`."""
-        async with acquired(self._pool) as connection:
-            done = await connection.execute("DELETE FROM active_models WHERE name = $1", name)
-        return bool(done == "DELETE 1")
+        async with acquired(self._pool) as connection, connection.transaction():
+            before = await connection.fetchval(
+                "DELETE FROM active_models WHERE name = $1 RETURNING info", name
+            )
+            if before is not None:
+                await record(connection, "model.deactivate", name, before)
+        return before is not None
 
     async def changes(self) -> AsyncIterator[None]:
         """Yields when models may have changed: at notices, at the start, after reconnects, now and then."""

@@ -1,5 +1,7 @@
 """The audit log of a running platform: who is named through the proxy, from a notebook and by the CLI."""
 
+import asyncio
+
 import httpx
 import pytest
 import ray
@@ -28,3 +30,22 @@ async def test_changes_are_found_by_who_made_them(
     head = (await api.get("/api/audit/head")).json()
     done = run_sensorium("audit", "verify", "--data-dir", platform.data_dir, "--since-hash", head["hash"])
     assert "all as they were written" in done.stdout
+
+
+async def test_a_device_is_deleted_to_the_end(platform: PlatformProcess, api: httpx.AsyncClient) -> None:
+    await api.post("/api/devices", json={"device_id": "erased-1", "device_type": "audited"})
+    for number in range(3):
+        sent = await api.post("/api/devices/erased-1/data", json={"t": number, "timestamp": 10**12 + number})
+        assert sent.status_code == 201, sent.text
+    asked = await api.delete("/api/devices/erased-1", params={"purge": "true"})
+    assert asked.status_code == 202, asked.text
+    async with asyncio.timeout(120):
+        # A second and more between two flushes of the rollups, which have to come so far.
+        while (job := (await api.get(asked.headers["Location"])).json())["state"] != "DONE":
+            await asyncio.sleep(0.5)
+    assert (job["counts"]["readings"], job["counts"]["registrations"]) == (3, 1)
+    assert (await api.get("/api/devices/erased-1")).status_code == 404
+    told = (await api.get("/api/audit", params={"thing": "erased-1", "what": "device.erased"})).json()[
+        "items"
+    ]
+    assert told[0]["note"]["counts"]["readings"] == 3

@@ -16,10 +16,12 @@ from tests.unit.serve.world import AT_MS, World, world
 
 PATHS = {
     "/api/audit": {"get"},
+    "/api/erasures": {"get"},
+    "/api/erasures/{job_id}": {"get"},
     "/api/audit/head": {"get"},
     "/api/devices": {"get", "post"},
     "/api/devices/{device_id}": {"get", "patch", "delete"},
-    "/api/devices/{device_id}/data": {"get", "post"},
+    "/api/devices/{device_id}/data": {"delete", "get", "post"},
     "/api/devices/{device_id}/data/latest": {"get"},
     "/api/analytics/devices/{device_id}/anomalies": {"get"},
     "/api/export/readings": {"get"},

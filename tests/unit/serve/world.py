@@ -35,6 +35,7 @@ from sensorium.storage.anomalies import SEVERITIES
 from sensorium.storage.audit_chain import AuditEntry
 from sensorium.storage.bulk_jobs import BulkItem, BulkJob
 from sensorium.storage.dead_letters import StoredDeadLetter
+from sensorium.storage.erasures import Erasure
 from sensorium.storage.events import Event
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
@@ -419,6 +420,26 @@ class ProjectionSide:
 
 
 @dataclass
+class ErasureSide:
+    """Deletions, which the store carries out at once."""
+
+    store: MemoryStore
+
+    async def get(self, job_id: str) -> Erasure | None:
+        return next((e for e in self._all() if e.job_id == job_id), None)
+
+    async def page(self, device_id: str | None, after: Any | None, limit: int) -> Page[Erasure]:
+        items = [e for e in self._all() if device_id in (None, e.device_id)]
+        return page_of(sorted(items, key=lambda e: e.job_id), lambda e: e.job_id, after, limit)
+
+    def _all(self) -> list[Erasure]:
+        return [
+            Erasure(row.job_id, row.device_id, row.registration, "DONE", row.at_ms, row.at_ms, {})
+            for row in self.store.erasures
+        ]
+
+
+@dataclass
 class AuditSide:
     """The audit log: what devices put into the store and what was noted besides."""
 
@@ -591,6 +612,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 commands=commands,
                 audit=audit,
                 anomalies=AnomalySide(store),
+                erasures=ErasureSide(store),
                 events=EventSide(store),
                 twins=TwinSide(store),
                 jobs=jobs,

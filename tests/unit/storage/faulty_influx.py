@@ -23,6 +23,7 @@ class FaultyInflux:
     Attributes:
         points: the lines that were taken.
         answers: what becomes of the next writes, one each; then `always`.
+        deleted: the predicates of deletions; they delete by device.
         results: what the next queries get: a status, or annotated CSV.
         go_on: while cleared, writes are not answered.
     """
@@ -37,6 +38,7 @@ class FaultyInflux:
         self.buckets: list[dict[str, object]] = []
         self.created: list[dict[str, object]] = []
         self.queries: list[str] = []
+        self.deleted: list[str] = []
         self.results: deque[str | int] = deque()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -46,6 +48,7 @@ class FaultyInflux:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/api/v2/write", self._write)
         app.router.add_post("/api/v2/query", self._query)
+        app.router.add_post("/api/v2/delete", self._delete)
         app.router.add_get("/api/v2/buckets", self._buckets)
         app.router.add_post("/api/v2/buckets", self._create)
         app.router.add_get("/api/v2/orgs", self._orgs)
@@ -74,6 +77,13 @@ class FaultyInflux:
         if refused is not None:
             return refused
         self.points.update(body.split(b"\n"))
+        return web.Response(status=204)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        predicate = (await request.json())["predicate"]
+        self.deleted.append(predicate)
+        name = predicate.partition('device_id="')[2].removesuffix('"').encode()
+        self.points = {point for point in self.points if b",device_id=" + name + b"," not in point}
         return web.Response(status=204)
 
     async def _query(self, request: web.Request) -> web.Response:

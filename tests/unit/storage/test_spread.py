@@ -23,6 +23,7 @@ from sensorium.actors.records import (
     Command,
     CommandState,
     Commit,
+    ErasureRow,
     PresenceRow,
     Registration,
     TimerRow,
@@ -85,6 +86,9 @@ def test_a_commit_is_split_without_loss() -> None:
         twins=[TwinState(d, NOTHING, NOTHING) for d in DEVICES],
         anomalies=[anomaly(n, d) for n, d in enumerate(DEVICES)],
         alarm_notes=[AlarmNote(d, f"a-{d}", NOON_MS, "ada", assignee="eve") for d in DEVICES],
+        erasures=[
+            ErasureRow(f"j-{d}", d, shard_of(d), 3, NOON_MS, False, None, snapshot(d, 3)) for d in DEVICES
+        ],
         audits=[AuditRow(d, NOON_MS, Origin("ada"), "device.change", d, None, None) for d in DEVICES],
     )
     kinds = [field.name for field in dataclasses.fields(Commit) if field.name != "epochs"]
