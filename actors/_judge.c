@@ -288,6 +288,287 @@ failed:
     return NULL;
 }
 
+/* --- an index of tests ------------------------------------------------------------------------------- */
+
+typedef struct {
+    double limit;
+    int strict;
+    Py_ssize_t number; /* of the test */
+} Bound;
+
+typedef struct {
+    Bound *bounds;
+    Py_ssize_t count;
+} Bounds;
+
+/* The tests of one metric. `above` holds for values above a bound, which ascend; `below` for values below one,
+   which descend: those that hold stand first. `equal` ascends. `others` are called, as `all` are for a NaN. */
+typedef struct {
+    Py_ssize_t position;
+    Bounds above, below, equal, others, all;
+} Place;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *tests; /* a tuple */
+    Place *places;
+    Py_ssize_t place_count;
+    Py_ssize_t *rest; /* tests of any other kind */
+    Py_ssize_t rest_count;
+} Index;
+
+static int
+put(Bounds *bounds, double limit, int strict, Py_ssize_t number)
+{
+    /* Room grows by doubling; counts that are powers of two are full. */
+    if ((bounds->count & (bounds->count - 1)) == 0) {
+        size_t room = bounds->count ? 2 * (size_t)bounds->count : 1;
+        Bound *grown = PyMem_Realloc(bounds->bounds, room * sizeof(Bound));
+        if (grown == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        bounds->bounds = grown;
+    }
+    bounds->bounds[bounds->count++] = (Bound){limit, strict, number};
+    return 0;
+}
+
+static int
+ascending(const void *one, const void *other)
+{
+    const Bound *a = one, *b = other;
+    if (a->limit != b->limit)
+        return a->limit < b->limit ? -1 : 1;
+    return a->strict - b->strict;
+}
+
+static int
+descending(const void *one, const void *other)
+{
+    const Bound *a = one, *b = other;
+    if (a->limit != b->limit)
+        return a->limit > b->limit ? -1 : 1;
+    return a->strict - b->strict;
+}
+
+static Place *
+place_of(Index *self, Py_ssize_t position)
+{
+    for (Py_ssize_t i = 0; i < self->place_count; i++)
+        if (self->places[i].position == position)
+            return &self->places[i];
+    Place *grown = PyMem_Realloc(self->places, ((size_t)self->place_count + 1) * sizeof(Place));
+    if (grown == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    self->places = grown;
+    Place *place = &grown[self->place_count++];
+    memset(place, 0, sizeof(Place));
+    place->position = position;
+    return place;
+}
+
+/* Put a test where it belongs; -1 with an exception. */
+static int
+sort_in(Place *place, const Test *test, Py_ssize_t number)
+{
+    if (put(&place->all, 0.0, 0, number) < 0)
+        return -1;
+    if (test->kind == NUMBER_TEST && !isnan(test->low))
+        switch (test->operator) {
+        case GT: return put(&place->above, test->low, 1, number);
+        case GE: return put(&place->above, test->low, 0, number);
+        case LT: return put(&place->below, test->low, 1, number);
+        case LE: return put(&place->below, test->low, 0, number);
+        case EQ: return put(&place->equal, test->low, 0, number);
+        case NE: break;
+        }
+    if (test->kind == RANGE_TEST && !test->inside && test->low <= test->high) {
+        if (put(&place->above, test->high, 1, number) < 0)
+            return -1;
+        return put(&place->below, test->low, 1, number);
+    }
+    return put(&place->others, 0.0, 0, number);
+}
+
+static void
+index_dealloc(PyObject *object)
+{
+    Index *self = (Index *)object;
+    for (Py_ssize_t i = 0; i < self->place_count; i++) {
+        Place *place = &self->places[i];
+        PyMem_Free(place->above.bounds);
+        PyMem_Free(place->below.bounds);
+        PyMem_Free(place->equal.bounds);
+        PyMem_Free(place->others.bounds);
+        PyMem_Free(place->all.bounds);
+    }
+    PyMem_Free(self->places);
+    PyMem_Free(self->rest);
+    Py_XDECREF(self->tests);
+    Py_TYPE(object)->tp_free(object);
+}
+
+static PyObject *
+index_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *tests;
+    static char *names[] = {"tests", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!:Index", names, &PyTuple_Type, &tests))
+        return NULL;
+    Index *self = (Index *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->tests = Py_NewRef(tests);
+    Py_ssize_t size = PyTuple_GET_SIZE(tests);
+    if ((self->rest = PyMem_Malloc(((size_t)size + 1) * sizeof(Py_ssize_t))) == NULL) {
+        PyErr_NoMemory();
+        goto failed;
+    }
+    for (Py_ssize_t number = 0; number < size; number++) {
+        Test *test = (Test *)PyTuple_GET_ITEM(tests, number);
+        if (Py_TYPE(test) != &TestType || test->kind == Z_SCORE_TEST) {
+            self->rest[self->rest_count++] = number;
+            continue;
+        }
+        Place *place = place_of(self, test->position);
+        if (place == NULL || sort_in(place, test, number) < 0)
+            goto failed;
+    }
+    for (Py_ssize_t i = 0; i < self->place_count; i++) {
+        Place *place = &self->places[i];
+        qsort(place->above.bounds, (size_t)place->above.count, sizeof(Bound), ascending);
+        qsort(place->below.bounds, (size_t)place->below.count, sizeof(Bound), descending);
+        qsort(place->equal.bounds, (size_t)place->equal.count, sizeof(Bound), ascending);
+    }
+    return (PyObject *)self;
+failed:
+    Py_DECREF(self);
+    return NULL;
+}
+
+/* Add a place to the list, which is made for the first; -1 with an exception. */
+static int
+add(PyObject **found, Py_ssize_t number)
+{
+    PyObject *object = PyLong_FromSsize_t(number);
+    if (object == NULL || (*found == NULL && (*found = PyList_New(0)) == NULL)) {
+        Py_XDECREF(object);
+        return -1;
+    }
+    int result = PyList_Append(*found, object);
+    Py_DECREF(object);
+    return result;
+}
+
+/* Call each; -1 with an exception. */
+static int
+call_each(const Index *self, const Bounds *which, PyObject *values, PyObject *memory, PyObject **found)
+{
+    for (Py_ssize_t i = 0; i < which->count; i++) {
+        Py_ssize_t number = which->bounds[i].number;
+        Verdict verdict = judge_one((Test *)PyTuple_GET_ITEM(self->tests, number), values, memory);
+        if (verdict == FAILED || (verdict == HOLDS && add(found, number) < 0))
+            return -1;
+    }
+    return 0;
+}
+
+/* The tests of one metric that hold; -1 with an exception. */
+static int
+holding_at(const Index *self, const Place *place, PyObject *values, PyObject *memory, PyObject **found)
+{
+    PyObject *object = item(values, place->position);
+    if (object == NULL)
+        return -1;
+    if (object == Py_None)
+        return 0;
+    double value = PyFloat_AsDouble(object);
+    if (value == -1.0 && PyErr_Occurred())
+        return -1;
+    if (isnan(value))
+        return call_each(self, &place->all, values, memory, found);
+    const Bound *bound = place->above.bounds, *end = bound + place->above.count;
+    for (; bound < end && (bound->limit < value || (bound->limit == value && !bound->strict)); bound++)
+        if (add(found, bound->number) < 0)
+            return -1;
+    bound = place->below.bounds;
+    end = bound + place->below.count;
+    for (; bound < end && (bound->limit > value || (bound->limit == value && !bound->strict)); bound++)
+        if (add(found, bound->number) < 0)
+            return -1;
+    Py_ssize_t low = 0, high = place->equal.count;
+    while (low < high) {
+        Py_ssize_t middle = low + (high - low) / 2;
+        if (place->equal.bounds[middle].limit < value)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < place->equal.count && place->equal.bounds[low].limit == value; low++)
+        if (add(found, place->equal.bounds[low].number) < 0)
+            return -1;
+    return call_each(self, &place->others, values, memory, found);
+}
+
+static PyObject *
+index_holding(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    Index *self = (Index *)object;
+    PyObject *found = NULL;
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "holding(values, time_ms, memory)");
+        return NULL;
+    }
+    if (advance(args[2], args[1]) < 0)
+        return NULL;
+    for (Py_ssize_t i = 0; i < self->place_count; i++)
+        if (holding_at(self, &self->places[i], args[0], args[2], &found) < 0)
+            goto failed;
+    for (Py_ssize_t i = 0; i < self->rest_count; i++) {
+        PyObject *test = PyTuple_GET_ITEM(self->tests, self->rest[i]);
+        int holds;
+        if (Py_TYPE(test) == &TestType)
+            holds = judge_one((Test *)test, args[0], args[2]);
+        else {
+            PyObject *verdict = PyObject_Vectorcall(test, args, 3, NULL);
+            if (verdict == NULL)
+                goto failed;
+            holds = PyObject_IsTrue(verdict);
+            Py_DECREF(verdict);
+            if (holds < 0)
+                goto failed;
+        }
+        if (holds == FAILED || (holds == HOLDS && add(&found, self->rest[i]) < 0))
+            goto failed;
+    }
+    if (found == NULL)
+        Py_RETURN_NONE;
+    if (PyList_Sort(found) < 0)
+        goto failed;
+    return found;
+failed:
+    Py_XDECREF(found);
+    return NULL;
+}
+
+static PyMethodDef index_methods[] = {
+    {"holding", (PyCFunction)(void (*)(void))index_holding, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject IndexType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "sensorium.actors._judge.Index",
+    .tp_basicsize = sizeof(Index),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = index_new,
+    .tp_dealloc = index_dealloc,
+    .tp_methods = index_methods,
+};
+
 static PyMethodDef methods[] = {
     {"number_test", number_test, METH_VARARGS, NULL},
     {"range_test", range_test, METH_VARARGS, NULL},
@@ -301,7 +582,7 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_judge
 PyMODINIT_FUNC
 PyInit__judge(void)
 {
-    if (!native_is_wanted() || PyType_Ready(&TestType) < 0 ||
+    if (!native_is_wanted() || PyType_Ready(&TestType) < 0 || PyType_Ready(&IndexType) < 0 ||
         (str_windows = PyUnicode_InternFromString("windows")) == NULL ||
         (str_figures = PyUnicode_InternFromString("figures")) == NULL ||
         (str_advance = PyUnicode_InternFromString("advance")) == NULL)
@@ -313,5 +594,8 @@ PyInit__judge(void)
     Py_DECREF(panes);
     if (panes_type == NULL || !PyType_Check((PyObject *)panes_type))
         return NULL;
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddObjectRef(module, "Index", (PyObject *)&IndexType) < 0)
+        Py_CLEAR(module);
+    return module;
 }

@@ -89,6 +89,27 @@ def judge(
     return found if every or any(found) else None
 
 
+class Index:
+    """Tests in an order by which a reading finds those that hold, without calling those that do not.
+
+    In C, thresholds and ranges are sorted by metric and limit, so a reading costs what its metrics and the
+    tests that hold cost, however many there are; other tests are called each. Here all are.
+    """
+
+    def __init__(self, tests: tuple[Test, ...]) -> None:
+        self._tests = tests
+
+    def holding(self, values: Sequence[Any], time_ms: int, memory: Memory) -> list[int] | None:
+        """Move the memory's windows on to `time_ms`; the places of the tests that hold then, None for none.
+
+        What a test raises comes out.
+        """
+        for window in memory.windows:
+            window.advance(time_ms)
+        found = [n for n, test in enumerate(self._tests) if test(values, time_ms, memory)]
+        return found or None
+
+
 def _check(position: int) -> None:
     if position < 0:
         raise ValueError("positions count from 0")

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.tokens import MAX_CHARACTERS
 
 if TYPE_CHECKING:
     from sensorium.actors.records import Alarm
@@ -126,8 +127,22 @@ class CommandAction(_Action, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return "command"
 
 
+class DeriveAction(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="derive", tag_field="type"
+):
+    """Have a metric of its own worked out by a formula, at each reading for which the rule's condition holds.
+
+    It is stored with the reading, as if the device had sent it; one that the device does send stays as sent.
+    """
+
+    metric: Annotated[str, Meta(min_length=1, max_length=128)]
+    formula: Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
+
+
 Action = WebhookAction | MqttAction | KafkaAction | EmailAction | CommandAction
-Actions = Annotated[tuple[Action, ...], Meta(max_length=8)]
+"""What is told of an alarm, after it is committed."""
+
+Actions = Annotated[tuple[Action | DeriveAction, ...], Meta(max_length=8)]
 
 
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,16 +174,18 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def actions_of(spec: "RuleSpec", severity: str) -> Iterator[tuple[str, Action]]:
-    """The actions for an alarm of this severity, each with its place in the rule."""
+    """What is told of an alarm of this severity, each action with its place in the rule."""
     for number, action in enumerate(spec.actions):
-        yield f"actions[{number}]", action
+        if not isinstance(action, DeriveAction):
+            yield f"actions[{number}]", action
     for position, level in enumerate(spec.levels):
         if level.severity == severity:
             for number, action in enumerate(level.actions):
-                yield f"levels[{position}].actions[{number}]", action
+                if not isinstance(action, DeriveAction):
+                    yield f"levels[{position}].actions[{number}]", action
 
 
-def all_actions(spec: "RuleSpec") -> Iterator[tuple[str, Action]]:
+def all_actions(spec: "RuleSpec") -> Iterator[tuple[str, Action | DeriveAction]]:
     """Every action that the rule names, with its place in it."""
     for number, action in enumerate(spec.actions):
         yield f"actions[{number}]", action
@@ -205,6 +222,8 @@ def validate_actions(spec: "RuleSpec") -> None:
                     raise InvalidMessage(
                         f"{place}.parameters: {size} bytes as JSON; at most {MAX_PARAMETERS_BYTES}"
                     )
+            case DeriveAction() if place.startswith("levels"):
+                raise InvalidMessage(f"{place}.type: metrics are derived by the rule, not by a level")
             case _:
                 pass
 

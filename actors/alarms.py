@@ -7,7 +7,7 @@ import msgspec
 from sensorium.actors.conditions import describe
 from sensorium.actors.messages import ActOnAlarm, Value
 from sensorium.actors.records import Alarm, Registration
-from sensorium.actors.rules import Rule, Severity, worse
+from sensorium.actors.rules import NoData, Rule, RuleSpec, Severity, worse
 
 
 def raised(rule: Rule, device: Registration, value: Value, time_ms: int, severity: Severity) -> Alarm:
@@ -26,12 +26,18 @@ def raised(rule: Rule, device: Registration, value: Value, time_ms: int, severit
         value=value,
         detail=describe(rule.spec),
         start_ms=time_ms,
+        readings=0 if isinstance(rule.spec.condition, NoData) else 1,
+        last_met_ms=time_ms,
+        last_reading_ms=None if isinstance(rule.spec.condition, NoData) else time_ms,
     )
 
 
-def changed(alarm: Alarm, severity: Severity, value: Value, time_ms: int) -> Alarm:
-    """The alarm with another severity, and the value that gave it."""
-    return msgspec.structs.replace(alarm, severity=severity.value, value=value, changed_ms=time_ms)
+def changed(alarm: Alarm, spec: RuleSpec, severity: Severity, value: Value, time_ms: int) -> Alarm:
+    """The alarm with another severity, the value that gave it, and what it is violating now."""
+    detail = next((f.condition.words() for f in spec.levels if f.severity == severity), describe(spec))
+    return msgspec.structs.replace(
+        alarm, severity=severity.value, value=value, detail=detail, changed_ms=time_ms
+    )
 
 
 def escalated(alarm: Alarm, severity: Severity, now_ms: int) -> Alarm:

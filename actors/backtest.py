@@ -9,9 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.actors.actions import DeriveAction
 from sensorium.actors.alarm_matching import by_device, match
+from sensorium.actors.conditions.kinds import Formula, WindowAggregate, ZScore, parts_of
+from sensorium.actors.conditions.recursion import derived_by, formulas_of, metrics_looked_at
 from sensorium.actors.device import ACTIVE, Device, Shard, Surroundings
 from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.formulas import Windowed, nodes_of, parse_formula
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import shard_of
@@ -45,19 +49,32 @@ MAX_LISTED: Final = 1_000
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What to try: `draft` from `start_ms` to `end_ms` (excluded), beside `present` if there is one."""
+    """What to try: `draft` from `start_ms` to `end_ms` (excluded), beside `present` if there is one.
+
+    `derive` are rules of the present that derive metrics which the two look at. What they derived at the time
+    is stored; where nothing is, they derive it now. What the draft derives itself is derived anew.
+    """
 
     draft: RuleSpec
     start_ms: int
     end_ms: int
     present: Rule | None = None
+    derive: tuple[Rule, ...] = ()
 
     @property
     def rules(self) -> list[Rule]:
         """The rules that are judged. The draft is, even if it is written as switched off."""
         spec = msgspec.structs.replace(self.draft, enabled=True)
         draft = Rule(rule_id=DRAFT, version=0, spec=spec, created_ms=0, updated_ms=0)
-        return [draft] if self.present is None else [draft, self.present]
+        return [draft] if self.present is None else [draft, self._without_drafts_metrics(self.present)]
+
+    def _without_drafts_metrics(self, rule: Rule) -> Rule:
+        """The rule without what the draft derives too: there is one value of a metric at a reading."""
+        drafted = derived_by(self.draft)
+        kept = tuple(
+            a for a in rule.spec.actions if not isinstance(a, DeriveAction) or a.metric not in drafted
+        )
+        return msgspec.structs.replace(rule, spec=msgspec.structs.replace(rule.spec, actions=kept))
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -152,10 +169,8 @@ def warm_up_ms(rules: Sequence[Rule], profile: Profile) -> int:
             lengths_s.append(spec.condition.after_s)
         if asked_of(rule):
             lengths_s.append(DETECTOR_WARM_UP_S)
-        for name, value in _fields(spec):
-            if name == "window_s":
-                default_s = profile.windows[0].length_s if profile.windows else 0.0
-                lengths_s.append(default_s if value is None else float(value))
+        default_s = profile.windows[0].length_s if profile.windows else 0.0
+        lengths_s += [default_s if length_s is None else length_s for length_s in _windows(spec)]
     return round(min(max(lengths_s), WARM_UP_MAX_S) * 1000)
 
 
@@ -167,13 +182,15 @@ class Trial:
 
     def __init__(self, order: Order, profiles: Profiles, registration: Registration) -> None:
         profile = profiles.of(registration.device_type)
-        rules = order.rules
+        judged = order.rules
+        rules = [*judged, *order.derive]
         self.from_ms = order.start_ms - warm_up_ms(rules, profile)
         self.readings = 0
         self._order = order
         self._registration = registration
-        self._texts = {value for rule in rules for _, value in _fields(rule.spec) if isinstance(value, str)}
-        if not any(name == "window_s" for rule in rules for name, _ in _fields(rule.spec)):
+        anew = {metric for rule in judged for metric in derived_by(rule.spec)}
+        self._picked = {name for rule in rules for name in metrics_looked_at(rule.spec)} - anew
+        if not any(_windows(rule.spec) for rule in rules):
             # No rule looks at a window, and filling them is half of a reading's cost.
             profile = msgspec.structs.replace(profile, windows=())
         book = RuleBook(rules)
@@ -182,7 +199,7 @@ class Trial:
         self._around = Surroundings(Profiles(profile), book)
         self._relived: Relived | None = None
         self._shapes: dict[MetricSet, tuple[tuple[str, ...], Callable[[Any], Any] | None]] = {}
-        self._alarms: dict[str, dict[str, Alarm]] = {rule.rule_id: {} for rule in rules}
+        self._alarms: dict[str, dict[str, Alarm]] = {rule.rule_id: {} for rule in judged}
 
     def take(self, rows: Iterable[TailReading]) -> None:
         """Relive these readings.
@@ -254,7 +271,7 @@ class Trial:
 
     def _shape(self, metrics: MetricSet) -> tuple[tuple[str, ...], Callable[[Any], Any] | None]:
         """The metrics that a rule may name, and how to pick their values."""
-        positions = [n for n, name in enumerate(metrics.names) if name in self._texts]
+        positions = [n for n, name in enumerate(metrics.names) if name in self._picked]
         names = tuple(metrics.names[n] for n in positions)
         if not positions:
             return names, None
@@ -265,7 +282,9 @@ class Trial:
 
     def _note(self, emitted: Iterable[Alarm]) -> None:
         for alarm in emitted:
-            of_rule = self._alarms[alarm.rule_id]
+            of_rule = self._alarms.get(alarm.rule_id)
+            if of_rule is None:
+                continue  # of a rule that only derives what is looked at
             of_rule[alarm.alarm_id] = alarm
             if len(of_rule) > MAX_DEVICE_ALARMS:
                 raise InvalidMessage(
@@ -333,18 +352,22 @@ class Gathering:
         )
 
 
-def _fields(spec: RuleSpec) -> Iterable[tuple[str, Any]]:
-    """Every field of a rule's conditions with its value, whatever kinds of conditions there are."""
-    written = msgspec.to_builtins([spec.condition, spec.clear, [level.condition for level in spec.levels]])
-    left = [written]
-    while left:
-        node = left.pop()
-        if isinstance(node, dict):
-            for name, value in node.items():
-                yield name, value
-                left.append(value)
-        elif isinstance(node, list | tuple):
-            left += node
+def _windows(spec: RuleSpec) -> list[float | None]:
+    """The lengths of all windows that the rule looks at; None: the profile's first."""
+    waiting = [spec.condition, *(level.condition for level in spec.levels)]
+    if spec.clear is not None:
+        waiting.append(spec.clear)
+    found: list[float | None] = []
+    texts = formulas_of(spec)
+    while waiting:
+        condition = waiting.pop()
+        if isinstance(condition, WindowAggregate | ZScore):
+            found.append(condition.window_s)
+        elif isinstance(condition, Formula):
+            texts += condition.texts()
+        waiting += [part for _, part in parts_of(condition)]
+    nodes = [node for text in texts for node in nodes_of(parse_formula(text))]
+    return found + [node.window_s for node in nodes if isinstance(node, Windowed)]
 
 
 def _tried(alarm: Alarm, change: str) -> TriedAlarm:

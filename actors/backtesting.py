@@ -20,6 +20,7 @@ from sensorium.actors.backtest import (
     check_range,
 )
 from sensorium.actors.conditions import validate
+from sensorium.actors.conditions.recursion import check_recursion, needed_derivations
 from sensorium.actors.errors import InvalidMessage, NoHistory, RuleNotFound, SensoriumError
 from sensorium.actors.past import Past, StoredPast
 from sensorium.actors.ports import Filter
@@ -84,7 +85,11 @@ async def prepare(stored: StoredPast, asked: Asked) -> tuple[Order, list[Registr
         present = await stored.rule(asked.replaces)
         if present is None:
             raise RuleNotFound(f"no rule {asked.replaces}")
-    order = Order(asked.draft, asked.since_ms, asked.until_ms, present)
+    others = [rule for rule in await stored.rules() if rule.rule_id != asked.replaces]
+    check_recursion(asked.draft, [rule.spec for rule in others])
+    judged = [asked.draft] if present is None else [asked.draft, present.spec]
+    derive = tuple(needed_derivations(judged, others))
+    order = Order(asked.draft, asked.since_ms, asked.until_ms, present, derive)
     found = await stored.devices(_narrowed(asked.which, order), MAX_DEVICES + 1)
     if len(found) > MAX_DEVICES:
         raise InvalidMessage(f"select: more than {MAX_DEVICES} devices; choose fewer")

@@ -294,11 +294,16 @@ class Delivery:
         self._counts["duplicates"] += sum(type(o) is Duplicate for o in turns.outcomes.values())
         received = [m.received_ms for w in works for m in w.messages if type(m) is Reading]
         self._latency.observe_since_ms(self._clock_ms(), received)
-        for alarm in commit.alarms:
-            if alarm.state == "ACTIVE":
-                self._alarms[alarm.severity] += 1
+        # Alarms have rows for other reasons too: what people do to them, counts, other severities.
+        for event in commit.events:
+            if event.kind == "alarm_raised":
+                self._alarms[msgspec.json.decode(event.body, type=_Raised).severity] += 1
         for letter in commit.dead_letters:
             self._dead_letters[letter.reason] += 1
+
+
+class _Raised(msgspec.Struct):
+    severity: str
 
 
 def dead_letter_of(

@@ -282,9 +282,13 @@ class Device:
         watch = self.watch
         if watch.book is not around.rules:
             watch.bind(self, around.rules, now_ms, effects)
+            # It may know more metrics now, derived ones.
+            values = [*values, *[None] * (len(self.metrics.names) - len(values))]
         shard = self.shard
         shard.head = offset = shard.head + 1
         newest_ms = self.newest_ms
+        if watch.derivations is not None:
+            values = watch.derive(self, values, time_ms, now_ms, effects)
         if time_ms < newest_ms - self.lateness_ms:
             flags |= ReadingFlag.LATE
         else:
@@ -395,8 +399,22 @@ class Device:
             return result
         grown, arranged = result
         self.adopt(grown)
-        self._arranged = names if tuple.__eq__(grown.names, names) else None
+        if tuple.__eq__(grown.names, names) or self._rest_is_derived(names):
+            self._arranged = names
+        else:
+            self._arranged = None
         return arranged
+
+    def _rest_is_derived(self, names: tuple[str, ...]) -> bool:
+        """Whether the device's metrics are these and then only such as rules derive at each reading."""
+        derivations, known = self.watch.derivations, self.metrics.names
+        if derivations is None or not tuple.__eq__(known[: len(names)], names):
+            return False
+        return derivations.names.issuperset(known[len(names) :])
+
+    def disarrange(self) -> None:
+        """Look at the next reading's names anew: what stands behind them has changed."""
+        self._arranged = None
 
     def adopt(self, metrics: MetricSet) -> None:
         """Grow to this metric set, which must hold the present one's metrics first."""

@@ -5,24 +5,28 @@ A small grammar that becomes the very conditions of `conditions`, and nothing th
     rule       = either [ "for" TIME ] [ COUNT "times" "within" TIME ]
     either     = both { "or" both }          both = single { "and" single }
     single     = "not" single | "(" either ")" | "no" "data" "for" TIME | comparison
-    comparison = call | left OPERATOR right | metric "between" NUMBER "and" NUMBER
+    comparison = call | left OPERATOR right | metric "between" NUMBER "and" NUMBER | formula OPERATOR formula
     left       = metric | call               right = [NUMBER "*"] name [("+"|"-") NUMBER] | literal
     call       = FUNCTION "(" metric [ "," TIME ] ")"
+
+or the word "always", of a rule that derives a metric; `formulas` has the grammar of a formula.
 
 Functions: avg (mean), min, max, sum, count, stddev over a window; rate; zscore; changed; anomaly (what a
 detector scores, 0 to 1). A metric of another name is written in backquotes; `metadata.KEY`,
 `twin.desired.KEY`, `twin.reported.KEY` are the device's own.
 """
 
-import re
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from sensorium.actors.conditions.kinds import (
     All,
+    Always,
     AnomalyScore,
     AnyCondition,
     Changed,
     Either,
+    Formula,
     NoData,
     Not,
     Operator,
@@ -34,31 +38,14 @@ from sensorium.actors.conditions.kinds import (
     ZScore,
 )
 from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.formulas import Constant, FormulaParser, Node, metrics_in
+from sensorium.actors.tokens import MAX_CHARACTERS as MAX_CHARACTERS
+from sensorium.actors.tokens import MAX_NESTING, OWN, WINDOW_FUNCTIONS, Cursor, Token, tokens_of
+from sensorium.actors.tokens import parse_time as parse_time
 
-MAX_CHARACTERS: Final = 2_000
-MAX_NESTING: Final = 16
-"""Of parentheses and nots; what comes out may be nested less (see `conditions.validate`)."""
-
-_TOKEN: Final = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"|(?P<text>'[^']*'|\"[^\"]*\")|(?P<quoted>`[^`]+`)|(?P<name>[^\W\d]\w*(?:\.\w+)*)"
-    r"|(?P<sign>>=|<=|==|!=|[-+*><=(),]))"
-)
-_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_WINDOW_FUNCTIONS: Final = {
-    "avg": "mean",
-    "mean": "mean",
-    "min": "min",
-    "max": "max",
-    "sum": "sum",
-    "count": "count",
-    "stddev": "stddev",
-}
-_FUNCTIONS: Final = (*_WINDOW_FUNCTIONS, "rate", "zscore", "changed", "anomaly")
-_OWN: Final = ("metadata.", "twin.desired.", "twin.reported.")
-_WORDS: Final = {"and", "or", "not", "for", "between", "times", "within", "true", "false"}
+_FUNCTIONS: Final = (*WINDOW_FUNCTIONS, "rate", "zscore", "changed", "anomaly")
 _OPERATORS: Final = {op.value for op in Operator} | {"="}
+_ARITHMETIC: Final = {"+", "-", "*", "/", "**"}
 _FLIPPED: Final = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "==": "==", "!=": "!="}
 
 
@@ -68,12 +55,6 @@ class Parsed(NamedTuple):
     condition: AnyCondition
     for_s: float = 0.0
     times: tuple[int, float] | None = None
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    column: int
 
 
 class _Call(NamedTuple):
@@ -89,43 +70,15 @@ def parse_expression(text: str) -> Parsed:
     Raises:
         InvalidMessage: it is none; the text begins with `column N`, counted from 1.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise InvalidMessage(
-            f"column {MAX_CHARACTERS}: an expression has {MAX_CHARACTERS} characters at most"
-        )
-    return _Parser(_tokens(text)).rule()
+    return _Parser(tokens_of(text), text).rule()
 
 
-def parse_time(text: str) -> float | None:
-    """Seconds of `90s`, `15m`, `1h30m`, `250ms`, `2d`; None when it is no time."""
-    matches = list(_TIME.finditer(text))
-    if not matches or "".join(m.group() for m in matches) != text.strip():
-        return None
-    return sum(float(m[1]) * _UNITS_S[m[2]] for m in matches)
-
-
-def _tokens(text: str) -> list[_Token]:
-    tokens = []
-    place = 0
-    end = len(text.rstrip())
-    while place < end:
-        match = _TOKEN.match(text, place)
-        if match is None:
-            column = place + len(text[place:]) - len(text[place:].lstrip()) + 1
-            raise InvalidMessage(f"column {column}: {text[column - 1]!r} is not expected here")
-        kind = str(match.lastgroup)
-        tokens.append(_Token(kind, match[kind], match.start(kind) + 1))
-        place = match.end()
-    tokens.append(_Token("end", "", end + 1))
-    return tokens
-
-
-class _Parser:
+class _Parser(Cursor):
     """By recursive descent over the tokens of one expression."""
 
-    def __init__(self, tokens: list[_Token]) -> None:
-        self._tokens = tokens
-        self._at = 0
+    def __init__(self, tokens: list[Token], text: str) -> None:
+        super().__init__(tokens)
+        self._text = text
         self._depth = 0
 
     def rule(self) -> Parsed:
@@ -166,17 +119,71 @@ class _Parser:
         try:
             if self._word("not"):
                 return Not(self._single())
-            if self._sign("("):
-                inner = self._either()
-                self._need_sign(")")
-                return inner
+            if self._here.kind == "sign" and self._here.text == "(":
+                return self._or_formula(self._grouped)
+            if self._here.text == "always" and self._tokens[self._at + 1].kind == "end":
+                self._next()
+                return Always()
             if self._here.text == "no" and self._tokens[self._at + 1].text == "data":
                 self._at += 2
                 self._need_word("for")
                 return NoData(self._time())
-            return self._comparison()
+            return self._or_formula(self._comparison)
         finally:
             self._depth -= 1
+
+    def _grouped(self) -> AnyCondition:
+        self._need_sign("(")
+        inner = self._either()
+        self._need_sign(")")
+        return inner
+
+    def _or_formula(self, simple: Callable[[], AnyCondition]) -> AnyCondition:
+        """What `simple` makes of it, or a comparison of formulas where it can make nothing of it.
+
+        Of two mistakes, that of the formula is told if it was arithmetic that `simple` stopped at.
+        """
+        start, depth = self._at, self._depth
+        try:
+            condition = simple()
+            if self._here.text not in _ARITHMETIC and self._here.text not in _OPERATORS:
+                return condition
+            self._fail(f"{self._here.text!r} is not expected here")
+        except InvalidMessage as error:
+            mistake = error
+        stopped_at, self._at, self._depth = self._here.text, start, depth
+        try:
+            return self._formula()
+        except InvalidMessage:
+            if stopped_at in _ARITHMETIC:
+                raise
+            raise mistake from None
+
+    def _formula(self) -> AnyCondition:
+        first = self._here.column
+        left, left_text = self._side()
+        if self._here.text not in _OPERATORS:
+            self._fail(f"one of >, >=, <, <=, == or != is needed, not {self._here.text!r}")
+        operator = self._next().text
+        operator = "==" if operator == "=" else operator
+        right, right_text = self._side()
+        if isinstance(right, Constant):
+            condition = Formula(left_text, Operator(operator), right.value)
+        elif isinstance(left, Constant):
+            condition = Formula(right_text, Operator(_FLIPPED[operator]), left.value)
+        else:
+            condition = Formula(left_text, Operator(operator), right_text)
+        if not metrics_in(left) and not metrics_in(right):
+            self._fail("names no metric, so nothing that is measured changes it", first)
+        return condition
+
+    def _side(self) -> tuple[Node, str]:
+        start = self._here.column
+        parser = FormulaParser(self._tokens, self._at)
+        node = parser.formula()
+        self._at = parser.at
+        last = self._before
+        return node, self._text[start - 1 : last.column - 1 + len(last.text)]
 
     def _comparison(self) -> AnyCondition:
         column = self._here.column
@@ -209,10 +216,10 @@ class _Parser:
         if not isinstance(left, _Call):
             self._fail("a comparison needs a metric or a function on one side", column)
         numeric = isinstance(right, float) and not isinstance(right, bool)
-        if left.function in _WINDOW_FUNCTIONS:
+        if left.function in WINDOW_FUNCTIONS:
             if not numeric and not isinstance(right, Reference):
                 self._fail(f"{left.function}() is a number, and needs one to be compared with", left.column)
-            function: Any = _WINDOW_FUNCTIONS[left.function]
+            function: Any = WINDOW_FUNCTIONS[left.function]
             return WindowAggregate(left.metric, function, operator, right, left.time_s)
         if not numeric:
             self._fail(f"{left.function}() needs a number to be compared with", left.column)
@@ -248,7 +255,7 @@ class _Parser:
         name = self._name("a metric, a number or a function is needed")
         if self._sign("("):
             return self._call(name, token.column)
-        if name.startswith(_OWN) or self._here.text in ("+", "-", "*"):
+        if name.startswith(OWN) or self._here.text in ("+", "-", "*"):
             factor = 1.0
             if self._sign("*"):
                 factor = self._number()
@@ -262,7 +269,7 @@ class _Parser:
             offset = sign * self._number()
         if name.startswith("metadata."):
             return Reference(metadata=name.partition(".")[2], factor=factor, offset=offset)
-        if name.startswith(_OWN):
+        if name.startswith(OWN):
             return Reference(twin=name.partition(".")[2], factor=factor, offset=offset)
         return Reference(metric=name, factor=factor, offset=offset)
 
@@ -277,71 +284,6 @@ class _Parser:
             time_s = self._time()
         self._need_sign(")")
         return _Call(function, metric, time_s, column)
-
-    def _name(self, needed: str) -> str:
-        token = self._here
-        if token.kind == "quoted":
-            return self._next().text[1:-1]
-        if token.kind != "name" or token.text in _WORDS:
-            self._fail(needed + ("" if token.kind == "end" else f", not {token.text!r}"))
-        return self._next().text
-
-    def _number(self) -> float:
-        sign = 1.0
-        while self._here.text in ("-", "+"):
-            sign = -sign if self._next().text == "-" else sign
-        if self._here.kind != "number":
-            self._fail("a number is needed")
-        value = sign * float(self._next().text)
-        if abs(value) == float("inf"):
-            self._fail("the number is too large", self._before.column)
-        return value
-
-    def _time(self) -> float:
-        token = self._here
-        seconds = parse_time(token.text[1:-1]) if token.kind == "text" else None
-        if seconds is None:
-            self._fail("a time in quotes is needed, such as '90s', '15m' or '1h30m'")
-        self._next()
-        return seconds
-
-    # --- tokens -----------------------------------------------------------------------------------------
-
-    @property
-    def _here(self) -> _Token:
-        return self._tokens[self._at]
-
-    @property
-    def _before(self) -> _Token:
-        return self._tokens[self._at - 1]
-
-    def _next(self) -> _Token:
-        token = self._here
-        self._at += 1
-        return token
-
-    def _word(self, word: str) -> bool:
-        if self._here.kind == "name" and self._here.text == word:
-            self._at += 1
-            return True
-        return False
-
-    def _sign(self, sign: str) -> bool:
-        if self._here.kind == "sign" and self._here.text == sign:
-            self._at += 1
-            return True
-        return False
-
-    def _need_word(self, word: str) -> None:
-        if not self._word(word):
-            self._fail(f"{word!r} is needed here")
-
-    def _need_sign(self, sign: str) -> None:
-        if not self._sign(sign):
-            self._fail(f"{sign!r} is needed here")
-
-    def _fail(self, why: str, column: int | None = None) -> NoReturn:
-        raise InvalidMessage(f"column {self._here.column if column is None else column}: {why}")
 
 
 class _Text(NamedTuple):

@@ -25,6 +25,10 @@ class StoredPast(Protocol):
         """A rule as it is, or one of its versions; None when nothing is known of it."""
         ...
 
+    async def rules(self) -> Sequence[Rule]:
+        """The rules of the present."""
+        ...
+
     async def has_readings(self, device_ids: Sequence[str], start_ms: int, end_ms: int) -> bool:
         """Whether any of the devices has any reading in the range."""
         ...

@@ -102,11 +102,14 @@ class RuleStore(RuleSource, Protocol):
     """The rules, to be changed too. Specs are taken as valid (see `conditions.validate`)."""
 
     async def create(self, spec: RuleSpec, by: str = "") -> Rule:
-        """Store a new rule. `by` says who wants it."""
+        """Store a new rule. `by` says who wants it.
+
+        Raises `InvalidMessage` if a metric would be derived from itself (see `conditions.recursion`).
+        """
         ...
 
     async def replace(self, rule_id: str, spec: RuleSpec, by: str = "") -> Rule | None:
-        """The rule's next version; None when there is no such rule."""
+        """The rule's next version; None when there is no such rule. Raises as `create`."""
         ...
 
     async def delete(self, rule_id: str) -> bool:

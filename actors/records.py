@@ -73,6 +73,9 @@ class Alarm(msgspec.Struct, frozen=True):
         shelved_until_ms: until then people want to hear nothing of it.
         escalated: how many steps of the rule's escalation it has taken.
         changed_ms: when its severity changed last: the event time, or the clock's of an escalation.
+        met, readings: for how many of the readings that were judged while it was active, the first included,
+            its condition held. Of an active alarm they may be a minute behind.
+        last_met_ms, last_reading_ms: event times of the last of those.
     """
 
     alarm_id: str
@@ -97,6 +100,10 @@ class Alarm(msgspec.Struct, frozen=True):
     shelved_until_ms: int | None = None
     escalated: int = 0
     changed_ms: int | None = None
+    met: int = 1
+    readings: int = 1
+    last_met_ms: int | None = None
+    last_reading_ms: int | None = None
 
 
 class AlarmNote(NamedTuple):

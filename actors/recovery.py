@@ -28,6 +28,8 @@ class _State(msgspec.Struct, array_like=True):
     windows: list[tuple[float, float, int | None, list[bytes | None]]]
     seen: tuple[bytes, bytes, int, int]
     watchers: list[WatcherState] = []
+    tallies: dict[str, tuple[int, int, int, int]] = {}
+    """By alarm id."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -46,6 +48,7 @@ def take_snapshot(device: Device) -> Snapshot:
         [(w.spec.length_s, w.spec.slide_s, w.newest, w.dump()) for w in device.windows],
         device.seen.dump(),
         [] if device.detection is None else device.detection.dump(),
+        {device.alarms[rule_id].alarm_id: t.dump() for rule_id, t in device.watch.tallies.items()},
     )
     replay_from_ms = None if device.newest_ms == NEVER_MS else device.newest_ms - device.lateness_ms
     return Snapshot(device.key, device.shard.number, device.shard.head, replay_from_ms, _encode(state))
@@ -55,7 +58,7 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
     """The device as the log knows it: its snapshot and, on top, the readings after it. Emits nothing."""
     device = Device(stored.device_id, shard)
     device.registration = stored.registration
-    device.watch.alarms = {alarm.rule_id: alarm for alarm in stored.alarms}
+    device.watch.restore(stored.alarms)
     own = (COMMANDS_TIMER, TWIN_TIMER)
     device.watch.timers = {name: timer for name, timer in stored.timers.items() if name not in own}
     device.twin = Twin(stored.twin, stored.timers.get(TWIN_TIMER))
@@ -100,6 +103,9 @@ def _restore(device: Device, snapshot: Snapshot) -> None:
     if snapshot.replay_from_ms is not None:
         # Older readings that came after the snapshot are not replayed, so the memory lacks them.
         device.seen.floor_ms = max(device.seen.floor_ms, snapshot.replay_from_ms - 1)
+    for rule_id, alarm in device.alarms.items():
+        if alarm.alarm_id in state.tallies:
+            device.watch.tallies[rule_id].restore(state.tallies[alarm.alarm_id])
     device.windows = tuple(
         Window.restore(WindowSpec(length_s, slide_s), newest, cells)
         for length_s, slide_s, newest, cells in state.windows
@@ -122,4 +128,6 @@ def _replay(device: Device, row: TailReading, around: Surroundings) -> None:
     if not row.flags & ReadingFlag.LATE:
         if device.detection is not None and row.time_ms >= device.newest_ms:
             device.detection.judge(device, values, row.time_ms, None)
+        if device.alarms and row.time_ms >= device.newest_ms:
+            device.watch.recount(device, around.rules, values, row.time_ms)
         device.fold(values, row.time_ms)

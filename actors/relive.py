@@ -47,7 +47,7 @@ class Relived:
         effects = self._effects
         outcome = self.device.read(reading, names, self.now_ms, self._around, effects, known)
         effects.readings.clear()
-        if effects.events or effects.timers or effects.dead_letters:
+        if effects.events or effects.timers or effects.alarms or effects.dead_letters:
             self._absorb()
         return outcome
 

@@ -5,6 +5,10 @@ from typing import Any, Final
 
 from sensorium.actors.conditions import Test, compile_condition, needed_detectors, needed_windows
 from sensorium.actors.conditions.kinds import AnyCondition
+from sensorium.actors.conditions.recursion import derived_by, formulas_of
+from sensorium.actors.conditions.registry import Index
+from sensorium.actors.conditions.windowed import windows_in
+from sensorium.actors.derivations import Derivations, bind_derivations
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.profile import WindowSpec
 from sensorium.actors.rules import NOTHING, NoData, Rule, Severity
@@ -42,6 +46,22 @@ class Check:
         self.times = rule.spec.times
 
 
+class Checks:
+    """The checks of devices alike, in the order of their rules.
+
+    Attributes:
+        index: finds those whose condition holds; see `Index`.
+        place: where in `each` a rule stands, by its id.
+    """
+
+    __slots__ = ("each", "index", "place")
+
+    def __init__(self, each: tuple[Check, ...] = ()) -> None:
+        self.each = each
+        self.index = Index(tuple(check.test for check in each))
+        self.place = {check.rule_id: n for n, check in enumerate(each)}
+
+
 class RuleBook:
     """All rules at one time, compiled as devices ask for them. A change of rules makes a new book."""
 
@@ -53,8 +73,10 @@ class RuleBook:
             device_id = rule.spec.scope.device_id
             if rule.spec.enabled and device_id is not None:
                 self._own.setdefault(device_id, []).append(rule)
-        self._by_metadata = [rule for rule in self._shared if rule.spec.scope.metadata]
-        self._compiled: dict[tuple[str, MetricSet, tuple[str, ...]], tuple[Check, ...]] = {}
+        self._by_metadata = [rule for rule in self._shared if rule.spec.scope.by_metadata]
+        self._compiled: dict[tuple[str, MetricSet, tuple[str, ...]], Checks] = {}
+        self._derives = any(derived_by(rule.spec) for rule in rules)
+        self._derived: dict[tuple[str, MetricSet, tuple[str, ...], int], Derivations | None] = {}
         self._needed = {rule.rule_id: specs for rule in rules if (specs := _needed(rule))}
         self._asking = {rule.rule_id: asked for rule in rules if (asked := asked_of(rule))}
         self._has_silences = any(isinstance(rule.spec.condition, NoData) for rule in rules)
@@ -107,7 +129,7 @@ class RuleBook:
         metrics: MetricSet,
         windows: Sequence[Window],
         metadata: Mapping[str, Any] = NOTHING,
-    ) -> tuple[Check, ...]:
+    ) -> Checks:
         """The compiled rules that watch the device and whose metric it has with the right kind.
 
         Devices of one type share the profile, and so the windows: what is compiled is shared too.
@@ -122,6 +144,28 @@ class RuleBook:
                 self._compiled.clear()
             self._compiled[device_type, metrics, chosen] = known
         return known
+
+    def derivations(
+        self,
+        device_id: str,
+        device_type: str,
+        metrics: MetricSet,
+        windows: Sequence[Window],
+        max_metrics: int,
+        metadata: Mapping[str, Any] = NOTHING,
+    ) -> Derivations | None:
+        """What the rules that watch the device derive from these metrics; None when it is nothing."""
+        if not self._derives:
+            return None
+        rules = self.covering(device_id, device_type, metadata)
+        if device_id in self._own:
+            return bind_derivations(rules, metrics, windows, max_metrics)
+        key = (device_type, metrics, self._chosen(device_id, device_type, metadata), max_metrics)
+        if key not in self._derived:
+            if len(self._derived) >= COMPILED_SETS:
+                self._derived.clear()
+            self._derived[key] = bind_derivations(rules, metrics, windows, max_metrics)
+        return self._derived[key]
 
     def _chosen(self, device_id: str, device_type: str, metadata: Mapping[str, Any]) -> tuple[str, ...]:
         """The rules by metadata that watch the device: devices alike but for it differ by these."""
@@ -139,7 +183,8 @@ def _conditions(rule: Rule) -> list[AnyCondition]:
 
 
 def _needed(rule: Rule) -> list[WindowSpec]:
-    return [window for condition in _conditions(rule) for window in needed_windows(condition)]
+    needed = [window for condition in _conditions(rule) for window in needed_windows(condition)]
+    return needed + [window for text in formulas_of(rule.spec) for window in windows_in(text)]
 
 
 def asked_of(rule: Rule) -> list[tuple[str, str]]:
@@ -147,7 +192,7 @@ def asked_of(rule: Rule) -> list[tuple[str, str]]:
     return [asked for condition in _conditions(rule) for asked in needed_detectors(condition)]
 
 
-def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window]) -> tuple[Check, ...]:
+def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window]) -> Checks:
     checks = []
     for rule in rules:
         spec = rule.spec
@@ -158,7 +203,7 @@ def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window
         clears = None if spec.clear is None else compile_condition(spec.clear, metrics, windows)
         if test is not None and (spec.clear is None or clears is not None):
             checks.append(Check(rule, position, test, clears, _levels(rule, metrics, windows)))
-    return tuple(checks)
+    return Checks(tuple(checks))
 
 
 def _levels(rule: Rule, metrics: MetricSet, windows: Sequence[Window]) -> tuple[tuple[Severity, Test], ...]:

@@ -10,11 +10,13 @@ from msgspec import Meta
 
 from sensorium.actors.actions import Actions, Limits
 from sensorium.actors.conditions.kinds import All as All
+from sensorium.actors.conditions.kinds import Always as Always
 from sensorium.actors.conditions.kinds import AnomalyScore as AnomalyScore
 from sensorium.actors.conditions.kinds import AnyCondition
 from sensorium.actors.conditions.kinds import Changed as Changed
 from sensorium.actors.conditions.kinds import Circle as Circle
 from sensorium.actors.conditions.kinds import Either as Either
+from sensorium.actors.conditions.kinds import Formula as Formula
 from sensorium.actors.conditions.kinds import Geofence as Geofence
 from sensorium.actors.conditions.kinds import NoData as NoData
 from sensorium.actors.conditions.kinds import Not as Not
@@ -70,15 +72,23 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     actions: Actions = ()
 
 
+def in_group(metadata: Mapping[str, Any], group: str) -> bool:
+    """Whether a device of this metadata is in the group."""
+    groups = metadata.get("groups")
+    return metadata.get("group") == group or (isinstance(groups, list | tuple) and group in groups)
+
+
 class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which devices a rule watches: those for which all holds that is given.
 
-    `metadata` must be contained in the device's, such as {"group": "hall 3"}.
+    `metadata` must be contained in the device's, such as {"site": {"floor": 3}}. A device is in the `group`
+    that its metadata names: {"group": "hall 3"}, or {"groups": ["hall 3", "night"]} of one in several.
     """
 
     device_id: str | None = None
     device_type: str | None = None
     metadata: dict[str, Any] = {}
+    group: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
     def covers(self, device_id: str, device_type: str, metadata: Mapping[str, Any] = NOTHING) -> bool:
         """Whether a device of this id, type and metadata is in the scope."""
@@ -86,7 +96,13 @@ class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.device_id in (None, device_id)
             and self.device_type in (None, device_type)
             and (not self.metadata or contains(metadata, self.metadata))
+            and (self.group is None or in_group(metadata, self.group))
         )
+
+    @property
+    def by_metadata(self) -> bool:
+        """Whether it goes by what the device's metadata says."""
+        return bool(self.metadata) or self.group is not None
 
 
 class Escalation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

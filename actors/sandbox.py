@@ -13,6 +13,7 @@ import msgspec
 
 from sensorium.actors.cloning import Clones
 from sensorium.actors.conditions import validate
+from sensorium.actors.conditions.recursion import check_recursion
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.errors import InvalidMessage, refused
 from sensorium.actors.messages import Answer, Duplicate, Message, Outcome, Reading, Refusal, Register, Value
@@ -155,6 +156,7 @@ class Sandbox:
     def create_rule(self, spec: RuleSpec) -> Rule:
         """A rule that only this sandbox has. Raises `InvalidMessage` for one that can never work."""
         validate(spec)
+        check_recursion(spec, [rule.spec for rule in self.rules()])
         self._created += 1
         rule = Rule(
             rule_id=f"{self.name}-{self._created}",
@@ -172,6 +174,7 @@ class Sandbox:
         old = self._around.rules.rules.get(rule_id)
         if old is None:
             return None
+        check_recursion(spec, [rule.spec for rule in self.rules() if rule.rule_id != rule_id])
         rule = msgspec.structs.replace(old, version=old.version + 1, spec=spec, updated_ms=self._now_ms)
         self._use([rule if r.rule_id == rule_id else r for r in self.rules()])
         return rule

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import msgspec
 
+from sensorium.actors.conditions.recursion import check_recursion
 from sensorium.actors.errors import InvalidMessage, LogUnavailable
 from sensorium.actors.memory_members import MemoryMembers
 from sensorium.actors.messages import DeadLetter, Value
@@ -116,6 +117,7 @@ class MemoryStore(MemoryMembers):
     async def create(self, spec: RuleSpec, by: str = "") -> Rule:
         """As `RuleStore` says."""
         await self._turn()
+        check_recursion(spec, [rule.spec for rule in self._rules.values()])
         now_ms = self._now_ms()
         rule = Rule(rule_id=uuid4().hex, version=1, spec=spec, created_ms=now_ms, updated_ms=now_ms)
         self.set_rules([*self._rules.values(), rule])
@@ -127,6 +129,7 @@ class MemoryStore(MemoryMembers):
         rule = self._rules.get(rule_id)
         if rule is None:
             return None
+        check_recursion(spec, [other.spec for other in self._rules.values() if other.rule_id != rule_id])
         rule = msgspec.structs.replace(rule, version=rule.version + 1, spec=spec, updated_ms=self._now_ms())
         self.set_rules([*self._rules.values(), rule])
         return rule
@@ -222,6 +225,10 @@ class MemoryPast:
         rules = {rule.rule_id: rule for rule in await self._store.load()}
         rule = rules.get(rule_id)
         return rule if rule is None or version in (None, rule.version) else None
+
+    async def rules(self) -> Sequence[Rule]:
+        """As `StoredPast` says."""
+        return await self._store.load()
 
     async def has_readings(self, device_ids: Sequence[str], start_ms: int, end_ms: int) -> bool:
         """As `StoredPast` says."""

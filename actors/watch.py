@@ -1,14 +1,16 @@
 """The rules' watch over one device: what they find, how long it has held, which alarms stand. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sensorium.actors import alarms
 from sensorium.actors.conditions.registry import Test, judge
+from sensorium.actors.derivations import CONTAINED, Derivations
 from sensorium.actors.messages import ActOnAlarm, Value
 from sensorium.actors.records import Alarm, AlarmNote, Commit, Timer, TimerRow
-from sensorium.actors.rulebook import Check, RuleBook
+from sensorium.actors.rulebook import Check, Checks, RuleBook
 from sensorium.actors.rules import NoData, Rule, Severity, worse
+from sensorium.actors.tallies import Tally
 
 if TYPE_CHECKING:
     from sensorium.actors.device import Device
@@ -25,6 +27,15 @@ ESCALATE: Final = "escalate/"
 SILENT: Final = "silent/"
 """Timers of no-data rules."""
 
+FAILED: Final = "failed/"
+"""Timers of rules, by id and version, whose failure was told: while one is set, it is not told again."""
+
+FAILED_AGAIN_MS: Final = 3_600_000
+"""How long a rule that goes on failing at a device is not told of again: not an event a reading."""
+
+
+NONE: Final = Checks()
+
 
 class Watch:
     """Alarms and timers of one device under the rules of one book.
@@ -33,47 +44,57 @@ class Watch:
     its metrics change.
     """
 
-    __slots__ = ("_checks", "_silences", "_tests", "alarms", "book", "timers")
+    __slots__ = ("_checks", "_silences", "alarms", "book", "derivations", "tallies", "timers")
 
     def __init__(self) -> None:
         self.alarms: dict[str, Alarm] = {}
         """The active ones, by rule id."""
+        self.tallies: dict[str, Tally] = {}
+        """What is counted of each of them."""
         self.timers: dict[str, Timer] = {}
         self.book: RuleBook | None = None
-        self._checks: tuple[Check, ...] = ()
-        self._tests: tuple[Test, ...] = ()
-        """Those of the checks, in their order."""
+        self._checks = NONE
         self._silences: tuple[Rule, ...] = ()
+        self.derivations: Derivations | None = None
+        """What rules derive at each reading; see `derive`."""
 
     def bind(self, device: "Device", book: RuleBook, now_ms: int, effects: Commit) -> None:
-        """Take these rules: clear the alarms that none of them can clear any more, set no-data timers."""
-        self.book = book
+        """Take these rules: clear the alarms that none of them can clear any more, set no-data timers.
+
+        The device's metrics may grow by those that rules derive.
+        """
         r = device.registration
         if r is None:
+            self.book = book
             return
         device.fit_windows(book)
+        self._bind_derivations(device, book, now_ms, effects)
         device.fit_detection(book)
         if device.detection is not None:
             device.detection.settle(device, effects)
             if not device.detection.watchers:
                 device.detection = None
+        self.book = book
         self._checks = book.checks(device.id, r.device_type, device.metrics, device.windows, r.metadata)
-        self._tests = tuple(check.test for check in self._checks)
         self._silences = book.silences(device.id, r.device_type, r.metadata)
         silences = {rule.rule_id for rule in self._silences}
         if self.alarms:
-            judged = {(check.rule_id, device.metrics.names[check.position]) for check in self._checks}
+            judged = {(check.rule_id, device.metrics.names[check.position]) for check in self._checks.each}
             judged |= {(rule_id, "") for rule_id in silences}
             for rule_id in sorted(self.alarms):
                 if (rule_id, self.alarms[rule_id].metric) not in judged:
                     self.clear(device, rule_id, None, now_ms, "rule_removed", effects)
         if self.timers:
-            held = {check.rule_id for check in self._checks if check.for_ms}
-            counted = {check.rule_id for check in self._checks if check.times is not None}
+            held = {check.rule_id for check in self._checks.each if check.for_ms}
+            counted = {check.rule_id for check in self._checks.each if check.times is not None}
             kept = {HELD + rule_id for rule_id in held} | {SILENT + rule_id for rule_id in silences}
             kept |= {ESCALATE + rule_id for rule_id in self.alarms if _steps(book, rule_id)}
             for name in list(self.timers):
-                if name not in kept and not (name.startswith(TIMES) and name.split("/")[1] in counted):
+                if (
+                    name not in kept
+                    and not (name.startswith(TIMES) and name.split("/")[1] in counted)
+                    and not (name.startswith(FAILED) and _is_of_version(book, name))
+                ):
                     self._cancel(device, name, effects)
         for rule in self._silences:
             if rule.rule_id not in self.alarms:
@@ -84,41 +105,98 @@ class Watch:
         self, device: "Device", values: Sequence[Any], time_ms: int, now_ms: int, effects: Commit
     ) -> None:
         """Judge the newest reading, before the device has taken it in."""
-        if not self._checks:
+        checks = self._checks
+        if not checks.each:
             return
         active = self.alarms
-        # Without alarms and timers there is nothing to end, so what does not hold needs no look.
-        found = judge(self._tests, values, time_ms, device, bool(active or self.timers))
-        if found is None:
-            return
-        for check, holds in zip(self._checks, found, strict=True):
+        try:
+            holding = checks.index.holding(values, time_ms, device)
+        except CONTAINED:
+            holding = [
+                n
+                for n, check in enumerate(checks.each)
+                if self._ask(device, check.rule, check.test, values, time_ms, now_ms, effects)
+            ]
+        found: Iterable[tuple[int, bool]] = ()
+        if active or self.timers:
+            found = self._concerned(holding or ())
+        elif holding is not None:
+            found = [(n, True) for n in holding]
+        for n, held in found:
+            check = checks.each[n]
+            holds = held or self._ask(device, check.rule, check.test, values, time_ms, now_ms, effects)
             if holds:
                 if check.rule_id not in active:
                     if (not check.for_ms or self._has_held(device, check, time_ms, now_ms, effects)) and (
                         check.times is None or self._often_enough(device, check, time_ms, now_ms, effects)
                     ):
-                        severity = _severity(check, values, time_ms, device)
+                        severity = self._severity(device, check, values, time_ms, now_ms, effects)
                         value = _value(check, values, device)
                         self._raise(device, check.rule, severity, value, time_ms, now_ms, effects)
-                elif check.levels:
+                    continue
+                if self.tallies[check.rule_id].count(True, time_ms):
+                    self._note(check.rule_id, effects)
+                if check.levels:
                     alarm = active[check.rule_id]
-                    severity = _severity(check, values, time_ms, device)
+                    severity = self._severity(device, check, values, time_ms, now_ms, effects)
                     if alarm.escalated:
                         steps = check.rule.spec.escalation[: alarm.escalated]
                         severity = worse(severity, steps[-1].severity) if steps else severity
                     if severity != alarm.severity:
                         value = _value(check, values, device)
-                        self._change(device, check.rule_id, severity, value, time_ms, effects)
+                        self._change(device, check.rule, severity, value, time_ms, effects)
             elif holds is not None:
                 if check.for_ms and HELD + check.rule_id in self.timers:
                     self._cancel(device, HELD + check.rule_id, effects)
-                if (
-                    active
-                    and check.rule_id in active
-                    and (check.clears is None or check.clears(values, time_ms, device))
-                ):
-                    value = _value(check, values, device)
-                    self.clear(device, check.rule_id, value, time_ms, "condition_ended", effects)
+                if active and check.rule_id in active:
+                    due = self.tallies[check.rule_id].count(False, time_ms)
+                    if check.clears is None or self._ask(
+                        device, check.rule, check.clears, values, time_ms, now_ms, effects
+                    ):
+                        value = _value(check, values, device)
+                        self.clear(device, check.rule_id, value, time_ms, "condition_ended", effects)
+                    elif due:
+                        self._note(check.rule_id, effects)
+
+    def _concerned(self, holding: Sequence[int]) -> list[tuple[int, bool]]:
+        """The checks that this reading can change something for, in order, and whether they hold for certain.
+
+        They hold, or they have an alarm or a beginning that may end.
+        """
+        place = self._checks.place
+        concerned = {place[rule_id]: False for rule_id in self.alarms if rule_id in place}
+        for name in self.timers:
+            if name.startswith(HELD) and name.removeprefix(HELD) in place:
+                concerned[place[name.removeprefix(HELD)]] = False
+        concerned.update(dict.fromkeys(holding, True))
+        return sorted(concerned.items())
+
+    def restore(self, alarms: Iterable[Alarm]) -> None:
+        """Take in the active alarms as the log has them."""
+        self.alarms = {alarm.rule_id: alarm for alarm in alarms}
+        self.tallies = {rule_id: Tally(alarm) for rule_id, alarm in self.alarms.items()}
+
+    def recount(self, device: "Device", book: RuleBook, values: Sequence[Any], time_ms: int) -> None:
+        """Count a reading that the log had already, and no row of an alarm yet. Decides and emits nothing."""
+        r = device.registration
+        if r is None or all(time_ms <= tally.last_reading_ms for tally in self.tallies.values()):
+            return
+        checks = book.checks(device.id, r.device_type, device.metrics, device.windows, r.metadata)
+        for rule_id, tally in self.tallies.items():
+            if time_ms <= tally.last_reading_ms or rule_id not in checks.place:
+                continue
+            check = checks.each[checks.place[rule_id]]
+            try:
+                (holds,) = judge((check.test,), values, time_ms, device, True) or (None,)
+            except CONTAINED:
+                continue
+            if holds is not None:
+                tally.count(holds, time_ms)
+
+    def _note(self, rule_id: str, effects: Commit) -> None:
+        """Write an alarm's row with what was counted since."""
+        alarm = self.alarms[rule_id] = self.tallies[rule_id].onto(self.alarms[rule_id])
+        effects.alarms.append(alarm)
 
     def heard(self, device: "Device", time_ms: int, now_ms: int, effects: Commit) -> None:
         """Something was received: no-data alarms end, and their timers are set where none is."""
@@ -153,10 +231,12 @@ class Watch:
     def act(self, device: "Device", message: ActOnAlarm, now_ms: int, effects: Commit) -> str | None:
         """What a person does to an alarm. Returns why it cannot be done, or None."""
         alarm = next((a for a in self.alarms.values() if a.alarm_id == message.alarm_id), None)
+        if alarm is not None:
+            alarm = self.tallies[alarm.rule_id].onto(alarm)
         if alarm is None:
             if message.action in ("shelve", "unshelve"):
                 return "an alarm that has ended cannot be shelved"
-            effects.alarm_notes.append(_note(device, message, now_ms))
+            effects.alarm_notes.append(_told(device, message, now_ms))
         else:
             after = alarms.acted_on(alarm, message, now_ms)
             if after is not alarm:
@@ -174,10 +254,11 @@ class Watch:
         return None
 
     def _held(self, device: "Device", rule_id: str, timer: Timer, now_ms: int, effects: Commit) -> None:
-        check = next((check for check in self._checks if check.rule_id == rule_id), None)
+        place = self._checks.place.get(rule_id)
+        check = None if place is None else self._checks.each[place]
         value = None if check is None else device.latest[check.position]
         if check is not None and value is not None:
-            severity = _severity(check, device.latest, device.newest_ms, device)
+            severity = self._severity(device, check, device.latest, device.newest_ms, now_ms, effects)
             held_ms = timer.since_ms + check.for_ms
             self._raise(device, check.rule, severity, value, held_ms, now_ms, effects)
 
@@ -191,7 +272,8 @@ class Watch:
         effects: Commit,
     ) -> None:
         """End an alarm that stands."""
-        alarm = alarms.cleared(self.alarms.pop(rule_id), value, time_ms, reason)
+        counted = self.tallies.pop(rule_id).onto(self.alarms.pop(rule_id))
+        alarm = alarms.cleared(counted, value, time_ms, reason)
         if ESCALATE + rule_id in self.timers:
             self._cancel(device, ESCALATE + rule_id, effects)
         effects.alarms.append(alarm)
@@ -203,7 +285,85 @@ class Watch:
             self.clear(device, rule_id, None, now_ms, reason, effects)
         for name in list(self.timers):
             self._cancel(device, name, effects)
-        self._checks = self._silences = self._tests = ()
+        self._checks, self._silences = NONE, ()
+        self.derivations = None
+
+    def derive(
+        self, device: "Device", values: Sequence[Any], time_ms: int, now_ms: int, effects: Commit
+    ) -> list[Any]:
+        """The reading's values with what rules derive of them, before it is judged.
+
+        To be called with `derivations` only.
+        """
+        derivations = self.derivations
+        assert derivations is not None
+        late = time_ms < device.newest_ms
+        if derivations.windowed and not late:
+            for window in device.windows:
+                window.advance(time_ms)
+        worked, failed = derivations.work_out(values, time_ms, device, late)
+        for rule, reason in failed:
+            self._failed(device, rule, reason, time_ms, now_ms, effects)
+        return worked
+
+    def _bind_derivations(self, device: "Device", book: RuleBook, now_ms: int, effects: Commit) -> None:
+        r = device.registration
+        assert r is not None
+        device.disarrange()
+        self.derivations = derivations = book.derivations(
+            device.id, r.device_type, device.metrics, device.windows, device.max_metrics, r.metadata
+        )
+        if derivations is not None:
+            device.adopt(derivations.metrics)
+            for rule, reason in derivations.left_out:
+                self._failed(device, rule, reason, now_ms, now_ms, effects)
+
+    def _ask(
+        self,
+        device: "Device",
+        rule: Rule,
+        test: Test,
+        values: Sequence[Any],
+        time_ms: int,
+        now_ms: int,
+        effects: Commit,
+    ) -> bool | None:
+        """What a test of the rule says; a failure is told, and the reading cannot tell."""
+        try:
+            return test(values, time_ms, device)
+        except CONTAINED as error:
+            self._failed(device, rule, str(error), time_ms, now_ms, effects)
+            return None
+
+    def _severity(
+        self,
+        device: "Device",
+        check: Check,
+        values: Sequence[Any],
+        time_ms: int,
+        now_ms: int,
+        effects: Commit,
+    ) -> Severity:
+        """The worst level whose condition holds, or the rule's own severity."""
+        for severity, test in check.levels:
+            if self._ask(device, check.rule, test, values, time_ms, now_ms, effects):
+                return severity
+        return check.rule.spec.severity
+
+    def _failed(
+        self, device: "Device", rule: Rule, reason: str, time_ms: int, now_ms: int, effects: Commit
+    ) -> None:
+        name = f"{FAILED}{rule.rule_id}/{rule.version}"
+        if name in self.timers:
+            return
+        self._set(device, name, now_ms + FAILED_AGAIN_MS, time_ms, effects)
+        body = {
+            "rule_id": rule.rule_id,
+            "rule_name": rule.spec.name,
+            "rule_version": rule.version,
+            "reason": reason,
+        }
+        device.event("rule_failed", time_ms, body, effects)
 
     def _silence(self, device: "Device", rule_id: str, now_ms: int, effects: Commit) -> None:
         rule = next((rule for rule in self._silences if rule.rule_id == rule_id), None)
@@ -263,6 +423,7 @@ class Watch:
         if alarm.shelved_until_ms is not None and alarm.shelved_until_ms > now_ms:
             self._set(device, ESCALATE + rule_id, alarm.shelved_until_ms, now_ms, effects)
             return
+        alarm = self.tallies[rule_id].onto(alarm)
         alarm = self.alarms[rule_id] = alarms.escalated(alarm, steps[alarm.escalated].severity, now_ms)
         effects.alarms.append(alarm)
         device.event("alarm_escalated", now_ms, alarm, effects)
@@ -271,13 +432,15 @@ class Watch:
     def _change(
         self,
         device: "Device",
-        rule_id: str,
+        rule: Rule,
         severity: Severity,
         value: Value,
         time_ms: int,
         effects: Commit,
     ) -> None:
-        alarm = self.alarms[rule_id] = alarms.changed(self.alarms[rule_id], severity, value, time_ms)
+        alarm = self.tallies[rule.rule_id].onto(self.alarms[rule.rule_id])
+        alarm = alarms.changed(alarm, rule.spec, severity, value, time_ms)
+        self.alarms[rule.rule_id] = alarm
         effects.alarms.append(alarm)
         device.event("alarm_changed", time_ms, alarm, effects)
 
@@ -294,6 +457,7 @@ class Watch:
         assert device.registration is not None
         alarm = alarms.raised(rule, device.registration, value, time_ms, severity)
         self.alarms[rule.rule_id] = alarm
+        self.tallies[rule.rule_id] = Tally(alarm)
         effects.alarms.append(alarm)
         device.event("alarm_raised", time_ms, alarm, effects)
         if rule.spec.escalation:
@@ -321,18 +485,17 @@ def _steps(book: RuleBook, rule_id: str) -> bool:
     return rule is not None and bool(rule.spec.escalation)
 
 
-def _note(device: "Device", act: ActOnAlarm, now_ms: int) -> AlarmNote:
+def _is_of_version(book: RuleBook, name: str) -> bool:
+    """Whether a timer of `FAILED` is of a rule as the book has it."""
+    rule_id, _, version = name.removeprefix(FAILED).rpartition("/")
+    rule = book.rules.get(rule_id)
+    return rule is not None and rule.spec.enabled and str(rule.version) == version
+
+
+def _told(device: "Device", act: ActOnAlarm, now_ms: int) -> AlarmNote:
     acknowledged = {"ack": True, "unack": False}.get(act.action)
     assignee = act.text if act.action == "assign" else None
     return AlarmNote(device.id, act.alarm_id, now_ms, act.by, acknowledged, assignee)
-
-
-def _severity(check: Check, values: Sequence[Any], time_ms: int, device: "Device") -> Severity:
-    """The worst level whose condition holds, or the rule's own severity."""
-    for severity, test in check.levels:
-        if test(values, time_ms, device):
-            return severity
-    return check.rule.spec.severity
 
 
 def _value(check: Check, values: Sequence[Any], device: "Device") -> Value:

@@ -176,6 +176,16 @@ RULE: Final[dict[str, Any]] = {
     "created_ms": _TIME_MS,
     "updated_ms": _TIME_MS,
 }
+SAVED_RULE: Final[dict[str, Any]] = {
+    **RULE,
+    "warnings": [
+        {
+            "detail": "no device of the scope (device_type temperature) has sent a metric temprature; was "
+            "temperature meant?",
+            "pointer": "#/condition/metric",
+        }
+    ],
+}
 ALARM: Final[dict[str, Any]] = {
     "alarm_id": "5f0c1d3e9a7b4c2d8e6f0a1b2c3d4e5f",
     "device_id": "sensor-001",
@@ -199,6 +209,10 @@ ALARM: Final[dict[str, Any]] = {
     "shelved_until_ms": None,
     "escalated": 0,
     "changed_ms": None,
+    "met": 14,
+    "readings": 15,
+    "last_met_ms": _TIME_MS + 78_000,
+    "last_reading_ms": _TIME_MS + 84_000,
 }
 ALARM_LIFE: Final[dict[str, Any]] = {
     "items": [

@@ -70,6 +70,11 @@ class Alarm:
     assignee: str | None
     shelved_until_ms: EpochMs | None
     escalated: int
+    changed_ms: EpochMs | None
+    met: int
+    readings: int
+    last_met_ms: EpochMs | None
+    last_reading_ms: EpochMs | None
 
     @strawberry.field(description="The device that it is about.")
     async def device(self, info: Info) -> "Device | None":

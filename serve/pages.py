@@ -54,6 +54,19 @@ class CommandPage(Page[Command], frozen=True):
     """Commands, newest first."""
 
 
+class RuleWarning(msgspec.Struct, frozen=True):
+    """Something about a rule that is probably a mistake; `pointer` says where, as in a problem's errors."""
+
+    detail: str
+    pointer: str
+
+
+class SavedRule(Rule, frozen=True, kw_only=True):
+    """A rule as it was stored, and what is odd about it. A rule with warnings works all the same."""
+
+    warnings: tuple[RuleWarning, ...] = ()
+
+
 class RuleList(msgspec.Struct, frozen=True):
     """All rules."""
 
@@ -463,7 +476,7 @@ VALUES: tuple[type, ...] = (
     DevicePage, DeviceInfo, Latest, WindowInfo, AlarmPage, Alarm, AlarmLife, EventPage, ConnectionPage,
     AnomalyPage, Anomaly,
     CommandPage,
-    Command, RuleList, Rule, WrittenRule, DeadLetterPage, DeadLetterItem,
+    Command, RuleList, Rule, SavedRule, WrittenRule, DeadLetterPage, DeadLetterItem,
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
     ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,

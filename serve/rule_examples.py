@@ -138,6 +138,29 @@ RULE_SPECS: Final[dict[str, Any]] = {
         ],
         "limits": {"per_device": {"count": 5, "within_s": 3600}},
     },
+    "odd": {
+        "name": "Pump sounds odd",
+        "condition": {"type": "anomaly", "metric": "rms_velocity", "score": 0.8},
+        "severity": "minor",
+    },
+    "derived metric": {
+        "name": "Efficiency of pumps",
+        "condition": {"type": "always"},
+        "scope": {"device_type": "pump"},
+        "actions": [
+            {"type": "derive", "metric": "efficiency", "formula": "flow * head / (power * 367)"},
+            {"type": "derive", "metric": "flow_trend", "formula": "avg(flow, '15m') - avg(flow, '6h')"},
+        ],
+    },
+    "formula": {
+        "name": "Loses more than a tenth",
+        "condition": {
+            "type": "formula",
+            "formula": "(flow_in - flow_out) / flow_in",
+            "operator": ">",
+            "value": 0.1,
+        },
+    },
     "left the yard": {
         "name": "Left the yard",
         "condition": {
@@ -153,6 +176,10 @@ WRITTEN_RULES: Final[dict[str, Any]] = {
         "expression": "temperature > 30 and avg(humidity, '15m') < 40 for '5m'",
         "clear": "temperature < 28",
         "severity": "major",
+    },
+    "an expression with arithmetic": {
+        "name": "Loses more than a tenth",
+        "expression": "(flow_in - flow_out) / flow_in > 0.1 for '10m'",
     },
     "an expression with the device's own limit": {
         "name": "Above nine tenths of its limit",

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -17,9 +18,10 @@ from sensorium.actors.written_rules import WrittenRule, checked
 from sensorium.serve import examples
 from sensorium.serve.body import json_bytes, parse_value, pointer_of_path
 from sensorium.serve.describe import answer, body, reference
-from sensorium.serve.pages import RuleList, json_response
+from sensorium.serve.pages import RuleList, RuleWarning, SavedRule, json_response
 from sensorium.serve.problems import invalid_body, not_found, pointer_to
 from sensorium.serve.query import RulePath
+from sensorium.serve.rule_warnings import warnings_of
 from sensorium.serve.services import Services
 
 REFRESHES_AT_ONCE: Final = 64
@@ -56,13 +58,18 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
         status_code=201,
         response_model=None,
         summary="Create a rule",
-        responses=answer(Rule, "Created.", examples.RULE, status=201, problems=(413, 415)),
+        responses=answer(SavedRule, "Created.", examples.SAVED_RULE, status=201, problems=(413, 415)),
         openapi_extra=body(_EITHER, {**examples.RULE_SPECS, **examples.WRITTEN_RULES}),
     )
     async def create(request: Request, by: ByQuery = "") -> Response:
-        """It watches from each device's next reading on."""
-        rule = await rules.create(await read(request), by)
-        return json_response(rule, 201, {"Location": f"/api/analytics/rules/{rule.rule_id}"})
+        """It watches from each device's next reading on. `warnings` tell of metrics that none has sent."""
+        spec = await read(request)
+        warnings = await warnings_of(services, spec)
+        with told_with_its_place():
+            rule = await rules.create(spec, by)
+        return json_response(
+            _saved(rule, warnings), 201, {"Location": f"/api/analytics/rules/{rule.rule_id}"}
+        )
 
     @router.get(
         "/api/analytics/rules",
@@ -88,14 +95,17 @@ def routes(services: Services, refreshing: "Refreshing") -> APIRouter:
         "/api/analytics/rules/{rule_id}",
         response_model=None,
         summary="Replace a rule",
-        responses=answer(Rule, "Its next version.", examples.RULE, problems=(404, 413, 415)),
+        responses=answer(SavedRule, "Its next version.", examples.SAVED_RULE, problems=(404, 413, 415)),
         openapi_extra=body(_EITHER, {**examples.RULE_SPECS, **examples.WRITTEN_RULES}),
     )
     async def replace(rule_id: RulePath, request: Request, by: ByQuery = "") -> Response:
         """Alarms of devices that it no longer watches are cleared soon after."""
-        rule = _found(await rules.replace(rule_id, await read(request), by), rule_id)
+        spec = await read(request)
+        warnings = await warnings_of(services, spec)
+        with told_with_its_place():
+            rule = _found(await rules.replace(rule_id, spec, by), rule_id)
         refreshing.start(rule_id)
-        return json_response(rule)
+        return json_response(_saved(rule, warnings))
 
     @router.delete(
         "/api/analytics/rules/{rule_id}",
@@ -184,21 +194,28 @@ def read_spec(payload: bytes) -> RuleSpec:
     """The rule of a body, with a condition or an expression; a `Problem` says what is wrong with it."""
     written = parse_value(payload, _Written)
     by_expression = written.condition is msgspec.UNSET and written.expression is not msgspec.UNSET
-    try:
+    with told_with_its_place():
         if by_expression:
             spec = parse_value(payload, WrittenRule).spec()
         else:
             spec = checked(parse_value(payload, RuleSpec))
         validate(spec)
-    except InvalidMessage as error:
-        place, _, detail = str(error).partition(": ")
-        raise invalid_body(detail, pointer_of_path(place)) from None
     if len(spec.description) > MAX_DESCRIPTION_CHARS:
         raise invalid_body(f"more than {MAX_DESCRIPTION_CHARS} characters", "#/description")
     for place, text in _texts(spec):
         if "\0" in text:
             raise invalid_body("holds the character NUL, which cannot be stored", place)
     return spec
+
+
+@contextmanager
+def told_with_its_place() -> Iterator[None]:
+    """What is wrong with a rule, as a `Problem` that points at the field."""
+    try:
+        yield
+    except InvalidMessage as error:
+        place, _, detail = str(error).partition(": ")
+        raise invalid_body(detail, pointer_of_path(place)) from None
 
 
 def _texts(spec: RuleSpec) -> Iterator[tuple[str, str]]:
@@ -214,6 +231,10 @@ def _texts_in(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
             yield from _texts_in(part, (*path, str(number)))
+
+
+def _saved(rule: Rule, warnings: list[RuleWarning]) -> SavedRule:
+    return SavedRule(**msgspec.structs.asdict(rule), warnings=tuple(warnings))
 
 
 def _found(rule: Rule | None, rule_id: str) -> Rule:

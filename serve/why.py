@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from fastapi import APIRouter, Response
 
-from sensorium.actors.conditions.kinds import AnyCondition, parts_of
+from sensorium.actors.conditions.kinds import AnyCondition, Formula, parts_of
+from sensorium.actors.conditions.recursion import metrics_looked_at
+from sensorium.actors.formulas import Windowed, nodes_of, parse_formula
 from sensorium.actors.messages import Value
 from sensorium.actors.records import Alarm, Command
 from sensorium.actors.rules import RuleSpec, WindowAggregate, ZScore
@@ -134,21 +136,13 @@ def routes(services: Services) -> APIRouter:
     return router
 
 
-def metrics_of(spec: RuleSpec) -> list[str]:
-    """Every metric that the rule looks at."""
-    found: dict[str, None] = {}
-    for condition in _conditions(spec):
-        found.update(dict.fromkeys(_named(msgspec.to_builtins(condition))))
-    return [name for name in found if name]
-
-
 async def _readings(history: ReadsHistory, alarm: Alarm, spec: RuleSpec | None) -> list[ReadingItem]:
     look_back_s = LOOK_BACK_S
     metrics: list[str] | None = [alarm.metric] if alarm.metric else None
     if spec is not None:
         within_s = 0.0 if spec.times is None else spec.times.within_s
         look_back_s = max(look_back_s, spec.for_s, within_s)
-        metrics = metrics_of(spec) or None
+        metrics = metrics_looked_at(spec) or None
     from_ms = alarm.start_ms - round(look_back_s * 1000)
     page = await history.readings(
         alarm.device_id, from_ms, alarm.start_ms + 1, metrics, MAX_READINGS, "desc", None
@@ -167,6 +161,11 @@ async def _windows(history: ReadsHistory, alarm: Alarm, spec: RuleSpec | None) -
         elif isinstance(condition, ZScore):
             for function in ("mean", "stddev", "count"):
                 asked[condition.metric, function, condition.window_s, alarm.start_ms] = None
+        elif isinstance(condition, Formula):
+            for text in condition.texts():
+                for node in nodes_of(parse_formula(text)):
+                    if isinstance(node, Windowed):
+                        asked[node.metric, node.figure, node.window_s, alarm.start_ms + 1] = None
     figures = []
     for metric, function, window_s, end_ms in list(asked)[:MAX_WINDOWS]:
         value = None
@@ -192,12 +191,3 @@ def _within(condition: AnyCondition) -> Iterator[AnyCondition]:
         yield condition
     for _, part in parts:
         yield from _within(part)
-
-
-def _named(condition: dict[str, Any]) -> Iterator[str]:
-    """The metrics that a simple condition names: its own, and that of a reference."""
-    for name, value in condition.items():
-        if name in ("metric", "latitude", "longitude") and isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            yield from _named(value)

@@ -61,6 +61,14 @@ JOIN metric_slots s ON s.metric_set = used.metric_set ORDER BY 1, 2
 """
 """Of the devices $1."""
 
+NEWEST_KINDS: Final = """
+SELECT DISTINCT s.name, s.kind::text AS kind
+FROM unnest($1::bigint[]) AS asked (device), LATERAL (
+    SELECT metric_set FROM readings WHERE device = asked.device ORDER BY time DESC LIMIT 20) newest
+JOIN metric_slots s ON s.metric_set = newest.metric_set ORDER BY 1, 2
+"""
+"""Of the newest readings of each: the set of a device only grows."""
+
 SEAM: Final = """
 SELECT p.read_from, p.cursors, (SELECT kept_from FROM retention WHERE kind = 'log') AS kept_from
 FROM projections p WHERE p.name = $1

@@ -12,7 +12,7 @@ DEVICE_COLUMNS: Final = "device_id, device_type, status, location, metadata, reg
 ALARM_COLUMNS: Final = (
     "alarm_id, device_id, device_type, rule_id, rule_name, rule_version, severity, state, metric, value,"
     " detail, start_at, acknowledged, end_at, end_value, end_reason, acknowledged_at, acknowledged_by,"
-    " assignee, shelved_until, escalated, changed_at"
+    " assignee, shelved_until, escalated, changed_at, met, readings, last_met_at, last_reading_at"
 )
 
 

@@ -26,18 +26,21 @@ ON CONFLICT (device_id) DO UPDATE SET device_type = excluded.device_type, status
 ALARMS: Final = """
 INSERT INTO alarms (alarm_id, device, device_id, device_type, rule_id, rule_name, rule_version, severity,
                     state, acknowledged, metric, value, detail, start_at, end_at, end_value, end_reason,
-                    acknowledged_at, acknowledged_by, assignee, shelved_until, escalated, changed_at)
+                    acknowledged_at, acknowledged_by, assignee, shelved_until, escalated, changed_at,
+                    met, readings, last_met_at, last_reading_at)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[],
                      $8::text[], $9::text[], $10::bool[], $11::text[], $12::jsonb[], $13::text[],
                      $14::timestamptz[], $15::timestamptz[], $16::jsonb[], $17::text[], $18::timestamptz[],
-                     $19::text[], $20::text[], $21::timestamptz[], $22::int[], $23::timestamptz[])
+                     $19::text[], $20::text[], $21::timestamptz[], $22::int[], $23::timestamptz[],
+                     $24::bigint[], $25::bigint[], $26::timestamptz[], $27::timestamptz[])
 ON CONFLICT (alarm_id) DO UPDATE SET rule_name = excluded.rule_name, rule_version = excluded.rule_version,
     severity = excluded.severity, state = excluded.state, acknowledged = excluded.acknowledged,
     metric = excluded.metric, value = excluded.value, detail = excluded.detail, start_at = excluded.start_at,
     end_at = excluded.end_at, end_value = excluded.end_value, end_reason = excluded.end_reason,
     acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
     assignee = excluded.assignee, shelved_until = excluded.shelved_until, escalated = excluded.escalated,
-    changed_at = excluded.changed_at
+    changed_at = excluded.changed_at, met = excluded.met, readings = excluded.readings,
+    last_met_at = excluded.last_met_at, last_reading_at = excluded.last_reading_at
 """
 
 ALARM_NOTES: Final = """
@@ -125,6 +128,7 @@ async def alarms(connection: Connection, rows: Sequence[Alarm]) -> None:
                 *(a.rule_version, a.severity, a.state, a.acknowledged, a.metric, a.value, a.detail),
                 *(a.start_ms, a.end_ms, a.end_value, a.end_reason, a.acknowledged_ms, a.acknowledged_by),
                 *(a.assignee, a.shelved_until_ms, a.escalated, a.changed_ms),
+                *(a.met, a.readings, a.last_met_ms, a.last_reading_ms),
             )
             for a in sorted(latest.values(), key=lambda a: a.alarm_id)
         ],

@@ -9,16 +9,19 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 
+from sensorium.actors.conditions.recursion import check_recursion, derived_by
 from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.storage.audit_trail import record
-from sensorium.storage.database import Pool, acquired, connect, translated
+from sensorium.storage.database import Connection, Pool, acquired, connect, translated
 
 CHANNEL: Final = "sensorium_rules"
 RECONNECT_MIN_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
 HEARTBEAT_S: Final = 30.0
 """How long a silent connection is believed before it is asked."""
+
+_ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(1397051987, 1)"
 
 _COLUMNS: Final = "rule_id, version, spec, created_at, updated_at"
 
@@ -51,6 +54,7 @@ class PgRules:
     async def create(self, spec: RuleSpec, by: str = "") -> Rule:
         """As the port says."""
         async with acquired(self._pool) as connection, connection.transaction():
+            await _check_recursion(connection, spec)
             row = await connection.fetchrow(
                 "INSERT INTO rules (rule_id, version, spec, created_at, updated_at, changed_by)"
                 f" VALUES ($1, 1, $2, now(), now(), $3) RETURNING {_COLUMNS}",
@@ -68,6 +72,7 @@ class PgRules:
         if "\0" in rule_id:
             return None
         async with acquired(self._pool) as connection, connection.transaction():
+            await _check_recursion(connection, spec, rule_id)
             old = await connection.fetchval("SELECT spec FROM rules WHERE rule_id = $1 FOR UPDATE", rule_id)
             row = await connection.fetchrow(
                 "UPDATE rules SET version = version + 1, spec = $2, updated_at = now(), changed_by = $3"
@@ -133,6 +138,15 @@ async def _changes_of_one_connection(dsn: str) -> AsyncIterator[None]:
             yield None
     finally:
         connection.terminate()
+
+
+async def _check_recursion(connection: Connection, spec: RuleSpec, rule_id: str = "") -> None:
+    """One rule that derives metrics at a time, so that two cannot lead to each other unseen."""
+    if not derived_by(spec):
+        return
+    await connection.execute(_ONE_AT_A_TIME)
+    rows = await connection.fetch("SELECT spec FROM rules WHERE rule_id <> $1", rule_id)
+    check_recursion(spec, [msgspec.convert(row["spec"], RuleSpec) for row in rows])
 
 
 def _rule(row: asyncpg.Record) -> Rule:

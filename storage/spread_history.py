@@ -52,6 +52,14 @@ class SpreadHistory:
         )
         return sorted({pair for pairs in found for pair in pairs})
 
+    async def newest_kinds(self, device_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """As `History.newest_kinds`."""
+        of_each = self._by_database(device_ids)
+        found = await asyncio.gather(
+            *(part.newest_kinds(ids) for part, ids in zip(self._parts, of_each, strict=True))
+        )
+        return sorted({pair for pairs in found for pair in pairs})
+
     async def aggregate(self, device_id: str, *which: Any, **named: Any) -> Buckets[Bucket]:
         """As `History.aggregate`."""
         return await self._of(device_id).aggregate(device_id, *which, **named)

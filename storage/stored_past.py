@@ -76,6 +76,10 @@ class PgStoredPast:
         """As the port says."""
         return await self._rules.get(rule_id)
 
+    async def rules(self) -> Sequence[Rule]:
+        """As the port says."""
+        return await self._rules.load()
+
     async def has_readings(self, device_ids: Sequence[str], start_ms: int, end_ms: int) -> bool:
         """As the port says."""
         keys: dict[int, list[int]] = {}

@@ -1,5 +1,6 @@
 """Conditions of alerting rules: what they say, and how a device tests them."""
 
+from sensorium.actors.conditions import computed as computed
 from sensorium.actors.conditions import hours as hours
 from sensorium.actors.conditions import odd as odd
 from sensorium.actors.conditions import places as places

@@ -4,14 +4,21 @@ To add one: a `Condition` subclass here and in the `AnyCondition` union, and its
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.formulas import Windowed, metrics_in, nodes_of, parse_formula, problem_of
+from sensorium.actors.tokens import MAX_CHARACTERS
+
 Metric = Annotated[str, Meta(min_length=1, max_length=128)]
 DetectorName = Literal["ensemble", "zscore", "robust", "level_shift", "seasonal", "spectral", "flatline"]
-WindowLength = Annotated[float, Meta(ge=1, le=2_678_400)]
+MIN_WINDOW_S: Final = 1
+MAX_WINDOW_S: Final = 2_678_400
+WindowLength = Annotated[float, Meta(ge=MIN_WINDOW_S, le=MAX_WINDOW_S)]
+FormulaText = Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
 
 
 class Operator(StrEnum):
@@ -159,6 +166,64 @@ class WindowAggregate(Condition, frozen=True, tag="window"):
     def problem(self) -> tuple[str, str] | None:
         """See `Condition.problem`."""
         return _reference_problem(self.value) if isinstance(self.value, Reference) else None
+
+
+class Formula(Condition, frozen=True, tag="formula"):
+    """Holds while what `formula` gives compares so with `value`, a number or a formula too (see `formulas`).
+
+    A reading with none of the metrics cannot tell; one with some of them goes with the newest values of the
+    others. Where the formula gives no number, as after a division by zero, the reading cannot tell either,
+    and an event says so.
+    """
+
+    formula: FormulaText
+    operator: Operator
+    value: float | FormulaText
+
+    @property
+    def metric(self) -> str:
+        """The first that it names; \"\" while it is no formula."""
+        metrics = self.metrics()
+        return metrics[0] if metrics else ""
+
+    def metrics(self) -> list[str]:
+        """All that it names, in order."""
+        try:
+            found = [name for text in self.texts() for name in metrics_in(parse_formula(text))]
+        except InvalidMessage:
+            return []
+        return list(dict.fromkeys(found))
+
+    def texts(self) -> list[str]:
+        """Its formulas."""
+        return [self.formula, self.value] if isinstance(self.value, str) else [self.formula]
+
+    def words(self) -> str:
+        """See `Condition.words`."""
+        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        return f"{self.formula} {self.operator.value} {value}"
+
+    def problem(self) -> tuple[str, str] | None:
+        """See `Condition.problem`."""
+        why = formula_problem(self.formula)
+        if why is not None:
+            return "formula", why
+        if isinstance(self.value, str):
+            why = formula_problem(self.value)
+        return None if why is None else ("value", why)
+
+
+class Always(Condition, frozen=True, tag="always"):
+    """Holds at each reading, and raises no alarm: of rules that do nothing but derive metrics."""
+
+    @property
+    def metric(self) -> str:
+        """It looks at none: \"\"."""
+        return ""
+
+    def words(self) -> str:
+        """See `Condition.words`."""
+        return "always"
 
 
 class Changed(Condition, frozen=True, tag="change"):
@@ -344,6 +409,8 @@ AnyCondition = (
     | RateOfChange
     | ZScore
     | WindowAggregate
+    | Formula
+    | Always
     | Changed
     | Geofence
     | AnomalyScore
@@ -365,6 +432,37 @@ def parts_of(condition: AnyCondition) -> list[tuple[str, AnyCondition]]:
             return [("condition", part)]
         case _:
             return []
+
+
+def formula_problem(text: str) -> str | None:
+    """Why nothing can be worked out by it at any device, or None."""
+    why = problem_of(text)
+    if why is not None:
+        return why
+    for node in nodes_of(parse_formula(text)):
+        if isinstance(node, Windowed) and node.window_s is not None:
+            if not MIN_WINDOW_S <= node.window_s <= MAX_WINDOW_S:
+                return f"a window is of {MIN_WINDOW_S} to {MAX_WINDOW_S} s, not {node.window_s:g}"
+            if not 0 < len(node.metric) <= 128:
+                return "a metric's name has 1 to 128 characters"
+    return None
+
+
+def metrics_named(condition: AnyCondition) -> list[str]:
+    """Every metric that the condition looks at, in order, those that its limits refer to last."""
+    found: list[str] = []
+    match condition:
+        case Formula():
+            found = condition.metrics()
+        case Geofence(latitude=latitude, longitude=longitude):
+            found = [latitude, longitude]
+        case _:
+            found = [condition.metric] if condition.metric else []
+    if isinstance(condition, Threshold | WindowAggregate) and isinstance(condition.value, Reference):
+        found += [condition.value.metric] if condition.value.metric is not None else []
+    for _, part in parts_of(condition):
+        found += metrics_named(part)
+    return list(dict.fromkeys(found))
 
 
 def _reference_problem(reference: Reference) -> tuple[str, str] | None:

@@ -11,12 +11,13 @@ from sensorium.actors.twin_documents import Document
 from sensorium.actors.windows import Window
 
 try:
-    from sensorium.actors._judge import judge, number_test, range_test, z_score_test
+    from sensorium.actors._judge import Index, judge, number_test, range_test, z_score_test
 except ImportError:
-    from sensorium.actors._judge_py import judge, number_test, range_test, z_score_test
+    from sensorium.actors._judge_py import Index, judge, number_test, range_test, z_score_test
 
 __all__ = [
     "OPERATORS",
+    "Index",
     "Limit",
     "Memory",
     "Test",

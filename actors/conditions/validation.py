@@ -4,9 +4,17 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sensorium.actors.actions import validate_actions
+from sensorium.actors.actions import DeriveAction, all_actions, validate_actions
 from sensorium.actors.conditions.hours import date_problem, zone_problem
-from sensorium.actors.conditions.kinds import AnyCondition, NoData, Schedule, parts_of
+from sensorium.actors.conditions.kinds import (
+    Always,
+    AnyCondition,
+    NoData,
+    Schedule,
+    formula_problem,
+    parts_of,
+)
+from sensorium.actors.conditions.recursion import cycle
 from sensorium.actors.errors import InvalidMessage
 
 if TYPE_CHECKING:
@@ -26,7 +34,9 @@ def validate(spec: "RuleSpec") -> None:
     _check_types(spec)
     metric = spec.condition.metric
     _validate("condition", spec.condition)
-    if not metric and not isinstance(spec.condition, NoData):
+    if isinstance(spec.condition, Always):
+        _validate_always(spec)
+    elif not metric and not isinstance(spec.condition, NoData):
         raise InvalidMessage(
             "condition: hours are a part of another condition, and not its first: an alarm goes by a metric"
         )
@@ -40,7 +50,7 @@ def validate(spec: "RuleSpec") -> None:
         raise InvalidMessage("times: a condition holds for a while (for_s) or several times, not both")
     if spec.clear is not None:
         _validate("clear", spec.clear)
-        if isinstance(spec.clear, NoData) or spec.clear.metric != metric:
+        if isinstance(spec.clear, NoData | Always) or spec.clear.metric != metric:
             raise InvalidMessage(f"clear.metric: must be {metric}, as in condition")
     seen = {spec.severity}
     for number, level in enumerate(spec.levels):
@@ -61,8 +71,38 @@ def validate(spec: "RuleSpec") -> None:
             )
         mildest = order.index(step.severity)
     validate_actions(spec)
+    _validate_derived(spec)
     if len(msgspec.json.encode(spec.scope.metadata)) > MAX_SCOPE_BYTES:
         raise InvalidMessage(f"scope.metadata: more than {MAX_SCOPE_BYTES} bytes as JSON")
+
+
+def _validate_always(spec: "RuleSpec") -> None:
+    """Such a rule raises no alarm, so it has nothing that goes by one."""
+    for name in ("for_s", "times", "clear", "levels", "escalation"):
+        if getattr(spec, name):
+            raise InvalidMessage(f"{name}: a rule whose condition is always raises no alarm")
+    if not spec.actions:
+        raise InvalidMessage("condition: always raises no alarm; give the rule a derive action")
+    for place, action in all_actions(spec):
+        if not isinstance(action, DeriveAction):
+            raise InvalidMessage(f"{place}: a rule whose condition is always raises no alarm to tell of")
+
+
+def _validate_derived(spec: "RuleSpec") -> None:
+    derived: dict[str, str] = {}
+    for place, action in all_actions(spec):
+        if isinstance(action, DeriveAction):
+            problem = formula_problem(action.formula)
+            if problem is not None:
+                raise InvalidMessage(f"{place}.formula: {problem}")
+            if action.metric in derived:
+                raise InvalidMessage(f"{place}.metric: {action.metric} is derived twice")
+            derived[action.metric] = place
+    if derived and isinstance(spec.condition, NoData):
+        raise InvalidMessage("condition: no_data holds at no reading, so there is nothing to derive from one")
+    found = cycle([spec])
+    if found is not None:
+        raise InvalidMessage(f"{derived[found[0]]}.formula: recursive: {' from '.join(found)}")
 
 
 def _check_types(spec: "RuleSpec") -> None:
@@ -93,6 +133,8 @@ def _validate(field: str, condition: AnyCondition, depth: int = 1) -> None:
         _validate_schedule(field, condition)
     for name, part in parts_of(condition):
         place = f"{field}.{name}"
+        if isinstance(part, Always):
+            raise InvalidMessage(f"{place}: always is a rule's whole condition, and no part of another")
         if isinstance(part, NoData):
             raise InvalidMessage(
                 f"{place}: no_data is a rule of its own, it cannot be part of another condition"

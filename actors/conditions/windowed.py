@@ -4,7 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from sensorium.actors.conditions.kinds import AnyCondition, Reference, WindowAggregate, ZScore, parts_of
+from sensorium.actors.conditions.kinds import (
+    AnyCondition,
+    Formula,
+    Reference,
+    WindowAggregate,
+    ZScore,
+    parts_of,
+)
 from sensorium.actors.conditions.registry import (
     OPERATORS,
     Limit,
@@ -15,6 +22,7 @@ from sensorium.actors.conditions.registry import (
     position_of,
     z_score_test,
 )
+from sensorium.actors.formulas import Windowed, nodes_of, parse_formula
 from sensorium.actors.metrics import NUMBER, MetricSet
 from sensorium.actors.profile import WindowSpec
 from sensorium.actors.windows import Window
@@ -26,10 +34,24 @@ PANES: Final = 15
 def needed_windows(condition: AnyCondition) -> Iterator[WindowSpec]:
     """The windows that the condition names by length, as a device makes them if its profile has none."""
     if isinstance(condition, WindowAggregate | ZScore) and condition.window_s is not None:
-        slide_ms = max(math.floor(condition.window_s * 1000 / PANES), 1)
-        yield WindowSpec(slide_ms * PANES / 1000, slide_ms / 1000)
+        yield _spec_of(condition.window_s)
+    elif isinstance(condition, Formula):
+        for text in condition.texts():
+            yield from windows_in(text)
     for _, part in parts_of(condition):
         yield from needed_windows(part)
+
+
+def windows_in(formula: str) -> Iterator[WindowSpec]:
+    """The same of a formula."""
+    for node in nodes_of(parse_formula(formula)):
+        if isinstance(node, Windowed) and node.window_s is not None:
+            yield _spec_of(node.window_s)
+
+
+def _spec_of(window_s: float) -> WindowSpec:
+    slide_ms = max(math.floor(window_s * 1000 / PANES), 1)
+    return WindowSpec(slide_ms * PANES / 1000, slide_ms / 1000)
 
 
 def same_length(one_s: float, other_s: float) -> bool:
@@ -37,7 +59,8 @@ def same_length(one_s: float, other_s: float) -> bool:
     return abs(one_s - other_s) < PANES / 1000
 
 
-def _index_of(window_s: float | None, windows: Sequence[Window]) -> int | None:
+def index_of(window_s: float | None, windows: Sequence[Window]) -> int | None:
+    """Where the window of this length stands, None: the first one; None when there is none."""
     if window_s is None:
         return 0 if windows else None
     for index, window in enumerate(windows):
@@ -49,7 +72,7 @@ def _index_of(window_s: float | None, windows: Sequence[Window]) -> int | None:
 @compiles(ZScore)
 def _z_score(condition: ZScore, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
     position = position_of(condition.metric, NUMBER, metrics)
-    index = _index_of(condition.window_s, windows)
+    index = index_of(condition.window_s, windows)
     if position is None or index is None:
         return None
     return z_score_test(position, index, condition.value, condition.min_count)
@@ -60,11 +83,11 @@ def _window_aggregate(
     condition: WindowAggregate, metrics: MetricSet, windows: Sequence[Window]
 ) -> Test | None:
     position = position_of(condition.metric, NUMBER, metrics)
-    index = _index_of(condition.window_s, windows)
+    index = index_of(condition.window_s, windows)
     limit_of = _limit(condition.value, metrics)
     if position is None or index is None or limit_of is None:
         return None
-    figure, min_count = _FIGURES[condition.function], condition.min_count
+    figure, min_count = FIGURES[condition.function], condition.min_count
     compare = OPERATORS[condition.operator]
 
     def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
@@ -85,8 +108,8 @@ def _limit(value: float | Reference, metrics: MetricSet) -> Limit | None:
     return lambda values, memory: limit
 
 
-# Each: the count and the figure over the window and the value that is about to enter it.
-_Figure = Callable[[Window, int, float], tuple[int, float]]
+Figure = Callable[[Window, int, float], tuple[int, float]]
+"""The count and the figure over a window and the value that is about to enter it."""
 
 
 def _mean(window: Window, position: int, value: float) -> tuple[int, float]:
@@ -128,7 +151,7 @@ def _max(window: Window, position: int, value: float) -> tuple[int, float]:
     return (1, value) if figures is None else (figures.count + 1, max(figures.max, value))
 
 
-_FIGURES: Final[dict[str, _Figure]] = {
+FIGURES: Final[dict[str, Figure]] = {
     "mean": _mean,
     "stddev": _stddev,
     "sum": _sum,

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from sensorium.actors import backtest as backtest_module
+from sensorium.actors.actions import DeriveAction
 from sensorium.actors.alarm_matching import match
 from sensorium.actors.backtest import Gathering, Order, Trial, check_range, warm_up_ms
 from sensorium.actors.backtesting import Asked, prepare
+from sensorium.actors.conditions.recursion import needed_derivations
 from sensorium.actors.errors import InvalidMessage, NoHistory, RuleNotFound
 from sensorium.actors.messages import TimerFired
 from sensorium.actors.metrics import kind_of, metric_set
@@ -17,13 +19,16 @@ from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.records import Alarm, Registration, TailReading
 from sensorium.actors.rules import (
     All,
+    Always,
     Condition,
+    Level,
     NoData,
     Operator,
     RateOfChange,
     Rule,
     RuleSpec,
     Scope,
+    Severity,
     Threshold,
     Times,
     ZScore,
@@ -240,3 +245,51 @@ async def test_what_there_is_to_try_is_found_out_first() -> None:
 
 def asked_range(asked: Asked) -> tuple[int, int]:
     return asked.since_ms, asked.until_ms
+
+
+class TestDerived:
+    RATIO = Threshold("ratio", Operator.GT, 2.0)
+
+    def derive(self, formula, rule_id="d"):
+        action = DeriveAction(metric="ratio", formula=formula)
+        return make_rule(Always(), rule_id, actions=(action,))
+
+    def test_what_was_stored_counts_and_where_nothing_was_the_present_rules_derive_it(self):
+        asked = Order(
+            RuleSpec(name="draft", condition=self.RATIO), T0_MS, T0_MS + 60_000, None, (self.derive("a / b"),)
+        )
+        past = rows(
+            (0, {"a": 9.0, "b": 1.0}),
+            (1, {"a": 1.0, "b": 1.0}),
+            (2, {"a": 1.0, "b": 1.0, "ratio": 5.0}),
+            (3, {"a": 1.0, "b": 0.0}),
+            (4, {"a": 1.0, "b": 1.0}),
+        )
+        trial = Trial(asked, Profiles(), REGISTERED)
+        trial.take(past)
+        outcome = trial.finish()
+        assert (outcome.draft.alarms, outcome.draft.active_s) == (2, 3.0)
+
+    def test_what_the_draft_derives_is_derived_anew(self):
+        draft = RuleSpec(
+            name="draft",
+            condition=Threshold("a", Operator.GT, 0.0),
+            levels=(Level(Severity.CRITICAL, self.RATIO),),
+            actions=(DeriveAction(metric="ratio", formula="a / b"),),
+        )
+        present = self.derive("a * 100", "p")
+        trial = Trial(Order(draft, T0_MS, T0_MS + 60_000, present), Profiles(), REGISTERED)
+        trial.take(rows((0, {"a": 3.0, "b": 1.0, "ratio": 0.0})))
+        assert [alarm.severity for alarm in trial.finish().listed] == ["critical"]
+
+    async def test_only_rules_that_are_needed_are_asked(self):
+        store = MemoryStore()
+        store.registrations[DEVICE_ID] = REGISTERED
+        needed = self.derive("c / b", "d")
+        deeper = make_rule(Always(), "e", actions=(DeriveAction(metric="c", formula="a"),))
+        other = make_rule(Always(), "f", actions=(DeriveAction(metric="other", formula="a"),))
+        store.set_rules([needed, deeper, other])
+        draft = RuleSpec(name="draft", condition=self.RATIO)
+        with pytest.raises(NoHistory):
+            await prepare(MemoryPast(store), Asked(draft, T0_MS, T0_MS + 1000))
+        assert needed_derivations([draft], [other, deeper, needed]) == [needed, deeper]

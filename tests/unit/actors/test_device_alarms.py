@@ -180,9 +180,19 @@ class TestAlarms:
             31.0,
             "t > 30.0",
             T0_MS + 1,
+            last_met_ms=T0_MS + 1,
+            last_reading_ms=T0_MS + 1,
         )
         assert cleared == msgspec.structs.replace(
-            raised, state="CLEARED", end_ms=T0_MS + 4, end_value=29.0, end_reason="condition_ended"
+            raised,
+            state="CLEARED",
+            end_ms=T0_MS + 4,
+            end_value=29.0,
+            end_reason="condition_ended",
+            met=3,
+            readings=4,
+            last_met_ms=T0_MS + 3,
+            last_reading_ms=T0_MS + 4,
         )
         events = [(e.kind, e.time_ms - T0_MS) for e in d.log.events[1:]]
         assert events == [("alarm_raised", 1), ("alarm_cleared", 4)]
@@ -383,8 +393,8 @@ class TestScopes:
         metrics = metric_set(("t",), "n")
         grouped = book.checks("a", TYPE, metrics, (), {"group": "a", "x": 1})
         assert grouped is book.checks("b", TYPE, metrics, (), {"group": "a", "x": 2})
-        assert [check.rule_id for check in grouped] == ["r1", "all"]
-        assert [c.rule_id for c in book.checks("c", TYPE, metrics, (), {"group": "b"})] == ["all"]
+        assert [check.rule_id for check in grouped.each] == ["r1", "all"]
+        assert [c.rule_id for c in book.checks("c", TYPE, metrics, (), {"group": "b"}).each] == ["all"]
 
     def test_a_scope_is_bounded(self):
         spec = make_rule(HOT, scope=Scope(metadata={"x": "y" * 5_000})).spec

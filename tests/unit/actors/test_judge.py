@@ -70,6 +70,39 @@ def test_both_come_to_the_same_over_panes_of_both_kinds(native, made, history, e
                 window.observe(values, second * 900)
 
 
+@given(st.lists(makers(), max_size=40), readings, st.booleans())
+def test_an_index_finds_those_that_hold(native, made, history, other):
+    panes = pytest.importorskip("sensorium.actors._panes", exc_type=ImportError)
+    memory = SimpleNamespace(windows=window_pair(panes.Panes))
+    own = (lambda values, time_ms, memory: other, lambda values, time_ms, memory: None)
+    tests = (*(getattr(native, name)(*args) for name, args in made[:20]), *own)
+    tests += tuple(getattr(native, name)(*args) for name, args in made[20:])
+    index, twin = native.Index(tests), _judge_py.Index(tests)
+    for second, values in enumerate(history):
+        found = index.holding(values, second * 900, memory)
+        assert [window.newest for window in memory.windows] == [second * 900 // 1000, second * 900 // 7000]
+        naive = [n for n, test in enumerate(tests) if test(values, second * 900, memory)]
+        assert found == (naive or None)
+        assert twin.holding(values, second * 900, memory) == found
+        for window in memory.windows:
+            window.observe(values, second * 900)
+
+
+@pytest.mark.parametrize("module", ["_judge", "_judge_py"])
+def test_what_is_wrong_with_an_index_is_said(module):
+    judge = pytest.importorskip(f"sensorium.actors.{module}", exc_type=ImportError)
+    memory = SimpleNamespace(windows=())
+    assert judge.Index(()).holding([1.0], 0, memory) is None
+    with pytest.raises(IndexError):
+        judge.Index((judge.number_test(3, ">", 1.0),)).holding([1.0], 0, memory)
+    with pytest.raises(TypeError):
+        judge.Index((judge.number_test(0, ">", 1.0),)).holding(["text"], 0, memory)
+    with pytest.raises(ZeroDivisionError):
+        judge.Index((lambda values, time_ms, memory: 1 // 0,)).holding([1.0], 0, memory)
+    with pytest.raises(AttributeError):
+        judge.Index(()).holding([1.0], 0, None)
+
+
 @pytest.mark.parametrize("module", ["_judge", "_judge_py"])
 def test_what_is_wrong_is_said(module):
     judge = pytest.importorskip(f"sensorium.actors.{module}", exc_type=ImportError)

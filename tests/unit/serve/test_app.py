@@ -119,7 +119,8 @@ async def test_the_documents_conditions_are_those_that_are_read(platform: World)
     discriminator = schemas["RuleSpec"]["properties"]["condition"]["discriminator"]
     assert discriminator["propertyName"] == "type"
     kinds = {"threshold", "range", "rate_of_change", "z_score", "window", "change", "geofence", "anomaly"}
-    assert set(discriminator["mapping"]) == kinds | {"schedule", "no_data", "all", "any", "not"}
+    kinds |= {"schedule", "no_data", "all", "any", "not", "formula", "always"}
+    assert set(discriminator["mapping"]) == kinds
     assert schemas["RuleSpec"]["additionalProperties"] is False
 
 

@@ -46,17 +46,22 @@ async def test_a_rule_is_created_read_replaced_listed_and_deleted(platform: Worl
     created = await platform.http.post(RULES, json=HOT)
     assert created.status_code == 201
     url = created.headers["Location"]
-    assert (await platform.http.get(url)).json() == created.json()
+    shown = created.json()
+    assert [warning["pointer"] for warning in shown.pop("warnings")] == ["#/scope"]
+    assert (await platform.http.get(url)).json() == shown
     assert created.json()["version"] == 1
     assert created.json()["spec"]["scope"] == {
         "device_id": None,
         "device_type": "temperature",
         "metadata": {},
+        "group": None,
     }
     replaced = await platform.http.put(url, json={**HOT, "severity": "minor"})
     assert (replaced.json()["version"], replaced.json()["spec"]["severity"]) == (2, "minor")
     listed = (await platform.http.get(RULES)).json()
-    assert listed == {"items": [replaced.json()]}
+    shown = replaced.json()
+    del shown["warnings"]
+    assert listed == {"items": [shown]}
     assert (await platform.http.delete(url)).status_code == 204
     for method, body in (("GET", None), ("PUT", HOT), ("DELETE", None)):
         assert_problem(await platform.http.request(method, url, json=body), 404, "not_found")
@@ -182,3 +187,97 @@ async def test_dead_letters_are_listed_with_what_was_sent(platform: World) -> No
     rest = await platform.http.get(page.links["next"]["url"])
     assert rest.json() == {"items": [oldest], "next": None}
     assert not (await platform.http.get("/api/dead-letters?reason=too_large")).json()["items"]
+
+
+async def test_a_derived_metric_is_stored_with_the_reading(platform: World) -> None:
+    rule = {
+        "name": "double",
+        "condition": {"type": "always"},
+        "actions": [{"type": "derive", "metric": "double", "formula": "temperature * 2"}],
+    }
+    assert (await platform.http.post(RULES, json=rule)).status_code == 201
+    await platform.registered()
+    number = 0
+    async with asyncio.timeout(10):
+        while True:
+            number += 1
+            await platform.send({"temperature": 4.0, "timestamp": AT_MS + number})
+            latest = (await platform.http.get("/api/devices/sensor-001/data/latest")).json()
+            if "double" in latest["metrics"]:
+                break
+    assert latest["metrics"]["double"]["value"] == 8.0
+
+
+async def test_a_metric_derived_from_itself_is_refused_with_the_way(platform: World) -> None:
+    def derive(metric: str, formula: str) -> dict[str, Any]:
+        actions = [{"type": "derive", "metric": metric, "formula": formula}]
+        return {"name": metric, "condition": {"type": "always"}, "actions": actions}
+
+    itself = assert_problem(await platform.http.post(RULES, json=derive("x", "x + 1")), 422, "invalid")
+    assert "recursive: x from x" in itself["detail"]
+    first = await platform.http.post(RULES, json=derive("x", "y + 1"))
+    answer = await platform.http.post(RULES, json=derive("y", "x + 1"))
+    problem = assert_problem(answer, 422, "invalid")
+    assert "recursive through other rules: y from x from y" in problem["detail"]
+    assert problem["errors"][0]["pointer"] == "#/actions/0/formula"
+    assert (await platform.http.post(RULES, json=derive("y", "z + 1"))).status_code == 201
+    other = await platform.http.put(first.headers["Location"], json=derive("x", "x + y"))
+    assert other.status_code == 422
+
+
+async def warnings(platform: World, **rule: Any) -> list[tuple[str, str]]:
+    answer = await platform.http.post(RULES, json={"name": "r", **rule})
+    assert answer.status_code == 201, answer.text
+    return [(warning["pointer"], warning["detail"]) for warning in answer.json()["warnings"]]
+
+
+async def test_what_no_device_has_sent_is_a_warning(platform: World) -> None:
+    scope = {"device_type": "temperature"}
+    await platform.registered(metadata={"max_temperature": 80, "group": "hall 3"})
+    assert await warnings(platform, expression="temprature > 3", scope=scope) == []
+    await platform.send({"temperature": 20.0, "timestamp": AT_MS})
+    assert await warnings(platform, expression="temperature > metadata.max_temperature", scope=scope) == []
+    (first, second) = await warnings(
+        platform, expression="temprature > 0.9 * metadata.max_temprature", scope=scope
+    )
+    assert first == (
+        "#/expression",
+        "no device of the scope (device_type temperature) has sent a metric temprature;"
+        " was temperature meant?",
+    )
+    assert second[0] == "#/expression"
+    assert second[1].endswith("has max_temprature in its metadata; was max_temperature meant?")
+    ((pointer, _),) = await warnings(
+        platform,
+        condition={
+            "type": "all",
+            "conditions": [
+                {"type": "threshold", "metric": "temperature", "operator": ">", "value": 3},
+                {"type": "formula", "formula": "temperature / flow", "operator": ">", "value": 3},
+            ],
+        },
+    )
+    assert pointer == "#/condition/conditions/1/formula"
+    derive = {"type": "derive", "metric": "flow", "formula": "temperature * 2"}
+    assert await warnings(platform, condition={"type": "always"}, actions=[derive]) == []
+    assert await warnings(platform, expression="flow > 3") == []
+    again = {"type": "derive", "metric": "temperature", "formula": "flow2 * 2"}
+    pointers = [p for p, _ in await warnings(platform, condition={"type": "always"}, actions=[again])]
+    assert pointers == ["#/actions/0/formula", "#/actions/0/metric"]
+
+
+async def test_a_scope_may_be_a_group(platform: World) -> None:
+    hot = {"expression": "temperature > 80"}
+    assert (await warnings(platform, **hot, scope={"group": "hall 3"}))[0][0] == "#/scope"
+    await platform.registered(metadata={"group": "hall 3"})
+    await platform.registered("sensor-002", metadata={"groups": ["hall 3", "night"]})
+    await platform.registered("sensor-003", metadata={"group": "hall 4"})
+    assert await warnings(platform, **hot, scope={"group": "hall 3"}) == []
+    number = 0
+    async with asyncio.timeout(10):
+        while len(platform.store.alarms) < 3:
+            number += 1
+            for device_id in ("sensor-001", "sensor-002", "sensor-003"):
+                await platform.send({"temperature": 90.0, "timestamp": AT_MS + number}, device_id)
+    watched = {alarm.device_id for alarm in platform.store.alarms.values()}
+    assert watched == {"sensor-001", "sensor-002"}

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
+from sensorium.actors.conditions.recursion import metrics_looked_at
 from sensorium.actors.rules import RuleSpec
-from sensorium.serve.why import metrics_of
 from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.test_rules_api import HOT, RULES, alarmed
 from tests.unit.serve.world import AT_MS, World
@@ -19,7 +19,12 @@ async def test_an_alarm_says_what_led_to_it_and_what_followed(platform: World) -
     assert why["alarm"] == (await platform.http.get(f"/api/alarms/{alarm_id}")).json()
     assert (why["rule"]["rule_id"], why["rule"]["version"]) == (rule_id, 1)
     assert why["rule"]["spec"]["condition"]["value"] == HOT["condition"]["value"]
-    raised = {"time_ms": why["alarm"]["start_ms"], "values": {"temperature": 90.0}, "late": False}
+    raised = {
+        "time_ms": why["alarm"]["start_ms"],
+        "values": {"temperature": 90.0},
+        "late": False,
+        "quality": "good",
+    }
     assert why["readings"][-1] == raised
     assert [e["kind"] for e in why["events"]] == ["alarm_raised", "alarm_cleared", "alarm_ack"]
     assert (why["windows"], why["actions"], why["commands"]) == ([], [], [])
@@ -65,4 +70,4 @@ def test_every_metric_of_a_rule_is_found() -> None:
         ],
     }
     spec = msgspec.convert({"name": "x", "condition": condition}, RuleSpec)
-    assert metrics_of(spec) == ["inlet", "outlet", "latitude", "longitude"]
+    assert metrics_looked_at(spec) == ["inlet", "outlet", "latitude", "longitude"]

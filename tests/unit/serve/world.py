@@ -110,6 +110,9 @@ class ReadSide:
         sign = -1 if order == "desc" else 1
         return page_of(points, lambda p: sign * p.time_ms, after, limit)
 
+    async def newest_kinds(self, device_ids: Sequence[str]) -> list[tuple[str, str]]:
+        return await self.kinds(device_ids, None, None)
+
     async def kinds(
         self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None
     ) -> list[tuple[str, str]]:

@@ -228,6 +228,8 @@ async def test_the_kinds_that_occur(history: History) -> None:
     assert await history.kinds(["d1", "d2", "unknown"]) == everything
     assert await history.kinds(["d1"], NOON_MS + 3 * 3_600_000, None) == []
     assert await history.kinds([]) == []
+    assert await history.newest_kinds(["d1", "d2", "unknown"]) == everything
+    assert await history.newest_kinds([]) == []
 
 
 @pytest.mark.parametrize("quality", list(Quality))

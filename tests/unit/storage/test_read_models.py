@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 from storage_rows import NOON_MS, alarm, registration
 
+from sensorium.actors.actions import DeriveAction
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import DeadLetter
 from sensorium.actors.placement import SHARDS, device_key, shard_of
 from sensorium.actors.ports import Filter, Registry
 from sensorium.actors.records import AlarmNote, Commit, EventRow, Registration
-from sensorium.actors.rules import Operator, RuleSpec, Scope, Severity, Threshold, ZScore
+from sensorium.actors.rules import Always, Operator, RuleSpec, Scope, Severity, Threshold, ZScore
 from sensorium.actors.testing import MemoryStore
 from sensorium.storage import Alarms, DeadLetters, PgLog, PgMembership, PgRegistry, PgRules
 from sensorium.storage.database import Pool, acquired
@@ -218,6 +219,25 @@ async def test_rules_are_kept_and_counted(pool: Pool) -> None:
     assert await rules.replace("none", HOT) is None
     assert (await rules.delete(hot.rule_id), await rules.delete(hot.rule_id)) == (True, False)
     assert await rules.get(hot.rule_id) is None
+
+
+async def test_no_metric_is_derived_from_itself_through_stored_rules(pool: Pool) -> None:
+    rules = PgRules(pool)
+
+    def derive(metric: str, formula: str) -> RuleSpec:
+        actions = (DeriveAction(metric=metric, formula=formula),)
+        return RuleSpec(name=metric, condition=Always(), actions=actions)
+
+    x = await rules.create(derive("x", "y + 1"))
+    tried = await asyncio.gather(
+        rules.create(derive("y", "z + 1")), rules.create(derive("z", "x + 1")), return_exceptions=True
+    )
+    (refused,) = (found for found in tried if isinstance(found, InvalidMessage))
+    assert "recursive through other rules" in str(refused)
+    assert await rules.replace(x.rule_id, derive("x", "a + 1")) is not None
+    await rules.create(derive("z", "x + 1") if "z from" in str(refused) else derive("y", "z + 1"))
+    with pytest.raises(InvalidMessage):
+        await rules.replace(x.rule_id, derive("x", "y + 1"))
 
 
 async def test_changes_of_rules_are_told_also_after_a_break(dsn: str, pool: Pool) -> None:
