@@ -304,6 +304,8 @@ class Device:
         if self.commands.listening:
             self.commands.heard(self, now_ms, effects)
         if self.twin.listening:
+            if time_ms >= newest_ms:
+                self.twin.metered(self, self.metrics.names, values, now_ms, effects)
             self.twin.heard(self, now_ms, effects)
         effects.readings.append(
             ReadingRow(shard.number, offset, self.key, time_ms, key, flags, self.metrics, values)
@@ -634,7 +636,7 @@ class Device:
                     return Refusal("conflict", f"device {self.id} is decommissioned; register it again first")
                 return twin.change(self, message, now_ms, effects)
             case ClaimTwin():
-                return twin.claim()
+                return twin.claim(self)
             case TwinTold(version=version):
                 return twin.told(self, version, now_ms, effects)
             case TwinUntold(version=version, final=final):

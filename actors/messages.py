@@ -393,18 +393,20 @@ class Telling(msgspec.Struct, frozen=True, omit_defaults=True):
     route: dict[str, Any] | None = None
 
 
-class TwinTelling(msgspec.Struct, frozen=True):
+class TwinTelling(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a device is told of its twin, as it goes over the wire. An older version than one it has is void.
 
     Attributes:
         version: of what is desired.
-        delta: what is desired and not reported so.
+        delta: what is desired and not reported so; null: what is desired no longer and still reported.
         changed_ms: when this version came about; None before the first.
+        route: where a device behind another system is found there; such devices are told otherwise.
     """
 
     version: int
     delta: dict[str, Any]
     changed_ms: int | None
+    route: dict[str, Any] | None = None
 
 
 class DeviceInfo(msgspec.Struct, frozen=True):

@@ -4,10 +4,13 @@ Both are documents with versions (`twin_documents`). What is desired and not rep
 by the device's downlink: when it changes, and when the device comes back. Always the newest, at least once.
 """
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from sensorium.actors.downlinks import BY_METADATA, route_of
 from sensorium.actors.messages import (
     ACCEPTED,
     Answer,
@@ -22,8 +25,8 @@ from sensorium.actors.twin_documents import (
     Document,
     DocumentChange,
     DocumentRefused,
+    delta,
     patched,
-    remaining,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ TIMER: Final = "twin"
 TWIN: Final = ""
 """In place of a command's id, where it says what a device is to be told: its twin."""
 
-TELLS_TWINS: Final = frozenset(("mqtt", "coap"))
+TELLS_TWINS: Final = frozenset(("mqtt", "coap", *BY_METADATA))
 """Downlinks by which a device can be told."""
 
 FIRST_WAIT_MS: Final = 60_000
@@ -50,7 +53,7 @@ class TwinInfo(msgspec.Struct, frozen=True):
     """A device's twin, for people.
 
     Attributes:
-        delta: what is desired and not reported so.
+        delta: what is desired and not reported so; null: what is desired no longer and still reported.
         told_version: the newest version of what is desired that the device was told.
     """
 
@@ -82,7 +85,7 @@ class Twin:
         self.timer = timer
         self._delta = _NOTHING_LEFT
         if state is not None:
-            self._delta = remaining(state.desired.values, state.reported.values)
+            self._delta = delta(state.desired, state.reported)
         self._listen()
 
     @property
@@ -113,7 +116,11 @@ class Twin:
                 continue
             before = self.desired if part == "desired" else self.reported
             try:
-                after = patched(before, patch, now_ms, message.by, replace=message.replace)
+                after = patched(
+                    *(before, patch, now_ms, message.by),
+                    replace=message.replace,
+                    remember_removed=part == "desired",
+                )
             except DocumentRefused as error:
                 return Refusal("twin_too_large", f"{part}: {error}")
             if after is not None:
@@ -133,16 +140,18 @@ class Twin:
     def _write(self, device: "Device", documents: dict[str, Document]) -> None:
         state = self.state or TwinState(device.id, NOTHING, NOTHING)
         self.state = msgspec.structs.replace(state, **documents)
-        self._delta = remaining(self.state.desired.values, self.state.reported.values)
+        self._delta = delta(self.state.desired, self.state.reported)
 
     # --- telling the device -----------------------------------------------------------------------------
 
-    def claim(self) -> Outcome:
+    def claim(self, device: "Device") -> Outcome:
         """What is to be told now, for who tells it: always the newest."""
         desired = self.desired
         if self.state is None or not self.state.ready:
             return Answer(None)
-        return Answer(TwinTelling(desired.version, self._delta, desired.changed_ms))
+        metadata = {} if device.registration is None else device.registration.metadata
+        route = route_of(device.commands.downlink, metadata)
+        return Answer(TwinTelling(desired.version, self._delta, desired.changed_ms, route))
 
     def told(self, device: "Device", version: int, now_ms: int, effects: Commit) -> Outcome:
         """It was told that version; perhaps not for the first time."""
@@ -182,6 +191,22 @@ class Twin:
         waits = state is not None and bool(self._delta) and not state.ready
         if waits and state is not None and (state.due_ms is None or now_ms >= state.due_ms):
             self._ready(device, now_ms, effects)
+
+    def metered(
+        self, device: "Device", names: Sequence[str], values: Sequence[Any], now_ms: int, effects: Commit
+    ) -> None:
+        """A reading of a device that reports by its metrics only: what is as desired counts as reported."""
+        state, left = self.state, self._delta
+        if state is None or device.commands.downlink not in BY_METADATA:
+            return
+        taken = {
+            name: left[name]
+            for name, value in zip(names, values, strict=True)
+            if name in left and _as_desired(left[name], value)
+        }
+        if taken:
+            by = device.commands.downlink
+            self.change(device, ChangeTwin(device.id, reported=taken, by=by), now_ms, effects)
 
     def presence(self, device: "Device", online: bool, now_ms: int, effects: Commit) -> None:
         """The device says that it came, or its last will that it went."""
@@ -261,7 +286,16 @@ class Twin:
         effects.timers.append(TimerRow(device.shard.number, device.id, TIMER, due_ms, now_ms))
 
     def _listen(self) -> None:
-        self.listening = self.state is not None and bool(self._delta) and not self.state.ready
+        state = self.state
+        waits = state is not None and (not state.ready or state.downlink in BY_METADATA)
+        self.listening = waits and bool(self._delta)
+
+
+def _as_desired(wanted: Any, metric: Any) -> bool:
+    """Whether a metric has that value, but for the digits that a float of four bytes does not keep."""
+    if type(wanted) in (int, float) and type(metric) in (int, float):
+        return math.isclose(wanted, metric, rel_tol=1e-6)
+    return type(wanted) is type(metric) and bool(wanted == metric)
 
 
 def tags(desired: Document, reported: Document) -> tuple[str, str, str]:

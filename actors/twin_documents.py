@@ -18,11 +18,16 @@ WHOLE_EVERY: Final = 64
 """Every so many versions a change keeps the whole document besides, so that few are undone for a past one."""
 
 
-class FieldWritten(msgspec.Struct, frozen=True):
-    """When a field was written last, and by whom."""
+MAX_REMOVED: Final = 100
+"""Fields that are desired no longer and still remembered; the oldest are forgotten first."""
+
+
+class FieldWritten(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When a field was written last, and by whom; `removed`: it was taken away then."""
 
     time_ms: int
     by: str
+    removed: bool = False
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -31,7 +36,8 @@ class Document(msgspec.Struct, frozen=True):
     Attributes:
         version: how often it has changed.
         values: the document; no member of it is null.
-        fields: by the JSON pointer (RFC 6901) of each value that is no object, or an empty one.
+        fields: by the JSON pointer (RFC 6901) of each value that is no object, or an empty one; of what is
+            desired also those that were removed last.
         changed_ms: when this version came about; None before the first.
     """
 
@@ -70,7 +76,13 @@ NOTHING: Final = Document()
 
 
 def patched(
-    document: Document, patch: dict[str, Any], now_ms: int, by: str, *, replace: bool = False
+    document: Document,
+    patch: dict[str, Any],
+    now_ms: int,
+    by: str,
+    *,
+    replace: bool = False,
+    remember_removed: bool = False,
 ) -> tuple[Document, DocumentChange] | None:
     """The document after a merge patch, or with `replace` as the patch says alone; None: it stays as it is.
 
@@ -98,6 +110,8 @@ def patched(
     }
     if len(fields) > MAX_FIELDS:
         raise DocumentRefused(f"{len(fields)} fields; a document has at most {MAX_FIELDS}")
+    if remember_removed:
+        fields |= _removed(document, values, msgspec.structs.replace(written, removed=True))
     after = Document(document.version + 1, values, fields, now_ms)
     back: dict[str, FieldWritten | None] = {
         pointer: document.fields.get(pointer)
@@ -145,6 +159,47 @@ def remaining(desired: Mapping[str, Any], reported: Mapping[str, Any]) -> dict[s
         elif name not in reported or not same(value, there):
             left[name] = value
     return left
+
+
+def delta(desired: Document, reported: Document) -> dict[str, Any]:
+    """What a device has yet to do: `remaining`, and null for what it reports and was desired until lately."""
+    left = remaining(desired.values, reported.values)
+    for pointer, field in desired.fields.items():
+        path = _path(pointer)
+        if field.removed and _has(reported.values, path) and not _has(desired.values, path):
+            inner, wanted = left, desired.values
+            for name in path[:-1]:
+                wanted = wanted.get(name, {})
+                if not isinstance(wanted, dict):
+                    break  # something else is desired in the place of its object
+                inner = inner.setdefault(name, {})
+            else:
+                inner[path[-1]] = None
+    return left
+
+
+def _removed(document: Document, values: Mapping[str, Any], now: FieldWritten) -> dict[str, FieldWritten]:
+    """The fields that were there before and are not any more, or were removed lately."""
+    gone = {
+        pointer: field if field.removed else now
+        for pointer, field in document.fields.items()
+        if not _has(values, _path(pointer))
+    }
+    newest = sorted(gone.items(), key=lambda item: -item[1].time_ms)[:MAX_REMOVED]
+    return dict(sorted(newest))
+
+
+def _path(pointer: str) -> list[str]:
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def _has(values: Mapping[str, Any], path: Sequence[str]) -> bool:
+    there: Any = values
+    for name in path:
+        if not isinstance(there, Mapping) or name not in there:
+            return False
+        there = there[name]
+    return True
 
 
 def pointers(values: Mapping[str, Any], below: str = "") -> Iterator[str]:

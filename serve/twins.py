@@ -14,7 +14,7 @@ from sensorium.actors.twin_documents import (
     MAX_DOCUMENT_BYTES,
     MAX_FIELDS,
     Document,
-    remaining,
+    delta,
 )
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.replies import check_plain
@@ -122,8 +122,7 @@ def routes(services: Services) -> APIRouter:
             desired, reported = await services.twins.at(device_id, at_ms)
         except NoHistory as error:
             raise Problem(404, error.code, str(error)) from None
-        delta = remaining(desired.values, reported.values)
-        return json_response(PastTwin(device_id, at_ms, desired, reported, delta))
+        return json_response(PastTwin(device_id, at_ms, desired, reported, delta(desired, reported)))
 
     @router.get(
         f"{PATH}/changes",

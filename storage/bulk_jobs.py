@@ -117,14 +117,13 @@ class BulkJobs:
             )
         return [_job(row) for row in rows]
 
-    async def pending(self, job_id: str, limit: int) -> list[str]:
-        """Devices that have not had their turn, in order of their ids."""
+    async def pending(self, job_id: str, limit: int, after: str = "") -> list[str]:
+        """Devices that have not had their turn, in order of their ids, beyond `after`."""
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT device_id FROM bulk_items WHERE job_id = $1 AND state = 'pending'"
-                " ORDER BY device_id LIMIT $2",
-                job_id,
-                limit,
+                " AND device_id > $3 ORDER BY device_id LIMIT $2",
+                *(job_id, limit, after),
             )
         return [row["device_id"] for row in rows]
 

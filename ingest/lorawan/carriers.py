@@ -7,12 +7,12 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from sensorium.actors.messages import Telling
+from sensorium.actors.messages import Telling, TwinTelling
 from sensorium.ingest.dispatch import Untold
 from sensorium.ingest.downlink import REFUSED_FOR_NOW
 from sensorium.ingest.errors import BrokerRefused, Disconnected
 from sensorium.ingest.lorawan.chirpstack import queue_item_of
-from sensorium.ingest.lorawan.frames import Frame, FrameEncoder
+from sensorium.ingest.lorawan.frames import TWIN, Frame, FrameEncoder
 from sensorium.ingest.lorawan.tts import correlation_of
 from sensorium.ingest.mqtt_client import NO_SUBSCRIBERS, MqttClient
 
@@ -51,6 +51,10 @@ class ChirpstackCarrier:
             raise Untold(str(error), final=error.reason_code not in REFUSED_FOR_NOW) from None
         if code == NO_SUBSCRIBERS:
             raise Untold(f"no ChirpStack has subscribed to {topic}", final=False, count="unreached")
+
+    async def tell_twin(self, device_id: str, telling: TwinTelling) -> None:
+        """Queue it; see `TwinCarrier.tell_twin`."""
+        await self.tell(device_id, as_command(telling))
 
 
 class TtsSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +113,23 @@ class TtsCarrier:
         if not answer.is_success:
             raise Disconnected(f"The Things Stack answered {answer.status_code}")
 
+    async def tell_twin(self, device_id: str, telling: TwinTelling) -> None:
+        """Queue it; see `TwinCarrier.tell_twin`."""
+        await self.tell(device_id, as_command(telling))
+
+
+def as_command(telling: TwinTelling) -> Telling:
+    """A twin as the codecs take it: the delta's values as the parameters of a command `twin` without an id.
+
+    What is desired no longer is left out. A profile may have a layout for it; a script is given the values.
+    """
+    values = {name: value for name, value in telling.delta.items() if value is not None}
+    if not values:
+        raise Untold(
+            "a frame holds values, and nothing is desired in the place of what was removed", final=True
+        )
+    return Telling("", TWIN, values, 0, 0, telling.route)
+
 
 def tts_downlink(frame: Frame, command_id: str) -> dict[str, Any]:
     """An entry of The Things Stack's queue, over whichever protocol."""
@@ -117,7 +138,7 @@ def tts_downlink(frame: Frame, command_id: str) -> dict[str, Any]:
         **_content(frame, "frm_payload", "decoded_payload"),
         "confirmed": frame.confirmed,
         "priority": "NORMAL",
-        "correlation_ids": [correlation_of(command_id)],
+        **({"correlation_ids": [correlation_of(command_id)]} if command_id else {}),
     }
 
 

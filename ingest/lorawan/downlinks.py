@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from sensorium.ingest.dispatch import Carrier, Dispatcher, ReadyCommands
+from sensorium.ingest.dispatch import Dispatcher, ReadyCommands
 from sensorium.ingest.lorawan.adapter import CHIRPSTACK, TTS, LorawanSettings
 from sensorium.ingest.lorawan.carriers import ChirpstackCarrier, TtsCarrier, TtsSettings
 from sensorium.ingest.lorawan.frames import FrameEncoder
@@ -52,7 +52,7 @@ class LorawanDownlinks:
         self._encoder = encoder
         self._publisher: MqttClient | None = None
         self._tts: TtsCarrier | None = None
-        carriers: dict[str, Carrier] = {}
+        carriers: dict[str, ChirpstackCarrier | TtsCarrier] = {}
         if settings.lorawan.chirpstack:
             options = msgspec.structs.replace(settings.options, session_expiry_s=0)
             self._publisher = MqttClient(settings.address, settings.client_id, options=options, repeat=False)
@@ -60,7 +60,7 @@ class LorawanDownlinks:
         if settings.tts is not None:
             self._tts = carriers[TTS] = TtsCarrier(settings.tts, encoder)
         self._dispatchers = {
-            name: Dispatcher(router, sources[name], carrier) for name, carrier in carriers.items()
+            name: Dispatcher(router, sources[name], carrier, carrier) for name, carrier in carriers.items()
         }
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

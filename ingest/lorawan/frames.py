@@ -20,6 +20,10 @@ MAX_FRAME_BYTES: Final = 242
 """No data rate takes more (LoRaWAN Regional Parameters 1.0.4)."""
 
 
+TWIN: Final = "twin"
+"""The command by which a profile may say how a frame of its devices' twins is laid out."""
+
+
 class Frame(msgspec.Struct, frozen=True):
     """What is queued for a device: its payload, or an object that the network server encodes."""
 
@@ -71,7 +75,8 @@ class FrameEncoder:
                 f"{RAW!r} takes f_port and hex",
                 final=True,
             )
-        confirmed = _flag(values.pop("confirmed", True))
+        # A twin is told again until it is reported.
+        confirmed = _flag(values.pop("confirmed", telling.command != TWIN))
         port, payload = await self._scripts.encode(name, values, _port(values.pop("f_port", 1)))
         return Frame(port, payload, confirmed)
 

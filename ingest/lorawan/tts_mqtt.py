@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sensorium.actors.messages import Outcome, Telling
+from sensorium.actors.messages import Outcome, Telling, TwinTelling
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.dispatch import Dispatcher, ReadyCommands, Untold
 from sensorium.ingest.errors import Disconnected
 from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
-from sensorium.ingest.lorawan.carriers import level_of, profile_of, tts_downlink
+from sensorium.ingest.lorawan.carriers import as_command, level_of, profile_of, tts_downlink
 from sensorium.ingest.lorawan.frames import FrameEncoder
 from sensorium.ingest.mqtt311 import Mqtt311Client, Mqtt311Options
 from sensorium.ingest.mqtt_address import BrokerAddress
@@ -74,7 +74,7 @@ class TtsMqtt:
         )
         self._encoder = FrameEncoder(settings.lorawan.codecs, settings.lorawan.commands)
         carrier = TtsMqttCarrier(self._client, settings.user, self._encoder)
-        self._dispatcher = Dispatcher(router, sources if settings.commands else (), carrier)
+        self._dispatcher = Dispatcher(router, sources if settings.commands else (), carrier, carrier)
         self._received = self._finished = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -167,3 +167,7 @@ class TtsMqttCarrier:
             await self._client.publish(f"v3/{self._user}/devices/{device}/down/push", payload)
         except Disconnected as error:
             raise Untold(str(error), final=False, count="unreached") from None
+
+    async def tell_twin(self, device_id: str, telling: TwinTelling) -> None:
+        """Queue it; see `TwinCarrier.tell_twin`."""
+        await self.tell(device_id, as_command(telling))

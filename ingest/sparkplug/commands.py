@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from sensorium.actors.messages import CommandReply, Outcome, Telling
+from sensorium.actors.messages import CommandReply, Outcome, Telling, TwinTelling
 from sensorium.ingest.dispatch import Untold
 from sensorium.ingest.errors import Disconnected, Undecodable
 from sensorium.ingest.pipeline import Router
@@ -80,6 +80,27 @@ class SparkplugCarrier:
             self._awaited.pop(address, None)
             raise Untold(str(error), final=False, count="unreached") from None
 
+    async def tell_twin(self, device_id: str, telling: TwinTelling) -> None:
+        """Write the metrics that are desired by their names; see `TwinCarrier.tell_twin`.
+
+        What the device says of them then is its report. Other fields it cannot be told.
+        """
+        address = address_of(telling.route or {})
+        if address is None:
+            raise Untold("its metadata does not say under sparkplug what its group and node are", final=True)
+        known = self._known(address)
+        wanted = {
+            name: value
+            for name, value in telling.delta.items()
+            if name in known.by_name and isinstance(value, bool | int | float | str)
+        }
+        if not wanted:
+            raise Untold("its birth names none of the fields that are desired", final=True)
+        try:
+            await self._send(address, self._written(address, wanted))
+        except Disconnected as error:
+            raise Untold(str(error), final=False, count="unreached") from None
+
     def reported(self, address: Address, values: dict[str, Any]) -> None:
         """What an edge node or device has said of its metrics, by their types."""
         awaited = self._awaited.get(address)
@@ -102,10 +123,7 @@ class SparkplugCarrier:
     def _written(self, address: Address, parameters: dict[str, Any]) -> tuple[Metric, ...]:
         if not parameters:
             raise Untold("nothing to write: the parameters are the values by metric", final=True)
-        known = self._definitions(address)
-        if known is None:
-            self._ask_rebirth(address.of_node)
-            raise Untold("its birth is not known yet; it was asked for", final=False, count="unreached")
+        known = self._known(address)
         metrics = []
         for name, value in parameters.items():
             definition = known.by_name.get(name)
@@ -117,6 +135,13 @@ class SparkplugCarrier:
         except Undecodable as error:
             raise Untold(error.detail, final=True) from None
         return tuple(metrics)
+
+    def _known(self, address: Address) -> Definitions:
+        known = self._definitions(address)
+        if known is None:
+            self._ask_rebirth(address.of_node)
+            raise Untold("its birth is not known yet; it was asked for", final=False, count="unreached")
+        return known
 
     def _succeeded(self, address: Address) -> None:
         awaited = self._awaited.pop(address)

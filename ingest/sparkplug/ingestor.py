@@ -79,7 +79,7 @@ class SparkplugIngestor:
         carrier = SparkplugCarrier(
             router, self.connected, self.send, self._definitions, self._ask_rebirth, clock_ms
         )
-        self._dispatcher = Dispatcher(router, sources, carrier)
+        self._dispatcher = Dispatcher(router, sources, carrier, carrier)
         self.adapter = SparkplugAdapter(
             *(self._pipeline, router, settings.naming, self._ask_rebirth, settings.bounds),
             reported=carrier.reported,

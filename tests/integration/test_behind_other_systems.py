@@ -1,6 +1,7 @@
 """A platform with Sparkplug, ChirpStack and CoAP on: devices of each are heard and told, over HTTP."""
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -34,7 +35,13 @@ EUI = "a8404137b182428e"
 OVEN = "plant:line1:oven"
 CONFIG = """
 sparkplug: {enabled: true, host_id: sensorium}
-lorawan: {chirpstack: true, tts_secret: "at least 16 characters", codecs: {default: {cayenne: true}}}
+lorawan:
+  chirpstack: true
+  tts_secret: at least 16 characters
+  codecs:
+    default:
+      cayenne: true
+      commands: {twin: {f_port: 7, confirmed: false, layout: [{name: temperature_3, offset: 0, type: u8}]}}
 profiles: {sleeper: {downlink: coap}}
 """
 
@@ -69,6 +76,17 @@ class World:
                     value: float = answer.json()["metrics"][metric]["value"]
                     return value
                 await asyncio.sleep(0.05)
+
+    async def desire(self, device_id: str, **values: Any) -> None:
+        kind = {"Content-Type": "application/merge-patch+json"}
+        place = f"/api/devices/{device_id}/twin/desired"
+        answer = await self.http.patch(place, content=json.dumps(values), headers=kind)
+        assert answer.status_code == 200, answer.text
+
+    async def left_to_do(self, device_id: str, delta: dict[str, Any]) -> None:
+        """Return once that is what the device has yet to do."""
+        while (await self.http.get(f"/api/devices/{device_id}/twin")).json()["delta"] != delta:
+            await asyncio.sleep(0.05)
 
     async def command(self, device_id: str, command: str, **parameters: Any) -> dict[str, Any]:
         asked = {"command": command, "parameters": parameters, "wait_s": 20}
@@ -138,6 +156,13 @@ async def test_sparkplug(world: World) -> None:
             report = encode(Payload(None, (Metric(alias=1, datatype=DataType.FLOAT, raw=180.0),), 3))
             await oven.publish("spBv1.0/plant/DDATA/line1/oven", report, 0)
             assert json.loads(await ending)["state"] == "SUCCEEDED"
+            # Of its twin it is told the metrics that are desired, and reports by them.
+            await world.desire(OVEN, Temperature=190, colour="red")
+            (metric,) = (await told.get()).metrics
+            assert (metric.name, metric.raw) == ("Temperature", 190.0)
+            report = encode(Payload(None, (Metric(alias=1, datatype=DataType.FLOAT, raw=190.0),), 4))
+            await oven.publish("spBv1.0/plant/DDATA/line1/oven", report, 0)
+            await world.left_to_do(OVEN, {"colour": "red"})
 
 
 async def test_lorawan(world: World) -> None:
@@ -162,6 +187,14 @@ async def test_lorawan(world: World) -> None:
             place = f"/api/devices/{EUI}/commands/{told['command_id']}"
             while (await world.http.get(place)).json()["state"] != "SUCCEEDED":
                 await asyncio.sleep(0.05)
+            # Its twin is a frame, too: by the layout, or by the script of its profile.
+            await world.desire(EUI, temperature_3=28)
+            item = await queue.get()
+            assert (item["data"], item["fPort"], item["confirmed"], "id" in item) == ("HA==", 7, False, False)
+            uplink = {"deviceInfo": {"devEui": EUI, "applicationId": "1"}, "fCnt": 9, "fPort": 2}
+            uplink["data"] = base64.b64encode(bytes.fromhex("03670118")).decode()  # 28.0 °C
+            await server.publish(f"application/1/device/{EUI}/event/up", json.dumps(uplink).encode())
+            await world.left_to_do(EUI, {})
     answer = await world.page("lorawan.md", "curl -i http://127.0.0.1:8000/api/lorawan/tts/app")
     assert " 204 " in answer.splitlines()[0]
 

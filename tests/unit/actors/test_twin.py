@@ -26,7 +26,16 @@ from sensorium.actors.messages import (
     TwinUntold,
 )
 from sensorium.actors.twin import FIRST_WAIT_MS, MAX_WAIT_MS, TwinInfo
-from sensorium.actors.twin_documents import NOTHING, Document, patched, pointers, remaining, undone
+from sensorium.actors.twin_documents import (
+    MAX_REMOVED,
+    NOTHING,
+    Document,
+    FieldWritten,
+    patched,
+    pointers,
+    remaining,
+    undone,
+)
 from tests.unit.actors.driving import DEVICE_ID, T0_MS, TYPE, Driver
 
 leaves = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, "a", "b"])
@@ -193,18 +202,79 @@ def test_a_device_that_asks_is_given_it_as_often_as_it_likes() -> None:
     assert not ready(driver)
 
 
-def test_what_cannot_be_told_waits_for_another_downlink() -> None:
+def test_who_is_behind_another_system_is_told_by_it() -> None:
     driver = Driver()
-    driver.send(Patch(DEVICE_ID, metadata={"tts": {"device_id": "x"}}))
+    driver.send(Patch(DEVICE_ID, metadata={"tts": {"device": "x"}}))
     desire(driver, a=1)
-    assert not ready(driver)
+    assert ready(driver)
+    outcome = driver.send(ClaimTwin(DEVICE_ID))
+    assert isinstance(outcome, Answer)
+    assert outcome.value.route == {"device": "x"}
+    assert driver.log.twins[-1].downlink == "tts"
     driver.send(Patch(DEVICE_ID, metadata={"tts": None}))
     assert ready(driver)
+    assert driver.log.twins[-1].downlink == "mqtt"
     driver.send(Decommission(DEVICE_ID))
     assert not ready(driver)
     refused = driver.send(ChangeTwin(DEVICE_ID, desired={"a": 2}))
     assert isinstance(refused, Refusal)
     assert driver.send(GetTwin(DEVICE_ID)) != refused
+
+
+def test_who_is_behind_another_system_reports_by_its_metrics() -> None:
+    driver = Driver()
+    driver.send(Patch(DEVICE_ID, metadata={"sparkplug": {"group": "g", "node": "n"}}))
+    desire(driver, speed=1500, limit=21.3, on=True, mode="auto", deep={"a": 1})
+    driver.read({"speed": 1499.0, "on": False, "other": 3.0}, 0)
+    assert driver.device.twin.reported == NOTHING, "neither is as it shall be"
+    driver.read({"speed": 1500.0, "limit": 21.299999237060547, "mode": "auto"}, 1)
+    assert driver.device.twin.reported.values == {"speed": 1500, "limit": 21.3, "mode": "auto"}
+    assert driver.device.twin.reported.fields["/speed"].by == "sparkplug"
+    assert claimed(driver) == (1, {"on": True, "deep": {"a": 1}})
+    driver.send(TwinTold(DEVICE_ID, 1))
+    driver.read({"on": True}, -5)
+    assert "on" not in driver.device.twin.reported.values, "that was before the newest"
+    driver.read({"on": True}, 2)
+    assert driver.recovered().device.twin.info(DEVICE_ID).delta == {"deep": {"a": 1}}
+    said = Driver()
+    desire(said, speed=1500)
+    said.read({"speed": 1500.0}, 0)
+    assert said.device.twin.reported == NOTHING, "by MQTT it can say so itself"
+
+
+def test_what_is_desired_no_longer_is_told_as_null_while_it_is_reported() -> None:
+    driver = Driver()
+    desire(driver, interval_s=10, display={"on": True, "text": "x"}, never=1)
+    report(driver, interval_s=10, display={"on": True, "text": "x"}, own=1)
+    info = desire(driver, interval_s=None, display={"on": None}, never=None)
+    assert info.delta == {"interval_s": None, "display": {"on": None}}
+    assert info.desired.values == {"display": {"text": "x"}}
+    assert info.desired.fields["/interval_s"] == FieldWritten(driver.now_ms, "test", removed=True)
+    assert claimed(driver) == (2, info.delta)
+    driver = driver.recovered()
+    assert claimed(driver) == (2, info.delta)
+    report(driver, interval_s=None)
+    assert driver.device.twin.info(DEVICE_ID).delta == {"display": {"on": None}}
+    assert desire(driver, display={"on": False}).delta == {"display": {"on": False}}
+    assert "/interval_s" in driver.device.twin.desired.fields
+    report(driver, display={"on": False})
+    assert claimed(driver) is None
+    # In its place something else is desired.
+    assert desire(driver, display="off").delta == {"display": "off"}
+    report(driver, display="off")
+    assert desire(driver, display=None).delta == {"display": None}
+
+
+def test_removed_fields_are_remembered_within_a_bound() -> None:
+    driver = Driver()
+    names = [f"f{n:03}" for n in range(MAX_REMOVED + 20)]
+    desire(driver, **dict.fromkeys(names, 1))
+    for name in names:
+        driver.wait(1)
+        desire(driver, **{name: None})
+    fields = driver.device.twin.desired.fields
+    assert sorted(fields) == [f"/{name}" for name in names[20:]]
+    assert all(field.removed for field in fields.values())
 
 
 def test_either_both_documents_are_written_or_none() -> None:

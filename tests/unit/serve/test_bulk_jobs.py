@@ -1,14 +1,16 @@
 """Bulk jobs: made over the API, given out once each at their pace, resumed, cancelled, and followed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
-from sensorium.actors.messages import ClaimCommand, CommandReply
+from sensorium.actors.commands import MAX_OPEN
+from sensorium.actors.messages import CancelCommand, ClaimCommand, CommandReply, SendCommand
+from sensorium.serve import spreader as spreader_module
 from sensorium.serve.spreader import Spreader, command_id_of
 from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.world import NOW_MS, World, world
@@ -28,8 +30,8 @@ async def platform() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def spreading(platform: World) -> AsyncIterator[Spreader]:
-    spreader = Spreader(platform.router, platform.jobs, platform.commands)
+async def spreading(platform: World, clock_ms: Callable[[], int] = lambda: NOW_MS) -> AsyncIterator[Spreader]:
+    spreader = Spreader(platform.router, platform.jobs, platform.commands, clock_ms)
     task = asyncio.create_task(spreader.run())
     try:
         async with asyncio.timeout(20):
@@ -114,6 +116,66 @@ async def test_who_goes_on_after_a_crash_gives_nothing_twice(platform: World) ->
         await until(platform, job_id, state="DONE", given=len(IDS))
         assert spreader.statistics()["given"] == 0, "the store knew them all"
     assert platform.store.commands == before
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreader_module, "FULL_RETRY_S", 0.05)
+    monkeypatch.setattr(spreader_module, "LOOK_EVERY_S", 0.01)
+
+
+async def filled(platform: World, device_id: str) -> None:
+    """It has as many open commands as a device may have."""
+    for n in range(MAX_OPEN):
+        far_ms = NOW_MS + 10**9
+        await platform.router.ask(SendCommand(device_id, f"full-{n}", "wait", {}, 1_000, far_ms, 0, None))
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_who_has_too_many_open_commands_is_tried_again(platform: World) -> None:
+    await filled(platform, IDS[5])
+    job_id = await made(platform, COMMANDS, **ALL)
+    async with spreading(platform, lambda: NOW_MS) as spreader:
+        found = await until(platform, job_id, given=19, pending=1)
+        while not spreader.statistics()["resting"]:
+            await asyncio.sleep(0.005)
+        # It keeps nobody else from being given theirs.
+        await until(
+            platform, await made(platform, COMMANDS, **{**ALL, "select": {"device_ids": ["other"]}}), given=1
+        )
+        assert (found["state"], found["refused"]) == ("RUNNING", 0)
+        await platform.router.ask(CancelCommand(IDS[5], "full-7"))
+        found = await until(platform, job_id, state="DONE")
+    assert (found["given"], found["refused"]) == (20, 0)
+    assert command_id_of(job_id, IDS[5]) in platform.store.commands
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_it_is_refused_once_the_command_would_have_expired(platform: World) -> None:
+    await filled(platform, IDS[5])
+    now_ms = NOW_MS
+    job_id = await made(platform, COMMANDS, **ALL)
+    async with spreading(platform, lambda: now_ms) as spreader:
+        while not spreader.statistics()["resting"]:
+            await asyncio.sleep(0.005)
+        now_ms += 2 * 86_400_000
+        found = await until(platform, job_id, state="DONE")
+    assert (found["given"], found["refused"]) == (19, 1)
+    assert [f["reason"].split(":")[0] for f in found["failures"]] == ["overloaded"]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_who_is_waited_for_can_be_cancelled(platform: World) -> None:
+    await filled(platform, IDS[5])
+    job_id = await made(platform, COMMANDS, **ALL)
+    async with spreading(platform, lambda: NOW_MS) as spreader:
+        while not spreader.statistics()["resting"]:
+            await asyncio.sleep(0.005)
+        await platform.http.delete(f"{COMMANDS}/{job_id}")
+        found = await until(platform, job_id, state="CANCELLED")
+        assert (found["cancelled"], found["given"]) == (1, 19)
+        while spreader.statistics()["resting"]:
+            await asyncio.sleep(0.005)
 
 
 async def test_it_keeps_its_pace(platform: World) -> None:

@@ -38,6 +38,7 @@ async def test_patches_merge_and_say_who_wrote_what_when(platform: World) -> Non
         "fields": {
             "/a/c": {"time_ms": NOW_MS, "by": "alice"},
             "/d": {"time_ms": NOW_MS, "by": "api"},
+            "/a/b": {"time_ms": NOW_MS, "by": "alice", "removed": True},
         },
         "changed_ms": NOW_MS,
     }

@@ -297,9 +297,10 @@ class JobSide:
     async def open(self, limit: int) -> list[BulkJob]:
         return [job for job in self.jobs.values() if job.state in ("RUNNING", "CANCELLING")][:limit]
 
-    async def pending(self, job_id: str, limit: int) -> list[str]:
+    async def pending(self, job_id: str, limit: int, after: str = "") -> list[str]:
         items = self.of_job[job_id].values()
-        return sorted(item.device_id for item in items if item.state == "pending")[:limit]
+        waiting = sorted(item.device_id for item in items if item.state == "pending")
+        return [device_id for device_id in waiting if device_id > after][:limit]
 
     async def mark(self, job_id: str, items: Sequence[BulkItem]) -> None:
         if self.crashing:
