@@ -15,7 +15,8 @@ ANOMALIES: Final = "anomalies"
 COMMANDS: Final = "commands"
 PRESENCE: Final = "presence"
 DEVICES: Final = "devices"
-TOPICS: Final = (READINGS, ALARMS, ANOMALIES, COMMANDS, PRESENCE, DEVICES)
+TWINS: Final = "twins"
+TOPICS: Final = (READINGS, ALARMS, ANOMALIES, COMMANDS, PRESENCE, DEVICES, TWINS)
 MAX_NAMES: Final = 1_000
 """Devices, types or metrics that one filter names."""
 MAX_NAME_CHARS: Final = 128
@@ -60,6 +61,8 @@ def topic_of(change: Change) -> str | None:
         return ANOMALIES
     if kind.startswith("command_"):
         return COMMANDS
+    if kind.startswith("twin_"):
+        return TWINS
     if kind in _PRESENCES:
         return PRESENCE
     return DEVICES if kind in _REGISTRATIONS else None

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.actors.messages import Quality
-from sensorium.serve.feed_filter import ALARMS, ANOMALIES, ANOMALY, COMMANDS, PRESENCE, READINGS
+from sensorium.serve.feed_filter import ALARMS, ANOMALIES, ANOMALY, COMMANDS, PRESENCE, READINGS, TWINS
 from sensorium.storage.live_log import Change
 
 encode: Final = msgspec.json.Encoder().encode
@@ -103,6 +103,11 @@ def item(change: Change, topic: str, metrics: frozenset[str] = frozenset()) -> b
         shown |= {"event": kind.removeprefix("command_"), **body}
     elif topic == PRESENCE:
         shown["online"] = kind == "online"
+    elif topic == TWINS:
+        assert kind is not None
+        # The way back is the log's affair.
+        twin = {name: body[name] for name in ("version", "by", "patch")}
+        shown |= {"event": kind.removeprefix("twin_"), "twin": twin}
     else:
         shown |= {"event": kind, "device": body}
     return encode(shown)

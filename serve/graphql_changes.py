@@ -1,5 +1,6 @@
 """What GraphQL changes: each mutation is a call of the REST API, made within the process."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,8 +16,9 @@ from sensorium.actors.records import Alarm as AlarmRecord
 from sensorium.actors.records import Command as CommandRecord
 from sensorium.actors.rules import Rule as RuleRecord
 from sensorium.serve.graphql_context import Info
-from sensorium.serve.graphql_types import Alarm, Command, Device, Rule, rule_of
+from sensorium.serve.graphql_types import Alarm, Command, Device, Rule, Twin, rule_of, twin_of
 from sensorium.serve.origin import BY_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER, WAY_HEADER, origin_of
+from sensorium.serve.problems import not_found
 
 REST: Final = "http://rest"
 
@@ -90,6 +92,28 @@ class Mutation:
         found: Any = msgspec.convert(said, CommandRecord)
         return found  # type: ignore[no-any-return]
 
+    @strawberry.mutation(
+        description="Change what is desired of a device by a JSON merge patch; `replace`: as a whole. With"
+        " `version` only if that is the present one of what is desired."
+    )
+    async def desire(
+        self,
+        info: Info,
+        device_id: str,
+        values: JSON,
+        replace: bool = False,
+        version: int | None = None,
+        by: str | None = None,
+    ) -> Twin:
+        place = f"/api/devices/{_quoted(device_id)}/twin/desired"
+        path = place if by is None else f"{place}?by={_quoted(by)}"
+        matching = {} if version is None else {"If-Match": f'"d{version}"'}
+        await _rest(info, "PUT" if replace else "PATCH", path, values, matching)
+        found = await info.context.twins.load(device_id)
+        if found is None:
+            raise not_found(f"no device {device_id}")
+        return twin_of(found)
+
     @strawberry.mutation(description="Cancel an open command.")
     async def cancel_command(self, info: Info, device_id: str, command_id: str) -> Command | None:
         await _rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}/commands/{_quoted(command_id)}")
@@ -142,12 +166,14 @@ async def _registered(info: Info, device_id: str) -> Device:
     return found  # type: ignore[no-any-return]
 
 
-async def _rest(info: Info, method: str, path: str, body: Any = None) -> Any:
+async def _rest(
+    info: Info, method: str, path: str, body: Any = None, more: Mapping[str, str] | None = None
+) -> Any:
     """What the REST API answers, asked within this process. Raises its problem."""
     transport = httpx.ASGITransport(info.context.request.app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url=REST, timeout=None) as client:
         content = None if body is None else msgspec.json.encode(body)
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = {**(more or {}), **({} if body is None else {"Content-Type": "application/json"})}
         # Over a WebSocket there is no request that was attributed yet.
         origin = ASKED_BY.get() or origin_of(info.context.request.scope)
         headers |= {WAY_HEADER: "graphql", REQUEST_ID_HEADER: origin.request_id}

@@ -11,8 +11,9 @@ from starlette.websockets import WebSocket
 from strawberry.dataloader import DataLoader
 
 from sensorium.actors.errors import DeviceNotFound
-from sensorium.actors.messages import DeviceInfo, GetDevice, GetLatest, Latest
+from sensorium.actors.messages import DeviceInfo, GetDevice, GetLatest, GetTwin, Latest
 from sensorium.actors.records import Registration
+from sensorium.actors.twin import TwinInfo
 from sensorium.serve.services import ReadsForMany, Services
 
 T = TypeVar("T")
@@ -41,6 +42,9 @@ class Context:
         )
         self.latest: DataLoader[str, Latest | None] = DataLoader(
             lambda ids: self._ask_all(ids, GetLatest, Latest), cache=False
+        )
+        self.twins: DataLoader[str, TwinInfo | None] = DataLoader(
+            lambda ids: self._ask_all(ids, GetTwin, TwinInfo), cache=False
         )
 
     async def _ask_all(self, device_ids: Sequence[str], message: Any, kind: type[T]) -> list[T | None]:

@@ -26,7 +26,7 @@ MAX_FIRST: Final = 1_000
 _FIRST: Final = {"devices": 100, "alarms": 100, "commands": 100, "readings": 100}
 """Fields that are lists, and how many items they have when nobody says; below a device it is fewer."""
 _OF_A_DEVICE: Final = 10
-_WEIGHTS: Final = {"latest": 2, "connectivity": 2, "aggregate": 100, "aggregated": 200}
+_WEIGHTS: Final = {"latest": 2, "connectivity": 2, "twin": 2, "aggregate": 100, "aggregated": 200}
 
 
 class CostLimit(SchemaExtension):

@@ -9,6 +9,8 @@ from strawberry.types.scalar import ScalarDefinition
 
 from sensorium.actors.messages import DeviceInfo, Latest, Quality, ReadingFlag, quality_of
 from sensorium.actors.rules import Rule as RuleRecord
+from sensorium.actors.twin import TwinInfo
+from sensorium.actors.twin_documents import Document
 from sensorium.serve.graphql_context import Info
 from sensorium.serve.graphql_limits import MAX_FIRST
 from sensorium.serve.problems import Problem
@@ -137,6 +139,24 @@ class Command:
         return found
 
 
+@strawberry.type(description="One document of a twin; `fields` says who wrote what when, by JSON pointer.")
+class TwinDocument:
+    version: int
+    values: JSON
+    fields: JSON
+    changed_ms: EpochMs | None
+
+
+@strawberry.type(
+    description="What is desired of a device and what it reports; `delta` is what it has yet to do."
+)
+class Twin:
+    desired: TwinDocument
+    reported: TwinDocument
+    delta: JSON
+    told_version: int
+
+
 @strawberry.type(description="A device as it is registered, and what is known of it beside.")
 class Device:
     device_id: str
@@ -162,6 +182,11 @@ class Device:
             for name, value in found.metrics.items()
             if metrics is None or name in metrics
         ]
+
+    @strawberry.field(description="Its twin, from the device itself; null once the device is gone.")
+    async def twin(self, info: Info) -> Twin | None:
+        found = await info.context.twins.load(self.device_id)
+        return None if found is None else twin_of(found)
 
     @strawberry.field(description="The newest readings, newest first, as far back as the log goes.")
     async def readings(
@@ -303,6 +328,24 @@ def rule_of(rule: RuleRecord) -> Rule:
     )
 
 
+def twin_of(twin: TwinInfo) -> Twin:
+    """From what the device says of it."""
+
+    def shown(document: Document) -> TwinDocument:
+        fields: Any = msgspec.to_builtins(document.fields)
+        changed: Any = document.changed_ms
+        values: Any = document.values
+        return TwinDocument(version=document.version, values=values, fields=fields, changed_ms=changed)
+
+    left: Any = twin.delta
+    return Twin(
+        desired=shown(twin.desired),
+        reported=shown(twin.reported),
+        delta=left,
+        told_version=twin.told_version,
+    )
+
+
 def change_of(item: dict[str, Any]) -> Change:
     """From an item of the live feed."""
     common = ("topic", "id", "device_id", "device_type", "time_ms", "committed_ms")
@@ -311,5 +354,6 @@ def change_of(item: dict[str, Any]) -> Change:
     event, values, online = rest.pop("event", None), rest.pop("values", None), rest.pop("online", None)
     late = rest.pop("late", False)
     quality = rest.pop("quality", None if values is None else Quality.GOOD)
-    body: Any = rest.get("alarm") or rest.get("anomaly") or rest.get("device") or rest or None
+    named = (rest.get(name) for name in ("alarm", "anomaly", "device", "twin"))
+    body: Any = next(filter(None, named), rest or None)
     return Change(**given, event=event, values=values, late=late, quality=quality, online=online, body=body)

@@ -83,6 +83,15 @@ def where(found: list[dict[str, Any]]) -> list[str]:
     return [f"{item['device_id']} {item['id']} {item.get('event', item['topic'])}" for item in found]
 
 
+async def test_changes_of_twins_are_told_without_the_way_back(feed: LiveFeed, log: FeedLog) -> None:
+    async with feed.subscribe(read_filter({"topics": "twins"})) as (subscription, _):
+        change = {"version": 2, "by": "alice", "patch": {"a": None}, "undo": {"values": {"a": 1}}}
+        log.commit(happened("twin_desired", offset=7, **change), happened("online", offset=8))
+        (told_of,) = await told(subscription, 1)
+    assert (told_of["topic"], told_of["event"]) == ("twins", "desired")
+    assert told_of["twin"] == {"version": 2, "by": "alice", "patch": {"a": None}}
+
+
 async def test_what_is_committed_is_told(feed: LiveFeed, log: FeedLog) -> None:
     async with feed.subscribe(FeedFilter()) as (subscription, _):
         log.commit(reading("one", 7, temperature=21.5))

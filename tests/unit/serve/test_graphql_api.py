@@ -170,6 +170,31 @@ async def test_changes_are_those_of_the_rest_api(platform: World) -> None:
     assert gone["decommissionDevice"] == {"status": "decommissioned"}
 
 
+async def test_twins_are_shown_and_desired(platform: World) -> None:
+    await platform.registered("ab", device_type="t")
+    desire = (
+        "mutation($values: JSON!, $version: Int, $replace: Boolean! = false) {"
+        ' desire(deviceId: "ab", by: "a b", values: $values, version: $version, replace: $replace)'
+        " { desired { version values fields changedMs } delta toldVersion } }"
+    )
+    made = (await data(platform, desire, values={"a": {"b": 1}, "c": 2}))["desire"]
+    assert (made["desired"]["version"], made["delta"], made["toldVersion"]) == (1, {"a": {"b": 1}, "c": 2}, 0)
+    assert made["desired"]["fields"]["/c"]["by"] == "a b"
+    changed = (await data(platform, desire, values={"c": None}, version=1))["desire"]
+    assert changed["desired"]["values"] == {"a": {"b": 1}}
+    error = await refused(platform, desire, values={"c": 3}, version=1)
+    assert (error["extensions"]["code"], error["extensions"]["status"]) == ("precondition_failed", 412)
+    whole = (await data(platform, desire, values={"d": 1}, replace=True))["desire"]
+    assert whole["desired"]["values"] == {"d": 1}
+    found = await data(
+        platform, "{ devices { items { twin { desired { version } reported { values } delta } } } }"
+    )
+    twin = {"desired": {"version": 3}, "reported": {"values": {}}, "delta": {"d": 1}}
+    assert found["devices"]["items"] == [{"twin": twin}]
+    error = await refused(platform, 'mutation { desire(deviceId: "no", values: {a: 1}) { delta } }')
+    assert error["extensions"]["status"] == 404
+
+
 async def test_refusals_say_why(platform: World) -> None:
     error = await refused(platform, 'mutation { sendCommand(deviceId: "no", command: "x") { state } }')
     assert error["extensions"]["status"] == 404
