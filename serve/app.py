@@ -25,12 +25,15 @@ from sensorium.serve import (
     erasures,
     events,
     export,
+    fleet_measures,
     graphql,
     health,
     history,
     live,
     lorawan,
     maintenance,
+    measure_models,
+    measures,
     nodes,
     path_parts,
     projections,
@@ -114,6 +117,8 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(backtest.routes(services))
     app.include_router(alarms.routes(services))
     app.include_router(anomalies.routes(services))
+    app.include_router(measures.routes(services))
+    app.include_router(fleet_measures.routes(services))
     app.include_router(dead_letters.routes(services))
     app.include_router(alarm_actions.routes(services))
     app.include_router(why.routes(services))
@@ -144,6 +149,7 @@ def build_app(services: Services) -> FastAPI:
             Erasure,
             erasures.ErasurePage,
             *bulk_models.VALUES,
+            *measure_models.VALUES,
             why.AlarmWhy,
             maintenance.MaintenanceList,
         ),

@@ -44,6 +44,7 @@ from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.deliveries import Deliveries
 from sensorium.storage.erasures import Erasures
 from sensorium.storage.events import Events
+from sensorium.storage.fleet_figures import FleetFigures
 from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.live_log import LiveLog
@@ -157,6 +158,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             rules=rules,
             alarms=alarms,
             anomalies=Anomalies(pools),
+            figures=FleetFigures(pools),
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
             audit=audit,
             erasures=Erasures(pools),

@@ -12,6 +12,7 @@ from sensorium.serve.buckets import Fill
 from sensorium.serve.buckets import fill as filled
 from sensorium.serve.describe import answer, reference
 from sensorium.serve.devices import METADATA_PARAMETER, METADATA_PREFIX
+from sensorium.serve.downsample import lttb
 from sensorium.serve.pages import (
     AggregateGroup,
     AggregatePage,
@@ -75,6 +76,10 @@ ZoneQuery = Annotated[
 ]
 QualityQuery = Annotated[
     Quality | None, Query(description="Only of readings that the profile's schema found so.")
+]
+PointsQuery = Annotated[
+    int | None,
+    Query(ge=3, le=5_000, description="For a chart: so many intervals at most, by LTTB. Numbers only."),
 ]
 FillQuery = Annotated[Fill, Query(description="What stands where nothing was measured.")]
 
@@ -169,6 +174,7 @@ def routes(services: Services) -> APIRouter:
         fill: FillQuery = Fill.NONE,
         start: StartQuery = None,
         end: EndQuery = None,
+        points: PointsQuery = None,
     ) -> Response:
         """Over the devices of a type, with some metadata, in a place, or all; with `group_by` a series for
         each group. Without an interval, one value for the whole range."""
@@ -194,17 +200,31 @@ def routes(services: Services) -> APIRouter:
         devices = None
         if picky or group_by is not None or device_type is None:
             devices = await chosen(registry, request, device_type, near)
+        if points is not None and every_s is None:
+            raise invalid_parameter("points", "goes with an interval")
         if group_by is None:
             items, buckets = await series(None if devices is None else [d.device_id for d in devices])
+            items = for_chart(items, points)
             told = (buckets.source, buckets.approximate, timezone)
             return json_response(TypeAggregate(device_type, metric, how, every_s, items, *told))
         groups = []
         for group, device_ids in grouped(devices or (), group_by).items():
             items, buckets = await series(device_ids)
-            groups.append(AggregateGroup(group, len(device_ids), items, buckets.source))
+            shown = for_chart(items, points)
+            groups.append(AggregateGroup(group, len(device_ids), shown, buckets.source))
         return json_response(GroupedAggregate(group_by, metric, how, every_s, groups, timezone))
 
     return router
+
+
+def for_chart(items: list[TypeBucketItem], points: int | None) -> list[TypeBucketItem]:
+    """As many of them as asked for, so that a line through them looks the same; those without a number do not
+    count, and all stay where none are asked for or they are few."""
+    if points is None or len(items) <= points:
+        return items
+    numbers = {item.start_ms: item for item in items if type(item.value) is float}
+    kept = lttb([(at_ms, float(item.value or 0.0)) for at_ms, item in numbers.items()], points)
+    return [numbers[at_ms] for at_ms, _ in kept]
 
 
 def _check_shape(every_s: int | None, zone: str | None, fill: Fill) -> None:

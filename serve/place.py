@@ -1,12 +1,14 @@
 """Which devices are meant: by type, status, metadata, and where they stand."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import floor
 from typing import Annotated, Any, Final
 
 from fastapi import Query, Request
 
 from sensorium.actors.conditions.kinds import Circle
 from sensorium.actors.conditions.places import circle
+from sensorium.actors.peer_watch import CELL_DEGREES
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Registration
 from sensorium.serve.devices import METADATA_PREFIX, metadata_filter
@@ -25,7 +27,7 @@ NearQuery = Annotated[
 ]
 GroupQuery = Annotated[
     str | None,
-    Query(max_length=140, description="`type` or `metadata.KEY`: one series for each value of it."),
+    Query(max_length=140, description="`type`, `metadata.KEY` or `place`: one series for each value of it."),
 ]
 
 
@@ -68,17 +70,31 @@ def grouped(devices: Sequence[Registration], by: str) -> dict[str, list[str]]:
     """The devices' ids by what they have in common, as text; those without it are under "".
 
     Raises:
-        Problem: `by` is neither `type` nor `metadata.KEY`, or there are more than `MAX_GROUPS`.
+        Problem: `by` is none of `type`, `place` and `metadata.KEY`, or there are more than `MAX_GROUPS`.
     """
-    if by != "type" and not (by.startswith(METADATA_PREFIX) and all(by.split("."))):
-        raise invalid_parameter("group_by", "type or metadata.KEY")
+    if by not in ("type", "place") and not (by.startswith(METADATA_PREFIX) and all(by.split("."))):
+        raise invalid_parameter("group_by", "type, place or metadata.KEY")
     groups: dict[str, list[str]] = {}
     for device in devices:
-        value = device.device_type if by == "type" else _within(device.metadata, by.split(".")[1:])
+        if by == "place":
+            value = cell_of(device)
+        else:
+            value = device.device_type if by == "type" else _within(device.metadata, by.split(".")[1:])
         groups.setdefault(value, []).append(device.device_id)
         if len(groups) > MAX_GROUPS:
             raise invalid_parameter("group_by", f"more than {MAX_GROUPS} groups")
     return dict(sorted(groups.items()))
+
+
+def cell_of(device: Registration) -> str:
+    """The cell of `CELL_DEGREES` on the map that the device is in, by its corner in the south west, such as
+    "52.5,13.4"; "" for one without a place."""
+    where = device.location
+    if where is None or where.latitude is None or where.longitude is None:
+        return ""
+    # A little more, because 52.6 / 0.1 is less than 526 in binary.
+    latitude, longitude = (floor(part / CELL_DEGREES + 1e-9) for part in (where.latitude, where.longitude))
+    return f"{latitude * CELL_DEGREES:.1f},{longitude * CELL_DEGREES:.1f}"
 
 
 def _stands(device: Registration, inside: Callable[[float, float], bool]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, Progress
+from sensorium.actors.data_quality import Arrivals
 from sensorium.actors.errors import Unavailable
 from sensorium.actors.maintenance import Maintenance
 from sensorium.actors.messages import Message, Outcome, Quality
@@ -22,6 +23,7 @@ from sensorium.serve.pages import HostList, NodeItem
 from sensorium.storage.bulk_jobs import BulkJob
 from sensorium.storage.deliveries import StoredDelivery
 from sensorium.storage.erasures import Erasure
+from sensorium.storage.fleet_figures import Activation, AlarmTimes, Energy
 from sensorium.storage.history import Buckets
 from sensorium.storage.maintenance import StoredMaintenance
 from sensorium.storage.projection import ProjectionStatus
@@ -247,6 +249,17 @@ class ReadsAnomalies(Protocol):
     ) -> Any: ...
 
 
+class ReadsFigures(Protocol):
+    """Figures over devices and fleets, as `storage.fleet_figures.FleetFigures` has them."""
+
+    async def arrivals(self, device_id: str, start_ms: int, end_ms: int) -> Arrivals: ...
+    async def activation(self, device_type: str | None, start_ms: int, end_ms: int) -> Activation: ...
+    async def alarms(self, device_type: str | None, start_ms: int, end_ms: int) -> list[AlarmTimes]: ...
+    async def energy(
+        self, metric: str, counts_up: bool, device_type: str | None, start_ms: int, end_ms: int
+    ) -> Energy: ...
+
+
 class ReadsCommands(Protocol):
     """Commands, newest first."""
 
@@ -408,6 +421,7 @@ class Services:
     rules: KeepsRules
     alarms: ReadsAlarms
     anomalies: ReadsAnomalies
+    figures: ReadsFigures
     dead_letters: ReadsDeadLetters
     projections: SteersProjections
     commands: ReadsCommands

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sensorium.serve.buckets import Fill, fill
 from sensorium.serve.downsample import lttb
 from sensorium.serve.problems import Problem
+from sensorium.storage.history import Buckets, TypeBucket
 from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.world import AT_MS, World
 
@@ -123,6 +124,7 @@ async def test_groups_and_places(platform: World) -> None:
     assert await groups("group_by=metadata.site") == {"": 1, "north": 1, "south": 1}
     assert await groups("group_by=metadata.floor") == {"": 2, "3": 1}
     assert await groups("group_by=type&near=52.5,13.4,5000") == {"temperature": 1}
+    assert await groups("group_by=place") == {"": 1, "52.4,13.0": 1, "52.5,13.4": 1}
     assert await groups("group_by=metadata.up&metadata.site=south") == {"true": 1}
     asked = platform.read.asked
     await platform.http.get(page + "near=52.5,13.4,50000")
@@ -139,6 +141,7 @@ async def test_groups_and_places(platform: World) -> None:
         "near=0,0,nan",
         "group_by=site",
         "group_by=metadata.",
+        "points=10",
         "timezone=Europe/Berlin",
         "timezone=Europe/Berlin&interval=1h",
         "timezone=Nowhere&interval=1d",
@@ -150,6 +153,23 @@ async def test_mistakes_are_told(platform: World, query: str) -> None:
     response = await platform.http.get(f"/api/analytics/aggregated?metric=t&{query}")
     problem = assert_problem(response, 422, "invalid")
     assert problem["errors"][0]["parameter"] == query.partition("=")[0]
+
+
+async def test_intervals_over_devices_are_chosen_for_a_chart(
+    platform: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets = [TypeBucket(AT_MS + n * H, float(n % 7) + (n == 55) * 90.0, 2) for n in range(100)]
+
+    async def aggregated(*_: Any) -> Any:
+        return Buckets(buckets, "1h")
+
+    monkeypatch.setattr(platform.read, "aggregate_type", aggregated)
+    page = "/api/analytics/aggregated?metric=t&device_type=temperature&interval=1h&points="
+    items = (await platform.http.get(page + "12")).json()["items"]
+    assert len(items) == 12
+    assert (items[0]["start_ms"], items[-1]["start_ms"]) == (AT_MS, AT_MS + 99 * H)
+    assert max(item["value"] for item in items) == 96.0, "no peak is lost"
+    assert len((await platform.http.get(page + "200")).json()["items"]) == 100
 
 
 async def test_a_devices_intervals_are_filled(platform: World) -> None:

@@ -14,9 +14,10 @@ import msgspec
 
 from sensorium.actors.backtest import BacktestResult, Gathering
 from sensorium.actors.backtesting import Asked, Progress, prepare, relive
+from sensorium.actors.data_quality import Arrivals
 from sensorium.actors.errors import LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
-from sensorium.actors.messages import DeadLetter, Quality, Value, quality_of
+from sensorium.actors.messages import DeadLetter, Quality, ReadingFlag, Value, quality_of
 from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.placement import SHARDS, device_key
 from sensorium.actors.ports import Filter
@@ -37,6 +38,7 @@ from sensorium.storage.bulk_jobs import BulkItem, BulkJob
 from sensorium.storage.dead_letters import StoredDeadLetter
 from sensorium.storage.erasures import Erasure
 from sensorium.storage.events import Event
+from sensorium.storage.fleet_figures import Activation, AlarmTimes, Energy
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
 from sensorium.storage.projection import ProjectionStatus
@@ -72,6 +74,8 @@ class ReadSide:
 
     store: MemoryStore
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    buckets: dict[str, list[Bucket]] = field(default_factory=dict)
+    """What aggregates are, by aggregation; without, one of 23.5 degrees."""
 
     async def page(self, which: Filter, after: str | None, limit: int) -> Page[Registration]:
         ids = await self.store.select(which)
@@ -122,6 +126,8 @@ class ReadSide:
 
     async def aggregate(self, *asked: Any) -> Buckets[Bucket]:
         self.asked.append(asked)
+        if asked[4] in self.buckets:
+            return Buckets(self.buckets[asked[4]], "1h")
         return Buckets([Bucket(AT_MS, {"temperature": 23.5})], "1h")
 
     async def aggregate_type(self, *asked: Any) -> Buckets[TypeBucket]:
@@ -242,6 +248,46 @@ class AnomalySide:
         ]
         items.sort(key=lambda a: [-a.start_ms, a.anomaly_id])
         return page_of(items, lambda a: [-a.start_ms, a.anomaly_id], after, limit)
+
+
+@dataclass
+class FigureSide:
+    store: MemoryStore
+    used: dict[tuple[str, bool, int, int], Energy] = field(default_factory=dict)
+    """By metric, whether it counts up, and range."""
+
+    async def arrivals(self, device_id: str, start_ms: int, end_ms: int) -> Arrivals:
+        rows = [
+            row
+            for row in self.store.readings
+            if row.device == device_key(device_id) and start_ms <= row.time_ms < end_ms
+        ]
+        late = sum(bool(row.flags & ReadingFlag.LATE) for row in rows)
+        suspect = sum(bool(row.flags & ReadingFlag.SUSPECT) for row in rows)
+        return Arrivals(len(rows), late, suspect, 0.0 if rows else None, 0.0 if rows else None)
+
+    async def activation(self, device_type: str | None, start_ms: int, end_ms: int) -> Activation:
+        sent = {row.device for row in self.store.readings}
+        devices = [r for r in self.store.registrations.values() if device_type in (None, r.device_type)]
+        activated = sum(device_key(r.device_id) in sent for r in devices)
+        return Activation(len(devices), activated, activated, len(devices), activated, [60.0] * activated)
+
+    async def alarms(self, device_type: str | None, start_ms: int, end_ms: int) -> list[AlarmTimes]:
+        return [
+            AlarmTimes(
+                a.severity,
+                a.acknowledged,
+                None if a.acknowledged_ms is None else max(0, a.acknowledged_ms - a.start_ms) / 1000,
+                None if a.end_ms is None else (a.end_ms - a.start_ms) / 1000,
+            )
+            for a in self.store.alarms.values()
+            if start_ms <= a.start_ms < end_ms and device_type in (None, a.device_type)
+        ]
+
+    async def energy(
+        self, metric: str, counts_up: bool, device_type: str | None, start_ms: int, end_ms: int
+    ) -> Energy:
+        return self.used.get((metric, counts_up, start_ms, end_ms), Energy(0.0, 0, 0))
 
 
 @dataclass
@@ -563,6 +609,7 @@ class World:
     jobs: JobSide
     commands: CommandSide
     audit: "AuditSide"
+    figures: FigureSide
 
     async def registered(self, device_id: str = "sensor-001", **more: Any) -> httpx.Response:
         response = await self.http.post(
@@ -592,6 +639,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     waits = CommandWaits([commands], commands)
     await waits.start()
     audit = AuditSide(store)
+    figures = FigureSide(store)
     backtests = BacktestSide(store)
     batched = BatchedSide(store)
 
@@ -617,6 +665,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 audit=audit,
                 anomalies=AnomalySide(store),
                 erasures=ErasureSide(store),
+                figures=figures,
                 events=EventSide(store),
                 twins=TwinSide(store),
                 jobs=jobs,
@@ -635,7 +684,18 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://platform") as http,
             ):
-                parts = (read, router, projections, backtests, batched, letters, jobs, commands, audit)
+                parts = (
+                    read,
+                    router,
+                    projections,
+                    backtests,
+                    batched,
+                    letters,
+                    jobs,
+                    commands,
+                    audit,
+                    figures,
+                )
                 yield World(http, store, host, *parts)
     finally:
         store.down = False
