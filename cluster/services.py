@@ -49,6 +49,7 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         lorawan=config.lorawan.settings(),
         limit=config.ingest.limit(),
         webhook_schemes=tuple(config.actions.webhook_schemes),
+        profiles=config.device_profiles,
     )
 
 

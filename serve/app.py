@@ -35,6 +35,7 @@ from sensorium.serve import (
     measure_models,
     measures,
     nodes,
+    past_state,
     path_parts,
     projections,
     rules,
@@ -56,6 +57,7 @@ from sensorium.serve.problems import install_handlers
 from sensorium.serve.query import known_query
 from sensorium.serve.services import Services
 from sensorium.storage.erasures import Erasure
+from sensorium.storage.past_states import PastState
 
 VERSION: Final = "0.1.0"
 
@@ -104,6 +106,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(devices.routes(services))
     app.include_router(telemetry.routes(services))
     app.include_router(erasures.routes(services))
+    app.include_router(past_state.routes(services))
     app.include_router(bulk.routes(services))
     app.include_router(history.routes(services))
     app.include_router(export.routes(services))
@@ -147,6 +150,7 @@ def build_app(services: Services) -> FastAPI:
             audit.AuditPage,
             audit.AuditHead,
             Erasure,
+            PastState,
             erasures.ErasurePage,
             *bulk_models.VALUES,
             *measure_models.VALUES,

@@ -20,6 +20,7 @@ from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, Progress, backtest
 from sensorium.actors.errors import Overloaded
 from sensorium.actors.fleet import Fleet
+from sensorium.actors.profile import Profiles
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
 from sensorium.ingest.decode import Bounds
@@ -49,6 +50,7 @@ from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.live_log import LiveLog
 from sensorium.storage.maintenance import PgMaintenance
+from sensorium.storage.past_states import PastStates
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rule_versions import RuleVersions
@@ -96,6 +98,7 @@ class ApiSettings:
         archive: where older history is.
         max_subscribers: of the live feed in a replica, besides its requests.
         webhook_schemes: of the addresses that webhooks may have.
+        profiles: of the devices, whose past states are rebuilt by them.
     """
 
     dsn: str
@@ -111,6 +114,7 @@ class ApiSettings:
     archive: InfluxSettings | None = None
     max_subscribers: int = 2_000
     webhook_schemes: tuple[str, ...] = ("https", "http")
+    profiles: Profiles = field(default_factory=Profiles)
 
 
 @asynccontextmanager
@@ -162,6 +166,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
             audit=audit,
             erasures=Erasures(pools),
+            past_states=PastStates(pools, settings.profiles),
             now_ms=_now_ms,
             checks={"database": lambda: _check_databases(pools), "hosts": overview.check_hosts},
             statistics=overview.statistics,

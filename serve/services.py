@@ -26,6 +26,7 @@ from sensorium.storage.erasures import Erasure
 from sensorium.storage.fleet_figures import Activation, AlarmTimes, Energy
 from sensorium.storage.history import Buckets
 from sensorium.storage.maintenance import StoredMaintenance
+from sensorium.storage.past_states import PastState
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.rule_versions import RuleVersion
 from sensorium.storage.webhooks import Webhook, WebhookSpec
@@ -342,6 +343,12 @@ class ReadsErasures(Protocol):
     async def page(self, device_id: str | None, after: Any | None, limit: int) -> Any: ...
 
 
+class ReadsPastStates(Protocol):
+    """Devices as they were."""
+
+    async def at(self, device_id: str, at_ms: int) -> PastState: ...
+
+
 class KeepsAudit(Protocol):
     """The audit log. What storage changes is in it already; `note` is for everything else."""
 
@@ -433,6 +440,7 @@ class Services:
     now_ms: Callable[[], int]
     audit: KeepsAudit
     erasures: ReadsErasures
+    past_states: ReadsPastStates
     checks: Mapping[str, Check] = field(default_factory=dict)
     statistics: Callable[[], Awaitable[Mapping[str, Any]]] = _no_statistics
     cluster: RunsHosts | None = None

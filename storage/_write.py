@@ -84,6 +84,14 @@ ON CONFLICT (device) DO UPDATE SET shard = excluded.shard, log_offset = excluded
     WHERE snapshots.log_offset <= excluded.log_offset
 """
 
+KEEP: Final = """
+INSERT INTO kept_snapshots (device, shard, log_offset, replay_from, saved_at, state)
+SELECT device, shard, log_offset, replay_from, saved_at, state FROM snapshots
+WHERE device = ANY($1::bigint[])
+    AND floor(extract(epoch FROM saved_at) / $2) < floor(extract(epoch FROM now()) / $2)
+"""
+KEEP_EVERY_S: Final = 86_400.0
+
 HEADS: Final = """
 INSERT INTO shards (shard, head, saved_at)
 SELECT shard, head, now() FROM unnest($1::smallint[], $2::bigint[]) AS h (shard, head) ORDER BY shard
@@ -184,6 +192,11 @@ async def snapshots(connection: Connection, rows: Sequence[Snapshot]) -> None:
         if row.device not in latest or latest[row.device].offset <= row.offset:
             latest[row.device] = row
     await _unnest(connection, SNAPSHOTS, list(latest.values()))
+
+
+async def keep(connection: Connection, devices: Sequence[int]) -> None:
+    """Keep the snapshots of these devices, which are to be replaced, where they are of an earlier day."""
+    await connection.execute(KEEP, devices, KEEP_EVERY_S)
 
 
 async def heads(connection: Connection, by_shard: Mapping[int, int]) -> None:

@@ -61,6 +61,7 @@ _PASSED: Final = """
 SELECT name FROM projections WHERE name = ANY($1::text[]) AND cursors[$2::int + 1] < $3 ORDER BY name
 """
 _LETTERS: Final = "DELETE FROM dead_letters WHERE device_id = $1 AND committed_at <= $2"
+_KEPT: Final = "DELETE FROM kept_snapshots WHERE device = $1 AND log_offset < $2"
 _DELIVERIES: Final = "DELETE FROM deliveries WHERE device_id = $1 AND created_at <= $2"
 
 
@@ -143,6 +144,9 @@ async def _delete_others(connection: Connection, job: Any) -> None:
         which = (job["device_id"], job["requested_at"])
         counts = {
             "dead_letters": _count(await connection.execute(_LETTERS, *which, timeout=TIMEOUT_S)),
+            "kept_snapshots": _count(
+                await connection.execute(_KEPT, job["device"], job["log_offset"], timeout=TIMEOUT_S)
+            ),
             "deliveries": _count(await connection.execute(_DELIVERIES, *which, timeout=TIMEOUT_S)),
         }
         if job["registration"]:

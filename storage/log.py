@@ -307,6 +307,7 @@ class PgLog:
         async with acquired(pool) as connection, connection.transaction():
             await connection.execute("SELECT sensorium_check_fence($1)", self.incarnation)
             if snapshots:
+                await _write.keep(connection, list({snapshot.device for snapshot in snapshots}))
                 await _write.snapshots(connection, snapshots)
             if heads:
                 await _write.heads(connection, heads)

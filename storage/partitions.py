@@ -6,7 +6,7 @@ from typing import Final
 
 from sensorium.storage.database import Connection
 
-TABLES: Final = ("readings", "events")
+TABLES: Final = ("readings", "events", "kept_snapshots")
 DAYS_AHEAD: Final = 2
 LOCK_KEY: Final = 0x53454E_504152
 """The advisory lock that one process that changes partitions holds at a time."""
@@ -32,6 +32,9 @@ async def ensure_partitions(
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
         for table in TABLES:
+            if await connection.fetchval("SELECT to_regclass($1) IS NULL", table):
+                # Of a schema that an older backup is to fill.
+                continue
             have = {day for day, _ in await attached(connection, table)}
             for day in (today + timedelta(days=n) for n in range(days_ahead + 1)):
                 if day not in have:

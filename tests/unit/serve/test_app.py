@@ -17,6 +17,7 @@ from tests.unit.serve.world import AT_MS, World, world
 PATHS = {
     "/api/audit": {"get"},
     "/api/erasures": {"get"},
+    "/api/devices/{device_id}/state": {"get"},
     "/api/erasures/{job_id}": {"get"},
     "/api/audit/head": {"get"},
     "/api/devices": {"get", "post"},

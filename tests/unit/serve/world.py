@@ -15,7 +15,7 @@ import msgspec
 from sensorium.actors.backtest import BacktestResult, Gathering
 from sensorium.actors.backtesting import Asked, Progress, prepare, relive
 from sensorium.actors.data_quality import Arrivals
-from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.errors import LogUnavailable, NoHistory
 from sensorium.actors.host import DeviceHost, HostSettings
 from sensorium.actors.messages import DeadLetter, Quality, ReadingFlag, Value, quality_of
 from sensorium.actors.origin import ASKED_BY
@@ -27,6 +27,7 @@ from sensorium.actors.router import Router, Table
 from sensorium.actors.rules import Rule
 from sensorium.actors.testing import MemoryPast, MemoryStore
 from sensorium.actors.twin_documents import NOTHING, Document, DocumentChange, before
+from sensorium.actors.whole import whole
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
@@ -41,6 +42,7 @@ from sensorium.storage.events import Event
 from sensorium.storage.fleet_figures import Activation, AlarmTimes, Energy
 from sensorium.storage.history import Bucket, Buckets, Point, TypeBucket
 from sensorium.storage.pages import Page
+from sensorium.storage.past_states import PastState
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.twins import DOCUMENTS, StoredChange
 from tests.unit.serve.standing import StandingApp
@@ -470,6 +472,19 @@ class ProjectionSide:
 
 
 @dataclass
+class PastStateSide:
+    """Devices as they are; they were nothing before `AT_MS`."""
+
+    host: DeviceHost
+
+    async def at(self, device_id: str, at_ms: int) -> PastState:
+        devices = self.host._activations.devices
+        if at_ms < AT_MS or device_id not in devices:
+            raise NoHistory(f"there was no device {device_id} then")
+        return PastState(device_id, at_ms, None, 0, whole(devices[device_id]))
+
+
+@dataclass
 class ErasureSide:
     """Deletions, which the store carries out at once."""
 
@@ -666,6 +681,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 anomalies=AnomalySide(store),
                 erasures=ErasureSide(store),
                 figures=figures,
+                past_states=PastStateSide(host),
                 events=EventSide(store),
                 twins=TwinSide(store),
                 jobs=jobs,
