@@ -79,6 +79,38 @@ def _whole_ms(duration_s: float) -> bool:
     return duration_ms >= 1 and abs(duration_ms - round(duration_ms)) < 1e-6
 
 
+class RateLimit(msgspec.Struct, frozen=True):
+    """Messages that a device may send: `rate_per_s` in the long run, `burst` at once."""
+
+    rate_per_s: float
+    burst: int = 10
+
+
+LIMITED: Final = frozenset({"mqtt", "coap", "http", "sparkplug"})
+"""Protocols that `Rates.every` is about. The radio limits LoRaWAN; who reads a Kafka topic sets the pace."""
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """How much each device may send.
+
+    Attributes:
+        every: by each of the protocols in `LIMITED`; None: any number.
+        by_protocol: by these, whatever `every` says.
+    """
+
+    every: RateLimit | None = None
+    by_protocol: dict[str, RateLimit] = {}
+
+    def of(self, protocol: str) -> RateLimit | None:
+        """By one protocol; None: any number."""
+        return self.by_protocol.get(protocol, self.every if protocol in LIMITED else None)
+
+    def over(self, base: "Rates") -> "Rates":
+        """`base` with what this one says; `every` goes for all protocols that `base` limits."""
+        of_base = {name: self.every or limit for name, limit in base.by_protocol.items()}
+        return Rates(self.every or base.every, of_base | self.by_protocol)
+
+
 class Profile(msgspec.Struct, frozen=True):
     """What holds for all devices of a type.
 
@@ -91,6 +123,7 @@ class Profile(msgspec.Struct, frozen=True):
             says that it is behind another system, that counts.
         schema: what its readings must look like; None: anything goes.
         detectors: what watches for anomalies, besides what rules ask for.
+        rates: how much it may send. The ways in hold it to that, before a host hears of it.
     """
 
     windows: tuple[WindowSpec, ...] = (WindowSpec(),)
@@ -100,6 +133,7 @@ class Profile(msgspec.Struct, frozen=True):
     downlink: str = "mqtt"
     schema: Schema | None = None
     detectors: tuple[DetectorSpec, ...] = ()
+    rates: Rates = Rates()
 
 
 class Profiles(msgspec.Struct, frozen=True):
@@ -111,3 +145,17 @@ class Profiles(msgspec.Struct, frozen=True):
     def of(self, device_type: str) -> Profile:
         """The profile of a device type."""
         return self.by_type.get(device_type, self.default)
+
+    def limits(self, protocol: str) -> "RateLimits | None":
+        """What a way in holds its devices to; None: nobody is limited."""
+        default = self.default.rates.of(protocol)
+        by_type = {name: profile.rates.of(protocol) for name, profile in self.by_type.items()}
+        differing = {name: limit for name, limit in by_type.items() if limit != default}
+        return RateLimits(default, differing) if default is not None or differing else None
+
+
+class RateLimits(msgspec.Struct, frozen=True):
+    """By one protocol: the limit of each device type that has one of its own, and of all others."""
+
+    default: RateLimit | None
+    by_type: dict[str, RateLimit | None] = {}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from msgspec.structs import replace
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
-from sensorium.actors.profile import Profiles
+from sensorium.actors.profile import Profiles, RateLimits
 from sensorium.cluster import explain, sections, tracked_yaml, urls
 from sensorium.cluster.action_section import Actions
 from sensorium.cluster.errors import ConfigError
@@ -96,7 +96,11 @@ class Config(Section):
     @property
     def device_profiles(self) -> Profiles:
         """The section `profiles` as devices know it."""
-        return sections.profiles(self.profiles, self.analytics.anomaly_detection_enabled)
+        return sections.profiles(self.profiles, self.analytics.anomaly_detection_enabled, self.ingest.rates())
+
+    def limits(self, protocol: sections.ProtocolName) -> RateLimits | None:
+        """How much devices may send by a protocol; None: any number."""
+        return self.device_profiles.limits(protocol)
 
     @property
     def auto_register_as(self) -> str | None:

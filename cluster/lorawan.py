@@ -37,6 +37,7 @@ def lorawan_command_services(
             lorawan=section.settings(),
             bounds=config.bounds,
             max_pending=config.ingest.max_pending,
+            limit=config.limits("lorawan"),
         )
         yield ServiceSpec("tts-0", TtsMqttService, ("tts-0", reader, dsns, namespace))
 

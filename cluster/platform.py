@@ -296,7 +296,7 @@ class Platform:
             max_qos=1 if config.mqtt.url is None else 2,
             options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
             bounds=config.bounds,
-            limit=config.ingest.limit(),
+            limit=config.limits("mqtt"),
             max_pending=config.ingest.max_pending,
         )
         dsns = (dsn, *config.storage.further_urls)
@@ -337,7 +337,7 @@ class Platform:
             dtls_port=coap.dtls_port,
             bounds=self._config.bounds,
             max_pending=self._config.ingest.max_pending,
-            limit=self._config.ingest.limit(),
+            limit=self._config.limits("coap"),
         )
         return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, dsns, NAMESPACE))]
 
@@ -347,7 +347,10 @@ class Platform:
             return []
         # A session of its own at the broker, since what a session subscribes to outlives the settings.
         events = msgspec.structs.replace(
-            mqtt, client_id=f"{config.mqtt.client_id}-lorawan-0", lorawan=config.lorawan.settings()
+            mqtt,
+            client_id=f"{config.mqtt.client_id}-lorawan-0",
+            lorawan=config.lorawan.settings(),
+            limit=config.limits("lorawan"),
         )
         return [ServiceSpec("lorawan-0", MqttService, ("lorawan-0", events, NAMESPACE))]
 
@@ -356,6 +359,7 @@ class Platform:
             address=mqtt.address,
             client_id=f"{self._config.mqtt.client_id}-commands-0",
             properties=self._config.mqtt.url is not None,
+            limit=self._config.limits("mqtt"),
         )
         return ServiceSpec("commands-0", CommandService, ("commands-0", settings, dsns, NAMESPACE))
 

@@ -11,12 +11,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.errors import InvalidMessage
-from sensorium.actors.profile import MAX_WATCHED, DetectorSpec, Profile, Profiles, WindowSpec
+from sensorium.actors.profile import (
+    MAX_WATCHED,
+    DetectorSpec,
+    Profile,
+    Profiles,
+    RateLimit,
+    Rates,
+    WindowSpec,
+)
 from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.cluster import urls
 from sensorium.ingest.decode import Bounds
-from sensorium.ingest.rate_limit import RateLimit
 
 
 class Later(NamedTuple):
@@ -67,6 +74,8 @@ PostgresUrl = Annotated[str, Address(), AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, Address(), AfterValidator(_http_url)]
 File = Annotated[Path, Field(strict=False), AfterValidator(_existing)]
 Directory = Annotated[Path, Field(strict=False), AfterValidator(_existing_directory)]
+PerSecond = Annotated[float, Field(gt=0, le=1_000_000)]
+Burst = Annotated[int, Field(ge=1, le=1_000_000)]
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
@@ -200,7 +209,37 @@ class Coap(Section):
         return self
 
 
-class Ingest(Section):
+class Rate(Section):
+    """How much a device may send by one protocol."""
+
+    rate_per_s: PerSecond
+    burst: Burst = 10
+
+    def limit(self) -> RateLimit:
+        """As the ways in take it."""
+        return RateLimit(self.rate_per_s, self.burst)
+
+
+ProtocolName = Literal["mqtt", "coap", "http", "lorawan", "sparkplug", "kafka"]
+
+
+class DeviceRates(Section):
+    """How much a device may send."""
+
+    rate_per_s: PerSecond | None = None
+    """Messages a second by each of MQTT, CoAP, HTTP, Sparkplug, in the long run; without it, any number."""
+    burst: Burst = 10
+    """Messages that it may send at once."""
+    by_protocol: dict[ProtocolName, Rate] = Field(default_factory=dict)
+    """For these instead. LoRaWAN and Kafka are limited here only."""
+
+    def rates(self) -> Rates:
+        """As the ways in take it."""
+        every = None if self.rate_per_s is None else RateLimit(self.rate_per_s, self.burst)
+        return Rates(every, {name: rate.limit() for name, rate in self.by_protocol.items()})
+
+
+class Ingest(DeviceRates):
     """What is taken from devices, whatever the protocol."""
 
     auto_register: bool = False
@@ -217,14 +256,6 @@ class Ingest(Section):
     """Unacknowledged QoS 1 and 2 messages that the broker may have under way to one ingestor."""
     max_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """Readings on their way to a commit, at which an ingestor stops reading from the broker."""
-    rate_per_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """Messages a second that a device may send by each protocol in the long run; without it, any number."""
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    """Messages that it may send at once."""
-
-    def limit(self) -> RateLimit | None:
-        """As the ways in take it."""
-        return None if self.rate_per_s is None else RateLimit(self.rate_per_s, self.burst)
 
 
 class Cluster(Section):
@@ -353,6 +384,8 @@ class DeviceType(Section):
     """How the device is told of commands: by publishing to it, or when it asks over CoAP."""
     metrics: Annotated[dict[MetricName, Metric], Field(max_length=1_000)] | None = None
     """What its readings must look like. A name that ends with `*` goes for all that begin so."""
+    ingest: DeviceRates = DeviceRates()
+    """How much a device of this type may send; what is left out is as in the section `ingest`."""
     unknown_metrics: Literal["allow", "flag", "reject"] | None = None
     """What becomes of readings with metrics that are not named; they are allowed."""
 
@@ -389,13 +422,17 @@ class DeviceType(Section):
             downlink=base.downlink if self.downlink is None else self.downlink,
             schema=self._schema(base.schema),
             detectors=base.detectors if self.detectors is None else tuple(d.spec() for d in self.detectors),
+            rates=self.ingest.rates().over(base.rates),
         )
 
 
-def profiles(types: dict[str, DeviceType], detect: bool = False) -> Profiles:
-    """The profiles of the section `profiles`; with `detect`, those that say nothing of detectors have one."""
+def profiles(types: dict[str, DeviceType], detect: bool = False, rates: Rates | None = None) -> Profiles:
+    """The profiles of the section `profiles`; with `detect`, those that say nothing of detectors have one.
+
+    `rates`: what the section `ingest` says of all devices.
+    """
     rest = dict(types)
-    base = Profile(detectors=(DetectorSpec(),) if detect else ())
+    base = Profile(detectors=(DetectorSpec(),) if detect else (), rates=rates or Rates())
     default = rest.pop("default", DeviceType()).over(base)
     return Profiles(default, {name: section.over(default) for name, section in rest.items()})
 

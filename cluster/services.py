@@ -47,7 +47,9 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         max_body_bytes=config.http.max_body_bytes,
         max_subscribers=config.http.max_subscribers,
         lorawan=config.lorawan.settings(),
-        limit=config.ingest.limit(),
+        limit=config.limits("http"),
+        lorawan_limit=config.limits("lorawan"),
+        profiles=config.device_profiles,
         webhook_schemes=tuple(config.actions.webhook_schemes),
         profiles=config.device_profiles,
     )

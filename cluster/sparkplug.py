@@ -37,7 +37,7 @@ def sparkplug_services(
         options=mqtt.options,
         bounds=config.bounds,
         max_pending=config.ingest.max_pending,
-        limit=config.ingest.limit(),
+        limit=config.limits("sparkplug"),
     )
     return [ServiceSpec("sparkplug-0", SparkplugService, ("sparkplug-0", settings, dsns, namespace))]
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from sensorium.actors.profile import RateLimits
 from sensorium.cluster.sections import Days, File, HttpUrl, Id, Seconds, Section
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
@@ -150,7 +151,7 @@ class Streaming(Section):
             idempotent=self.idempotent,
         )
 
-    def ingest(self, bounds: Bounds) -> KafkaIngestSettings | None:
+    def ingest(self, bounds: Bounds, limit: RateLimits | None = None) -> KafkaIngestSettings | None:
         """As the way in takes it; None when nothing is read."""
         settings = KafkaIngestSettings(
             client=self.client(),
@@ -158,5 +159,6 @@ class Streaming(Section):
             commands_topic=self.commands_in_topic,
             group=self.group,
             bounds=bounds,
+            limit=limit,
         )
         return settings if self.brokers is not None and settings.topics else None

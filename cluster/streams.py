@@ -31,7 +31,7 @@ def stream_services(config: Config, dsns: Sequence[str], namespace: str) -> list
         if streaming.feeds_kafka:
             sink = (dsn, streaming.sink(), position)
             services.append(ServiceSpec(f"projection-kafka{of_it}", kafka_projection, sink))
-    if (settings := streaming.ingest(config.bounds)) is not None:
+    if (settings := streaming.ingest(config.bounds, config.limits("kafka"))) is not None:
         given_in = ("kafka-0", settings, namespace, tuple(dsns))
         services.append(ServiceSpec("kafka-0", KafkaService, given_in))
     return services

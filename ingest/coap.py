@@ -13,6 +13,7 @@ import msgspec
 from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
 from aiocoap.resource import Site, WKCResource
 
+from sensorium.actors.profile import RateLimit, RateLimits
 from sensorium.ingest.coap_commands import DevicesResource
 from sensorium.ingest.coap_exchanges import Exchanges, install
 from sensorium.ingest.coap_resources import Access, CoapRouter, SensorResource
@@ -21,7 +22,7 @@ from sensorium.ingest.decode import Bounds
 from sensorium.ingest.dispatch import ReadyCommands
 from sensorium.ingest.dtls_keys import DeviceKeys
 from sensorium.ingest.pipeline import Pipeline
-from sensorium.ingest.rate_limit import RateLimit
+from sensorium.ingest.rate_limit import limiter
 
 if TYPE_CHECKING:
     from sensorium.ingest.dtls import DtlsServer
@@ -52,7 +53,7 @@ class CoapSettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
     drain_timeout_s: float = 10.0
-    limit: RateLimit | None = None
+    limit: RateLimit | RateLimits | None = None
 
 
 class CoapServer:
@@ -96,7 +97,8 @@ class CoapServer:
             keys = await asyncio.to_thread(DeviceKeys, Path(settings.dtls_keys))
         contexts = frozenset[str]() if self._contexts is None else self._contexts.device_ids
         access = Access(contexts, settings.require_oscore, keys or ())
-        self._latest = DevicesResource(self._router, access, self._clock_ms, self._clock_s)
+        rate = limiter(settings.limit, self._router)
+        self._latest = DevicesResource(self._router, access, self._clock_ms, self._clock_s, rate)
         self._sensors = SensorResource(
             self._pipeline,
             self._router,
@@ -106,7 +108,7 @@ class CoapServer:
             self._latest.taken,
             bounds=settings.bounds,
             max_pending=settings.max_pending,
-            limit=settings.limit,
+            limiter=rate,
             clock_ms=self._clock_ms,
             clock_s=self._clock_s,
         )

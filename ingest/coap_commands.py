@@ -32,11 +32,13 @@ from sensorium.ingest.coap_resources import (
     LatestResource,
     assembled,
     block_of,
+    check_rate,
     encoded,
 )
 from sensorium.ingest.dispatch import ReadyCommands
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.pipeline import is_device_id
+from sensorium.ingest.rate_limit import RateLimiter
 from sensorium.ingest.replies import MAX_REPLY_BYTES, Reply, decode_reply
 from sensorium.ingest.twin_reports import decode_report
 
@@ -60,8 +62,10 @@ class DevicesResource(LatestResource):
         access: Access,
         clock_ms: Callable[[], int],
         clock_s: Callable[[], float],
+        limiter: RateLimiter | None = None,
     ) -> None:
         super().__init__(router, access)
+        self._limiter = limiter
         self._clock_ms = clock_ms
         self._uploads = Uploads(max(MAX_REPLY_BYTES, MAX_DOCUMENT_BYTES), clock_s)
 
@@ -135,6 +139,7 @@ class DevicesResource(LatestResource):
                 return aiocoap.Message(code=Code.CONTINUE, block1=request.opt.block1)
         message: Message
         if reports:
+            check_rate(self._limiter, device_id, self._clock_ms())
             message = ChangeTwin(device_id, reported=_decoded(request, payload, decode_report), by="coap")
         else:
             said: Reply = _decoded(request, payload, decode_reply)

@@ -20,7 +20,7 @@ from sensorium.ingest.coap_blocks import Block, Downloads, Incomplete, TooLarge,
 from sensorium.ingest.coap_exchanges import Exchanges
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.pipeline import Decode, Pipeline, Router, is_device_id
-from sensorium.ingest.rate_limit import RateLimit, limiter
+from sensorium.ingest.rate_limit import RateLimiter
 from sensorium.ingest.senml import SenmlDecoder
 
 JSON: Final = 50
@@ -103,7 +103,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         *,
         bounds: Bounds,
         max_pending: int,
-        limit: RateLimit | None,
+        limiter: RateLimiter | None,
         clock_ms: Callable[[], int],
         clock_s: Callable[[], float],
     ) -> None:
@@ -115,7 +115,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         self._committed = committed
         self._commands = commands
         self._max_pending = max_pending
-        self._limiter = limiter(limit)
+        self._limiter = limiter
         self._clock_ms = clock_ms
         self.uploads = Uploads(bounds.max_payload_bytes, clock_s)
         senml = SenmlDecoder(bounds)
@@ -170,8 +170,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
             payload = assembled(self.uploads, key, block, payload)
             if payload is None:
                 return aiocoap.Message(code=Code.CONTINUE, block1=request.opt.block1)
-        if self._limiter is not None and (wait_s := self._limiter.wait_s(device_id, self._clock_ms())):
-            raise Answered(Code.TOO_MANY_REQUESTS, "more messages than the device may send", wait_s)
+        check_rate(self._limiter, device_id, self._clock_ms())
         outcome = await self._outcome(request, device_id, payload, self._decoders[format_number])
         refuse(outcome)
         self.counts[Code.CHANGED.dotted] += 1
@@ -345,6 +344,12 @@ def accepted(request: Any) -> int:
 def encoded(answer: Any, accept: int) -> bytes:
     """An answer in that format."""
     return msgspec.json.encode(answer) if accept == JSON else cbor2.dumps(answer)
+
+
+def check_rate(limiter: RateLimiter | None, device_id: str, now_ms: int) -> None:
+    """Raise `Answered` for a message that is over the device's limit."""
+    if limiter is not None and (wait_s := limiter.wait_s(device_id, now_ms)):
+        raise Answered(Code.TOO_MANY_REQUESTS, "more messages than the device may send", wait_s)
 
 
 def _device_of(request: Any) -> str:

@@ -21,13 +21,14 @@ from sensorium.actors.messages import (
     Telling,
     TwinTelling,
 )
+from sensorium.actors.profile import RateLimits
 from sensorium.ingest.dispatch import Dispatcher, ReadyCommands, Untold
 from sensorium.ingest.errors import BrokerRefused, Reason, Undecodable
 from sensorium.ingest.mqtt_acks import Acks
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import NO_SUBSCRIBERS, MqttClient, MqttOptions
 from sensorium.ingest.mqtt_connection import Connection
-from sensorium.ingest.mqtt_wire import Packet
+from sensorium.ingest.mqtt_wire import DUP, Packet
 from sensorium.ingest.pipeline import Pipeline, Router, is_device_id
 from sensorium.ingest.replies import decode_presence, decode_reply
 from sensorium.ingest.twin_reports import decode_report, unusable
@@ -54,6 +55,7 @@ class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_qos: at which the broker shall deliver answers at most.
         max_pending: messages accepted and not committed, above which reading stops; it goes on at the half.
         drain_timeout_s: how long `stop` waits for what was accepted.
+        limit: on what each device reports of its twin; a bucket of its own, besides that of telemetry.
         properties: whether the broker can be given properties of MQTT 5: the embedded one breaks off the
             connection of a subscriber of MQTT 3.1.1 over them.
     """
@@ -64,6 +66,7 @@ class DownlinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     options: MqttOptions = MqttOptions(receive_maximum=2_000)
     max_pending: int = 5_000
     drain_timeout_s: float = 10.0
+    limit: RateLimits | None = None
     properties: bool = True
 
 
@@ -126,7 +129,7 @@ class Downlink:
         self._settings = settings
         self._router = router
         self._clock_ms = clock_ms
-        self._pipeline = Pipeline(router, source="mqtt")
+        self._pipeline = Pipeline(router, source="mqtt", limit=settings.limit)
         self._listener = MqttClient(
             settings.address,
             settings.client_id,
@@ -210,13 +213,16 @@ class Downlink:
         self._received += len(packets)
         self._idle.clear()
         received_ms = self._clock_ms()
-        for topic, payload, ack, _, _ in packets:
-            self._hear(topic.decode(errors="replace"), payload, received_ms, acks, ack)
+        for topic, payload, ack, head, _ in packets:
+            again = head & DUP != 0
+            self._hear(topic.decode(errors="replace"), payload, received_ms, acks, ack, redelivered=again)
         if self._router.pending > self._settings.max_pending and not self._full.is_set():
             self._full.set()
             self._listener.pause()
 
-    def _hear(self, topic: str, payload: bytes, received_ms: int, acks: Acks, ack: int) -> None:
+    def _hear(
+        self, topic: str, payload: bytes, received_ms: int, acks: Acks, ack: int, *, redelivered: bool
+    ) -> None:
         levels = topic.split("/")
         device_id = levels[1]
         try:
@@ -230,6 +236,8 @@ class Downlink:
                     self._router.message(PresenceSaid(device_id, online), acks.done, ack)
                 return
             if levels[2] == "twin":
+                if not redelivered:
+                    self._pipeline.check_rate(device_id, received_ms)
                 self._report(topic, device_id, payload, received_ms, acks, ack)
                 return
             command_id = levels[3]

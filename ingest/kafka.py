@@ -59,7 +59,7 @@ class KafkaIngestor:
         if settings.commands_topic is not None and known is None:
             raise ValueError("commands are recognised by what is stored: give `known`")
         self._settings = settings
-        self._pipeline = Pipeline(router, settings.bounds, "kafka")
+        self._pipeline = Pipeline(router, settings.bounds, "kafka", settings.limit)
         self._decoder = TelemetryDecoder(settings.bounds)
         self._commands = None if known is None else KafkaCommands(router, known)
         self._clock_ms = clock_ms
@@ -176,6 +176,7 @@ class KafkaIngestor:
             None,
             decode=partial(self._decode, record.timestamp),
             identity=_identity(record),
+            sent_ms=record.timestamp if 0 < record.timestamp < received_ms else None,
         )
 
     def _decode(self, record_ms: int, payload: bytes, received_ms: int) -> list[Telemetry]:

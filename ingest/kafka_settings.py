@@ -2,6 +2,7 @@
 
 import msgspec
 
+from sensorium.actors.profile import RateLimits
 from sensorium.ingest.decode import Bounds
 from sensorium.storage.kafka_settings import KafkaSettings
 
@@ -15,6 +16,7 @@ class KafkaIngestSettings(msgspec.Struct, frozen=True, kw_only=True):
         group: consumers of one group share the topics' partitions.
         batch: records that are on their way to a commit at once.
         drain_timeout_s: how long `stop` waits for them.
+        limit: on the messages of each device, by the times of their records.
     """
 
     client: KafkaSettings
@@ -24,6 +26,7 @@ class KafkaIngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 5_000
     bounds: Bounds = Bounds()
     drain_timeout_s: float = 10.0
+    limit: RateLimits | None = None
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from zlib import crc32
 
 import msgspec
 
+from sensorium.actors.profile import RateLimit, RateLimits
 from sensorium.ingest.decode import Bounds, TelemetryDecoder
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
@@ -21,7 +22,6 @@ from sensorium.ingest.mqtt_client import MqttClient, MqttOptions
 from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import DUP, Packet, Properties, packet_id
 from sensorium.ingest.pipeline import Pipeline, Router
-from sensorium.ingest.rate_limit import RateLimit
 
 TELEMETRY = "devices/+/telemetry"
 _KNOWN_TOPICS = 65_536
@@ -49,7 +49,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
     drain_timeout_s: float = 10.0
-    limit: RateLimit | None = None
+    limit: RateLimit | RateLimits | None = None
     lorawan: LorawanSettings | None = None
 
 

@@ -22,9 +22,10 @@ from sensorium.actors.messages import (
     Refusal,
     Value,
 )
+from sensorium.actors.profile import RateLimit, RateLimits
 from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
-from sensorium.ingest.rate_limit import RateLimit, limiter
+from sensorium.ingest.rate_limit import limiter
 
 Done = Callable[[Any, Outcome], None]
 """`done(token, outcome)`: called once, after the commit, in order per device; must not block or raise."""
@@ -98,9 +99,9 @@ class Pipeline:
         router: Router,
         bounds: Bounds | None = None,
         source: str = "mqtt",
-        limit: RateLimit | None = None,
+        limit: RateLimit | RateLimits | None = None,
     ) -> None:
-        self._limiter = limiter(limit)
+        self.limiter = limiter(limit, router)
         self._router = router
         self._source = source
         self._decode = TelemetryDecoder(bounds).decode
@@ -123,6 +124,7 @@ class Pipeline:
         decode: Decode | None = None,
         identity: int | None = None,
         known_again: bool = False,
+        sent_ms: int | None = None,
     ) -> None:
         """Take a payload of a device; `done(token, outcome)` follows once all of it is committed.
 
@@ -136,6 +138,7 @@ class Pipeline:
             decode: of the payload's format, where that is not our JSON.
             identity: the key that a single reading has where it comes from; None: one made of its payload.
             known_again: whether `redelivery` is the sender's own, so that any later message may repeat it.
+            sent_ms: when it was sent, where what comes late comes in bursts; the limit goes by it.
         """
         self._payloads += 1
         try:
@@ -144,12 +147,8 @@ class Pipeline:
                     Reason.BAD_DEVICE_ID,
                     f"device ids have 1 to {MAX_DEVICE_ID_CHARS} characters, without /, +, # and controls",
                 )
-            if self._limiter is not None and not redelivered:
-                wait_s = self._limiter.wait_s(device_id, received_ms)
-                if wait_s:
-                    raise Undecodable(
-                        Reason.RATE_LIMITED, f"more messages than the device may send; wait {wait_s:.3g} s"
-                    )
+            if self.limiter is not None and not redelivered:
+                self.check_rate(device_id, received_ms if sent_ms is None else sent_ms)
             decoded = (decode or self._decode)(payload, received_ms)
         except Undecodable as error:
             self._dead_letter(address, device_id, payload, received_ms, error, done, token)
@@ -175,6 +174,13 @@ class Pipeline:
                 if redelivered or known_again:
                     flags = _REDELIVERED
             self._router.reading(device_id, time_ms, received_ms, key, names, values, flags, done, token)
+
+    def check_rate(self, device_id: str, now_ms: int) -> None:
+        """Count a message of the device. Raises `Undecodable` for one that is over its limit."""
+        if self.limiter is not None and (wait_s := self.limiter.wait_s(device_id, now_ms)):
+            raise Undecodable(
+                Reason.RATE_LIMITED, f"more messages than the device may send; wait {wait_s:.3g} s"
+            )
 
     def refuse(
         self,

@@ -37,6 +37,7 @@ from sensorium.serve import (
     nodes,
     past_state,
     path_parts,
+    profiles,
     projections,
     rules,
     series,
@@ -104,6 +105,7 @@ def build_app(services: Services) -> FastAPI:
         dependencies=[Depends(known_query)],
     )
     app.include_router(devices.routes(services))
+    app.include_router(profiles.routes(services))
     app.include_router(telemetry.routes(services))
     app.include_router(erasures.routes(services))
     app.include_router(past_state.routes(services))
@@ -154,6 +156,7 @@ def build_app(services: Services) -> FastAPI:
             erasures.ErasurePage,
             *bulk_models.VALUES,
             *measure_models.VALUES,
+            *profiles.VALUES,
             why.AlarmWhy,
             maintenance.MaintenanceList,
         ),

@@ -20,13 +20,13 @@ from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, Progress, backtest
 from sensorium.actors.errors import Overloaded
 from sensorium.actors.fleet import Fleet
-from sensorium.actors.profile import Profiles
+from sensorium.actors.profile import Profiles, RateLimits
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
-from sensorium.ingest.rate_limit import RateLimit, limiter
+from sensorium.ingest.rate_limit import limiter
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
@@ -94,7 +94,8 @@ class ApiSettings:
         max_body_bytes, max_requests: bounds of a request, and of requests at once in a replica.
         bounds: of telemetry, the same as the other ways in have.
         lorawan: codecs, and the secret of the webhook.
-        limit: on the requests of each device, held by each replica for itself.
+        limit, lorawan_limit: on what each device sends by HTTP and by LoRaWAN, held by each replica itself.
+        profiles: of device types, as hosts have them.
         archive: where older history is.
         max_subscribers: of the live feed in a replica, besides its requests.
         webhook_schemes: of the addresses that webhooks may have.
@@ -110,7 +111,9 @@ class ApiSettings:
     max_requests: int = 1000
     bounds: Bounds = field(default_factory=Bounds)
     lorawan: LorawanSettings = field(default_factory=LorawanSettings)
-    limit: RateLimit | None = None
+    limit: RateLimits | None = None
+    lorawan_limit: RateLimits | None = None
+    profiles: Profiles = field(default_factory=Profiles)
     archive: InfluxSettings | None = None
     max_subscribers: int = 2_000
     webhook_schemes: tuple[str, ...] = ("https", "http")
@@ -137,7 +140,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         waits = CommandWaits([PgEndedCommands(dsn) for dsn in dsns], commands)
         await waits.start()
         stack.push_async_callback(waits.close)
-        uplinks = Pipeline(router, settings.bounds, source="lorawan")
+        uplinks = Pipeline(router, settings.bounds, "lorawan", settings.lorawan_limit)
         lorawan = LorawanAdapter(uplinks, router, settings.lorawan, settings.bounds)
         stack.push_async_callback(lorawan.close)
         archive = _archive(settings.archive, stack)
@@ -175,7 +178,8 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             max_body_bytes=settings.max_body_bytes,
             max_requests=settings.max_requests,
             bounds=settings.bounds,
-            limiter=limiter(settings.limit),
+            limiter=limiter(settings.limit, router),
+            profiles=settings.profiles,
             lorawan=lorawan,
             tts_secret=settings.lorawan.tts_secret,
             feed=feed,

@@ -11,6 +11,7 @@ from sensorium.actors.errors import Unavailable
 from sensorium.actors.maintenance import Maintenance
 from sensorium.actors.messages import Message, Outcome, Quality
 from sensorium.actors.ports import Filter
+from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.twin_documents import Document
@@ -451,6 +452,7 @@ class Services:
     """Of telemetry; those that the pipeline has."""
     limiter: RateLimiter | None = None
     """Of what devices send; None: there is no limit."""
+    profiles: Profiles = field(default_factory=Profiles)
     lorawan: LorawanAdapter | None = None
     tts_secret: str | None = None
     """What webhooks of The Things Stack must send; None: there is no such webhook."""

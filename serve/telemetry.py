@@ -121,10 +121,7 @@ def routes(services: Services) -> APIRouter:
         by_line = media_type(request) == NDJSON
         items = lines(payload) or [payload] if by_line else _items(payload, received_ms, decode)
         _check_way(services.router, device_id)
-        if services.limiter is not None and (wait_s := services.limiter.wait_s(device_id, received_ms)):
-            raise Problem(
-                429, "rate_limited", "More requests than the device may send.", retry_after_s=wait_s
-            )
+        check_rate(services, device_id)
         outcomes = Outcomes(len(items))
         address = request.scope["path"]
         for index, item in enumerate(items):
@@ -183,6 +180,13 @@ def _check_way(router: Asks, device_id: str) -> None:
         raise error
     if router.pending >= ASK_PENDING:
         raise Overloaded(f"{router.pending} messages wait for the hosts")
+
+
+def check_rate(services: Services, device_id: str) -> None:
+    """Count a request of the device. Raises a `Problem` (429) for one that is over its limit."""
+    limiter = services.limiter
+    if limiter is not None and (wait_s := limiter.wait_s(device_id, services.now_ms())):
+        raise Problem(429, "rate_limited", "More requests than the device may send.", retry_after_s=wait_s)
 
 
 class _Array(list[bytes]):

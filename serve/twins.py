@@ -43,6 +43,7 @@ from sensorium.serve.query import (
     time_range,
 )
 from sensorium.serve.services import Services
+from sensorium.serve.telemetry import check_rate
 
 PATH: Final = "/api/devices/{device_id}/twin"
 
@@ -91,6 +92,8 @@ def routes(services: Services) -> APIRouter:
                 check_plain(document)
             except Undecodable as error:
                 raise invalid_body(error.detail, f"#/{name}") from None
+        if change.reported is not None:
+            check_rate(services, device_id)
         message = ChangeTwin(
             device_id, change.desired, change.reported, by, replace=replace, matching=if_match(request)
         )

@@ -153,6 +153,8 @@ class LorawanAdapter:
                     return
                 if event.heard:
                     self._hear(event, received_ms, _nothing, None)
+                if event.uplink is not None:
+                    self._pipeline.check_rate(device_id, received_ms)
                 metrics = await self._metrics(event, received_ms)
                 reading = self._telemetry.reading(
                     metrics, received_ms, event.time_ms, own_time=False, units=self._units(event, metrics)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.actors.messages import Outcome, Telling, TwinTelling
+from sensorium.actors.profile import RateLimits
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.dispatch import Dispatcher, ReadyCommands, Untold
 from sensorium.ingest.errors import Disconnected
@@ -29,6 +30,7 @@ class TtsMqttSettings(msgspec.Struct, frozen=True, kw_only=True):
         address: of the server, with the application as user and an API key as password.
         commands: whether commands go this way.
         max_pending: messages accepted and not committed, above which reading stops.
+        limit: on the uplinks of each device.
         drain_timeout_s: how long `stop` waits for what was accepted.
     """
 
@@ -39,6 +41,7 @@ class TtsMqttSettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     options: Mqtt311Options = Mqtt311Options()
     max_pending: int = 5_000
+    limit: RateLimits | None = None
     drain_timeout_s: float = 10.0
 
     @property
@@ -63,7 +66,7 @@ class TtsMqtt:
         self._settings = settings
         self._router = router
         self._clock_ms = clock_ms
-        self._pipeline = Pipeline(router, settings.bounds, "lorawan")
+        self._pipeline = Pipeline(router, settings.bounds, "lorawan", settings.limit)
         self._adapter = LorawanAdapter(self._pipeline, router, settings.lorawan, settings.bounds)
         self._client = Mqtt311Client(
             settings.address,

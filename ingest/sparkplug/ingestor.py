@@ -8,6 +8,7 @@ from zlib import crc32
 
 import msgspec
 
+from sensorium.actors.profile import RateLimit, RateLimits
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.dispatch import Dispatcher, ReadyCommands
 from sensorium.ingest.errors import Disconnected
@@ -17,7 +18,6 @@ from sensorium.ingest.mqtt_client import MqttClient, MqttOptions, Will
 from sensorium.ingest.mqtt_connection import Connection
 from sensorium.ingest.mqtt_wire import DUP, Packet, packet_id
 from sensorium.ingest.pipeline import Pipeline, Router
-from sensorium.ingest.rate_limit import RateLimit
 from sensorium.ingest.sparkplug.adapter import SparkplugAdapter
 from sensorium.ingest.sparkplug.address import NAMESPACE, Address, Naming, subscriptions
 from sensorium.ingest.sparkplug.commands import REBIRTH_METRIC, SparkplugCarrier
@@ -51,7 +51,7 @@ class SparkplugSettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     max_pending: int = 20_000
     drain_timeout_s: float = 10.0
-    limit: RateLimit | None = None
+    limit: RateLimit | RateLimits | None = None
 
 
 class SparkplugIngestor:

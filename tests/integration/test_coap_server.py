@@ -12,11 +12,11 @@ import cbor2
 import pytest
 from coap_world import NOW_MS, CoapWorld, coap_world
 
+from sensorium.actors.profile import RateLimit
 from sensorium.ingest.coap import check_port
 from sensorium.ingest.coap_security import OscoreContexts
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.errors import InvalidContext
-from sensorium.ingest.rate_limit import RateLimit
 
 AT_MS = 1_704_110_400_000
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.actors.profile import DetectorSpec, WindowSpec
+from sensorium.actors.profile import DetectorSpec, RateLimit, RateLimits, WindowSpec
 from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
@@ -205,6 +205,21 @@ def test_a_profile_says_what_readings_must_look_like(written) -> None:
     assert profiles.of("strict").schema == Schema({"t": spec}, Outside.REJECT)
     own = MetricSpec(values=("eco",), outside=Outside.REJECT)
     assert profiles.of("own").schema == Schema({"mode": own})
+
+
+def test_how_much_devices_may_send_by_type_and_protocol(written) -> None:
+    config = load(
+        written(
+            "ingest: {rate_per_s: 5, burst: 20, by_protocol: {kafka: {rate_per_s: 100}}}\n"
+            "profiles:\n"
+            "  camera: {ingest: {rate_per_s: 50}}\n"
+            "  meter: {ingest: {by_protocol: {lorawan: {rate_per_s: 0.01, burst: 3}}}}\n"
+        )
+    )
+    assert config.limits("mqtt") == RateLimits(RateLimit(5, 20), {"camera": RateLimit(50, 10)})
+    assert config.limits("kafka") == RateLimits(RateLimit(100, 10), {"camera": RateLimit(50, 10)})
+    assert config.limits("lorawan") == RateLimits(None, {"meter": RateLimit(0.01, 3)})
+    assert load().limits("mqtt") is None
 
 
 def test_profiles_inherit_from_the_configured_default(written) -> None:

@@ -9,11 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.recording_router import RecordingRouter
 
-from sensorium.actors.messages import ACCEPTED, CommandReply, DeadLetter, Outcome, Patch, ReadingFlag
+from sensorium.actors.messages import (
+    ACCEPTED,
+    CommandReply,
+    DeadLetter,
+    Measured,
+    Outcome,
+    Patch,
+    ReadingFlag,
+)
+from sensorium.actors.profile import RateLimit
 from sensorium.ingest.errors import Undecodable
 from sensorium.ingest.lorawan import adapter as module
-from sensorium.ingest.lorawan import chirpstack, tts
-from sensorium.ingest.lorawan.adapter import CayenneCodec, LorawanAdapter, LorawanSettings, ScriptCodec
+from sensorium.ingest.lorawan import chirpstack, layout, tts
+from sensorium.ingest.lorawan.adapter import (
+    CayenneCodec,
+    LayoutCodec,
+    LorawanAdapter,
+    LorawanSettings,
+    ScriptCodec,
+)
 from sensorium.ingest.pipeline import Pipeline
 
 NOW_MS = 1_704_110_460_000
@@ -43,10 +58,11 @@ class Outcomes(list[tuple[Any, Outcome]]):
 
 
 class World:
-    def __init__(self, settings: LorawanSettings) -> None:
+    def __init__(self, settings: LorawanSettings, limit: RateLimit | None = None) -> None:
         self.router = RecordingRouter()
         self.outcomes = Outcomes()
-        self.adapter = LorawanAdapter(Pipeline(self.router, source="lorawan"), self.router, settings)
+        pipeline = Pipeline(self.router, source="lorawan", limit=limit)
+        self.adapter = LorawanAdapter(pipeline, self.router, settings)
 
     async def chirpstack(self, kind: str, content: Any) -> None:
         topic = f"application/a/device/{EUI}/event/{kind}"
@@ -334,3 +350,30 @@ def test_any_message_is_an_event_or_undecodable(key: str, value: Any, noise: byt
             tts.decode(payload, "app")
         except Undecodable:
             continue
+
+
+async def test_uplinks_over_the_devices_limit_are_whole_dead_letters() -> None:
+    world = World(LorawanSettings(codecs={"lpp": CayenneCodec()}), RateLimit(0.1, 1))
+    for number in range(2):
+        await world.chirpstack("up", up(deduplicationId=f"d-{number}", fCnt=number))
+    await world.chirpstack("status", {"deviceInfo": {"devEui": EUI}, "margin": 5, "batteryLevel": 99.0})
+    (letter,) = world.router.letters
+    assert (letter.reason, letter.device_id) == ("rate_limited", EUI)
+    assert json.loads(letter.payload) == up(deduplicationId="d-1", fCnt=1)
+    assert len(world.router.readings) == 2, "what the network server says by itself is not limited"
+
+
+async def test_cayenne_and_layouts_tell_their_units() -> None:
+    fields = (
+        layout.Field(name="level", offset=0, type="u8", unit="cm"),
+        layout.Field(name="n", offset=1, type="u8"),
+    )
+    world = World(LorawanSettings(codecs={"lpp": CayenneCodec(), "raw": LayoutCodec(fields)}))
+    await world.chirpstack("up", up())
+    info = {**up()["deviceInfo"], "deviceProfileName": "raw"}
+    await world.chirpstack("up", up(deduplicationId="d-2", deviceInfo=info, data="AQI="))
+    units = []
+    for reading in world.router.readings:
+        assert isinstance(reading.names, Measured)
+        units.append({n: u for n, u in zip(reading.names, reading.names.units, strict=True) if u is not None})
+    assert units == [{"temperature_3": "Cel", "temperature_5": "Cel"}, {"level": "cm"}]

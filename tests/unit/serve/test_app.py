@@ -69,6 +69,8 @@ PATHS = {
     "/api/alarms/{alarm_id}": {"get"},
     "/api/live": {"get"},
     "/api/dead-letters": {"get"},
+    "/api/profiles": {"get"},
+    "/api/profiles/{device_type}": {"get"},
     "/api/projections": {"get"},
     "/api/projections/{name}/pause": {"post"},
     "/api/projections/{name}/resume": {"post"},
@@ -176,6 +178,7 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     for path, methods in PATHS.items():
         for method in methods:
             names = {"device_id": "d", "metric": "m", "rule_id": "r", "alarm_id": "a", "name": "p"}
+            names["device_type"] = "t"
             url = path.format(**names, command_id="c", letter_id=1, node_id="0", job_id="0") + "?surprise=1"
             refused = await platform.http.request(method, url)
             problem = assert_problem(refused, 422, "invalid")

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sensorium.ingest.rate_limit import RateLimit, limiter
+from sensorium.actors.profile import RateLimit
+from sensorium.ingest.rate_limit import limiter
 from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.world import AT_MS, World, world
 
