@@ -35,7 +35,7 @@ from done_count import DoneCount
 from surroundings import machine, mosquitto
 
 from sensorium.actors.activations import ActivationSettings
-from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
+from sensorium.actors.coordinator import RuntimeSpec
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.host import HostSettings
 from sensorium.actors.messages import Reading, Register
@@ -43,7 +43,8 @@ from sensorium.actors.records import Commit
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Operator, RuleSpec, Severity, Threshold, ZScore
 from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator
-from sensorium.cluster.services import MqttService
+from sensorium.cluster.adapters import adapter_service
+from sensorium.cluster.services import mqtt_adapter
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.storage import EmbeddedPostgres, PgHostPorts, PgMembershipFactory, PgRules, migrate, open_pool
@@ -165,7 +166,7 @@ async def runtime(dsn: str, port: int, hosts: int) -> AsyncIterator[Runtime]:
             PgHostPorts(dsn),
             PgMembershipFactory(dsn),
             HostSettings(activation=ActivationSettings()),
-            [ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE))],
+            [adapter_service("mqtt-0", "mqtt", NAMESPACE, mqtt_adapter, mqtt)],
         )
     )
     await coordinator.call.remote("start")

@@ -33,6 +33,7 @@ from sensorium.actors.runtime import (
 )
 from sensorium.cluster import urls
 from sensorium.cluster.actions import action_services
+from sensorium.cluster.adapters import adapter_service
 from sensorium.cluster.audit import note_configuration
 from sensorium.cluster.config import Config
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
@@ -40,11 +41,11 @@ from sensorium.cluster.errors import AlreadyRunning
 from sensorium.cluster.lorawan import lorawan_command_services
 from sensorium.cluster.ports import PortTaken, check_free
 from sensorium.cluster.services import (
-    CoapService,
-    CommandService,
-    MqttService,
     api_settings,
+    coap_adapter,
+    command_adapter,
     connections_needed,
+    mqtt_adapter,
     peer_services,
     storage_services,
 )
@@ -306,7 +307,7 @@ class Platform:
             PgMembershipFactory(dsn, cluster_id(), self.ray_address, config.storage.further_urls),
             settings,
             [
-                ServiceSpec("mqtt-0", MqttService, ("mqtt-0", mqtt, NAMESPACE)),
+                adapter_service("mqtt-0", "mqtt", NAMESPACE, mqtt_adapter, mqtt),
                 *self._coap(dsns),
                 *self._lorawan(mqtt),
                 *lorawan_command_services(config, mqtt, dsns, NAMESPACE),
@@ -339,7 +340,7 @@ class Platform:
             max_pending=self._config.ingest.max_pending,
             limit=self._config.limits("coap"),
         )
-        return [ServiceSpec("coap-0", CoapService, ("coap-0", settings, dsns, NAMESPACE))]
+        return [adapter_service("coap-0", "coap", NAMESPACE, coap_adapter, settings, dsns)]
 
     def _lorawan(self, mqtt: MqttSettings) -> list[ServiceSpec]:
         config = self._config
@@ -352,7 +353,7 @@ class Platform:
             lorawan=config.lorawan.settings(),
             limit=config.limits("lorawan"),
         )
-        return [ServiceSpec("lorawan-0", MqttService, ("lorawan-0", events, NAMESPACE))]
+        return [adapter_service("lorawan-0", "lorawan", NAMESPACE, mqtt_adapter, events)]
 
     def _commands(self, mqtt: MqttSettings, dsns: Sequence[str]) -> ServiceSpec:
         settings = DownlinkSettings(
@@ -361,7 +362,7 @@ class Platform:
             properties=self._config.mqtt.url is not None,
             limit=self._config.limits("mqtt"),
         )
-        return ServiceSpec("commands-0", CommandService, ("commands-0", settings, dsns, NAMESPACE))
+        return adapter_service("commands-0", None, NAMESPACE, command_adapter, settings, dsns)
 
     async def _keep_started(self) -> None:
         """Start the coordinator again whenever Ray had to make it anew."""

@@ -1,15 +1,14 @@
-"""Services as the coordinator runs them: adapters of the lower rooms, given the router they need."""
+"""Services as the coordinator runs them: adapters of the lower rooms, given what they need."""
 
-import asyncio
-import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import msgspec
-
 from sensorium.actors.coordinator import ServiceSpec
-from sensorium.actors.runtime import NAMESPACE, make_router
+from sensorium.actors.router import Router
+from sensorium.actors.runtime import NAMESPACE
+from sensorium.cluster.adapters import TaskAdapter, adapter_service, opened_pools
 from sensorium.cluster.config import Config
 from sensorium.cluster.streams import projections
 from sensorium.ingest.coap import CoapServer, CoapSettings
@@ -22,7 +21,6 @@ from sensorium.storage.action_sink import NAME as ACTIONS
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.commands import PgCommands
-from sensorium.storage.database import close_pool, open_pool
 from sensorium.storage.peer_means import PeerMeans
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import RetentionKeeper, RetentionSettings
@@ -51,7 +49,6 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         lorawan_limit=config.limits("lorawan"),
         profiles=config.device_profiles,
         webhook_schemes=tuple(config.actions.webhook_schemes),
-        profiles=config.device_profiles,
     )
 
 
@@ -94,160 +91,70 @@ def retention_settings(config: Config) -> RetentionSettings:
     )
 
 
-class MqttService:
-    """An MQTT ingestor in a process of its own."""
-
-    def __init__(self, name: str, settings: MqttSettings, namespace: str) -> None:
-        self._name = name
-        self._settings = settings
-        self._router = make_router(f"{name}.{os.getpid()}", namespace)
-
-    async def start(self) -> None:
-        """Begin to connect to the broker, and keep trying while it is away."""
-        await self._router.start()
-        self._ingestor = MqttIngestor(self._settings, self._router)
-        await self._ingestor.start()
-
-    async def ping(self) -> None:
-        """Raise what broke it, if something did."""
-        self._router.check()
-        self._ingestor.check()
-
-    def statistics(self) -> dict[str, Any]:
-        """Of the ingestor, with the router's under "router"."""
-        return {
-            "name": self._name,
-            "protocol": "mqtt" if self._settings.lorawan is None else "lorawan",
-            **msgspec.to_builtins(self._ingestor.statistics()),
-            "router": self._router.statistics(),
-        }
-
-    async def stop(self) -> None:
-        """Stop reading, wait for what was read, acknowledge it."""
-        await self._ingestor.stop()
-        await self._router.close()
+async def mqtt_adapter(settings: MqttSettings, router: Router, _: AsyncExitStack) -> MqttIngestor:
+    """Telemetry by MQTT, or what ChirpStack says there."""
+    return MqttIngestor(settings, router)
 
 
-class CommandService:
-    """Commands and twins to devices over MQTT, and bulk jobs to many of them, in a process of its own."""
+async def coap_adapter(
+    settings: CoapSettings, dsns: Sequence[str], router: Router, _: AsyncExitStack
+) -> CoapServer:
+    """All that devices do by CoAP."""
+    return CoapServer(settings, router, sources=[PgReadyCommands(dsn, "coap") for dsn in dsns])
 
-    def __init__(self, name: str, settings: DownlinkSettings, dsns: Sequence[str], namespace: str) -> None:
-        self._name = name
-        self._settings = settings
-        self._dsns = dsns
-        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+
+async def command_adapter(
+    settings: DownlinkSettings, dsns: Sequence[str], router: Router, stack: AsyncExitStack
+) -> "CommandAdapter":
+    """Commands and twins to devices by MQTT, and bulk jobs."""
+    pools = await opened_pools(stack, dsns, "sensorium-bulk-jobs")
+    commands = SpreadCommands(pools) if len(pools) > 1 else PgCommands(pools[0])
+    downlink = Downlink(settings, router, [PgReadyCommands(dsn) for dsn in dsns])
+    spreader = Spreader(router, BulkJobs(pools[0]), commands)
+    return CommandAdapter(downlink, TaskAdapter("bulk jobs", spreader.run, spreader.statistics))
+
+
+class CommandAdapter:
+    """The downlink of MQTT, and beside it what gives out bulk jobs, to devices of all protocols."""
+
+    def __init__(self, downlink: Downlink, jobs: TaskAdapter) -> None:
+        self._downlink = downlink
+        self._jobs = jobs
 
     async def start(self) -> None:
         """Begin to connect to the broker, and keep trying while it is away."""
-        await self._router.start()
-        self._downlink = Downlink(self._settings, self._router, [PgReadyCommands(dsn) for dsn in self._dsns])
         await self._downlink.start()
-        pools = [await open_pool(dsn, 1, "sensorium-bulk-jobs") for dsn in self._dsns]
-        self._pools = pools
-        commands = SpreadCommands(pools) if len(pools) > 1 else PgCommands(pools[0])
-        self._spreader = Spreader(self._router, BulkJobs(pools[0]), commands)
-        self._spreading = asyncio.create_task(self._spreader.run(), name="bulk jobs")
+        await self._jobs.start()
 
-    async def ping(self) -> None:
-        """Raise what broke it, if something did."""
-        self._router.check()
+    def check(self) -> None:
+        """Raise what ended one of them."""
         self._downlink.check()
-        if self._spreading.done() and not self._spreading.cancelled():
-            self._spreading.result()
+        self._jobs.check()
 
     def statistics(self) -> dict[str, Any]:
-        """Of the downlink, with the router's under "router" and those of bulk jobs under "bulk"."""
-        return {
-            "name": self._name,
-            **msgspec.to_builtins(self._downlink.statistics()),
-            "bulk": self._spreader.statistics(),
-            "router": self._router.statistics(),
-        }
+        """Of the downlink, with those of bulk jobs under "bulk"."""
+        return {**self._downlink.statistics(), "bulk": self._jobs.statistics()}
 
     async def stop(self) -> None:
         """Give out and claim nothing more, finish what is under way."""
-        self._spreading.cancel()
-        await asyncio.gather(self._spreading, return_exceptions=True)
+        await self._jobs.stop()
         await self._downlink.stop()
-        await asyncio.gather(*map(close_pool, self._pools))
-        await self._router.close()
 
 
-class PeerService:
-    """Devices compared with their peers, in a process of its own."""
-
-    def __init__(self, name: str, dsns: Sequence[str], place_key: str, namespace: str) -> None:
-        self._name = name
-        self._dsns = dsns
-        self._place_key = place_key
-        self._router = make_router(f"{name}.{os.getpid()}", namespace)
-
-    async def start(self) -> None:
-        """Begin to look for hours that have settled."""
-        await self._router.start()
-        self._pools = [await open_pool(dsn, 1, "sensorium-peers") for dsn in self._dsns]
-        self._watch = PeerWatch(self._router, PeerMeans(self._pools), _now_ms, self._place_key)
-        self._watching = asyncio.create_task(self._watch.run(), name="peers")
-
-    async def ping(self) -> None:
-        """Raise what broke it, if something did."""
-        self._router.check()
-        if self._watching.done() and not self._watching.cancelled():
-            self._watching.result()
-
-    def statistics(self) -> dict[str, Any]:
-        """How many were compared and told, with the router's under "router"."""
-        return {"name": self._name, **self._watch.statistics(), "router": self._router.statistics()}
-
-    async def stop(self) -> None:
-        """Compare nothing more."""
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
-        await asyncio.gather(*map(close_pool, self._pools))
-        await self._router.close()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+async def peer_adapter(
+    dsns: Sequence[str], place_key: str, router: Router, stack: AsyncExitStack
+) -> TaskAdapter:
+    """Devices compared with their peers, as hours settle."""
+    pools = await opened_pools(stack, dsns, "sensorium-peers")
+    watch = PeerWatch(router, PeerMeans(pools), _now_ms, place_key)
+    return TaskAdapter("peers", watch.run, watch.statistics)
 
 
 def peer_services(config: Config, dsns: Sequence[str], namespace: str) -> Iterator[ServiceSpec]:
     """What compares devices with their peers, where that is wanted."""
     if config.compares_peers:
-        yield ServiceSpec("peers", PeerService, ("peers", dsns, config.analytics.peer_place, namespace))
+        yield adapter_service("peers", None, namespace, peer_adapter, dsns, config.analytics.peer_place)
 
 
-class CoapService:
-    """A CoAP server in a process of its own."""
-
-    def __init__(self, name: str, settings: CoapSettings, dsns: Sequence[str], namespace: str) -> None:
-        self._dsns = dsns
-        self._name = name
-        self._settings = settings
-        self._router = make_router(f"{name}.{os.getpid()}", namespace)
-
-    async def start(self) -> None:
-        """Listen. Raises `OSError` when the port is taken, `InvalidContext` over an OSCORE context."""
-        await self._router.start()
-        sources = [PgReadyCommands(dsn, "coap") for dsn in self._dsns]
-        self._server = CoapServer(self._settings, self._router, sources=sources)
-        await self._server.start()
-
-    async def ping(self) -> None:
-        """Raise what broke it, if something did."""
-        self._router.check()
-        self._server.check()
-
-    def statistics(self) -> dict[str, Any]:
-        """Of the server, with the router's under "router"."""
-        return {
-            "name": self._name,
-            "protocol": "coap",
-            **self._server.statistics(),
-            "router": self._router.statistics(),
-        }
-
-    async def stop(self) -> None:
-        """Refuse what is new, answer what was taken, close."""
-        await self._server.stop()
-        await self._router.close()
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

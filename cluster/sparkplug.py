@@ -1,15 +1,13 @@
 """The way in from Sparkplug B as a service of the coordinator."""
 
 import logging
-import os
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
+from contextlib import AsyncExitStack
 
 from sensorium.actors.coordinator import ServiceSpec
 from sensorium.actors.errors import LogUnavailable
-from sensorium.actors.runtime import make_router
+from sensorium.actors.router import Router
+from sensorium.cluster.adapters import adapter_service
 from sensorium.cluster.config import Config
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.sparkplug.adapter import ROUTE
@@ -39,44 +37,16 @@ def sparkplug_services(
         max_pending=config.ingest.max_pending,
         limit=config.limits("sparkplug"),
     )
-    return [ServiceSpec("sparkplug-0", SparkplugService, ("sparkplug-0", settings, dsns, namespace))]
+    return [adapter_service("sparkplug-0", "sparkplug", namespace, sparkplug_adapter, settings, dsns)]
 
 
-class SparkplugService:
-    """Sparkplug messages in and commands out, in a process of its own."""
-
-    def __init__(self, name: str, settings: SparkplugSettings, dsns: Sequence[str], namespace: str) -> None:
-        self._dsns = dsns
-        self._name = name
-        self._settings = settings
-        self._router = make_router(f"{name}.{os.getpid()}", namespace)
-
-    async def start(self) -> None:
-        """Begin to connect to the broker, and keep trying while it is away."""
-        await self._router.start()
-        sources = [PgReadyCommands(dsn, ROUTE) for dsn in self._dsns]
-        known = [address for dsn in self._dsns for address in await _known(dsn)]
-        self._ingestor = SparkplugIngestor(self._settings, self._router, sources, known=known)
-        await self._ingestor.start()
-
-    async def ping(self) -> None:
-        """Raise what broke it, if something did."""
-        self._router.check()
-        self._ingestor.check()
-
-    def statistics(self) -> dict[str, Any]:
-        """Of the ingestor, with the router's under "router"."""
-        return {
-            "name": self._name,
-            "protocol": "sparkplug",
-            **msgspec.to_builtins(self._ingestor.statistics()),
-            "router": self._router.statistics(),
-        }
-
-    async def stop(self) -> None:
-        """Stop reading, wait for what was read, acknowledge it."""
-        await self._ingestor.stop()
-        await self._router.close()
+async def sparkplug_adapter(
+    settings: SparkplugSettings, dsns: Sequence[str], router: Router, _: AsyncExitStack
+) -> SparkplugIngestor:
+    """Sparkplug messages in and commands out."""
+    sources = [PgReadyCommands(dsn, ROUTE) for dsn in dsns]
+    known = [address for dsn in dsns for address in await _known(dsn)]
+    return SparkplugIngestor(settings, router, sources, known=known)
 
 
 async def _known(dsn: str) -> list[Address]:

@@ -3,16 +3,16 @@
 The clients of those systems are imported where they are configured, and in the process that uses them.
 """
 
-import os
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AsyncExitStack
 
 from sensorium.actors.coordinator import ServiceSpec
-from sensorium.actors.runtime import make_router
+from sensorium.actors.router import Router
+from sensorium.cluster.adapters import adapter_service, opened_pools
 from sensorium.cluster.config import Config
+from sensorium.ingest.adapter import Adapter
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
-from sensorium.storage import close_pool, influx_settings, kafka_settings, open_pool
-from sensorium.storage.database import Pool
+from sensorium.storage import influx_settings, kafka_settings
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.kafka_settings import KafkaSinkSettings
 from sensorium.storage.projection_runner import ProjectionRunner
@@ -32,8 +32,7 @@ def stream_services(config: Config, dsns: Sequence[str], namespace: str) -> list
             sink = (dsn, streaming.sink(), position)
             services.append(ServiceSpec(f"projection-kafka{of_it}", kafka_projection, sink))
     if (settings := streaming.ingest(config.bounds, config.limits("kafka"))) is not None:
-        given_in = ("kafka-0", settings, namespace, tuple(dsns))
-        services.append(ServiceSpec("kafka-0", KafkaService, given_in))
+        services.append(adapter_service("kafka-0", "kafka", namespace, kafka_adapter, settings, tuple(dsns)))
     return services
 
 
@@ -58,46 +57,17 @@ def kafka_projection(dsn: str, settings: KafkaSinkSettings, position: int) -> Pr
     return ProjectionRunner(dsn, SETTINGS, KafkaSink(settings), position=position)
 
 
-class KafkaService:
-    """The way in from Kafka, in a process of its own."""
+async def kafka_adapter(
+    settings: KafkaIngestSettings, dsns: Sequence[str], router: Router, stack: AsyncExitStack
+) -> Adapter:
+    """The way in from Kafka."""
+    from sensorium.ingest.kafka import KafkaIngestor
 
-    def __init__(self, name: str, settings: KafkaIngestSettings, namespace: str, dsns: Sequence[str]) -> None:
-        self._name = name
-        self._settings = settings
-        self._dsns = dsns
-        self._pools: list[Pool] = []
-        self._router = make_router(f"{name}.{os.getpid()}", namespace)
+    if settings.commands_topic is None:
+        return KafkaIngestor(settings, router)
+    commands = SpreadCommands(await opened_pools(stack, dsns, "sensorium kafka"))
 
-    async def start(self) -> None:
-        """Begin to connect to the brokers, and keep trying while they are away."""
-        from sensorium.ingest.kafka import KafkaIngestor
+    async def known(command_ids: list[str]) -> list[str]:
+        return [found.command_id for found in await commands.find(command_ids)]
 
-        await self._router.start()
-        if self._settings.commands_topic is not None:
-            self._pools = [await open_pool(dsn, 1, "sensorium kafka") for dsn in self._dsns]
-        self._ingestor = KafkaIngestor(self._settings, self._router, self._known)
-        await self._ingestor.start()
-
-    async def _known(self, command_ids: list[str]) -> list[str]:
-        return [found.command_id for found in await SpreadCommands(self._pools).find(command_ids)]
-
-    async def ping(self) -> None:
-        """Raise what broke it, if something did."""
-        self._router.check()
-        self._ingestor.check()
-
-    def statistics(self) -> dict[str, Any]:
-        """Of the ingestor, with the router's under "router"."""
-        return {
-            "name": self._name,
-            "protocol": "kafka",
-            **self._ingestor.statistics(),
-            "router": self._router.statistics(),
-        }
-
-    async def stop(self) -> None:
-        """Stop reading, wait for what was read, store its offsets."""
-        await self._ingestor.stop()
-        await self._router.close()
-        for pool in self._pools:
-            await close_pool(pool)
+    return KafkaIngestor(settings, router, known)

@@ -99,7 +99,6 @@ class ApiSettings:
         archive: where older history is.
         max_subscribers: of the live feed in a replica, besides its requests.
         webhook_schemes: of the addresses that webhooks may have.
-        profiles: of the devices, whose past states are rebuilt by them.
     """
 
     dsn: str
@@ -117,7 +116,6 @@ class ApiSettings:
     archive: InfluxSettings | None = None
     max_subscribers: int = 2_000
     webhook_schemes: tuple[str, ...] = ("https", "http")
-    profiles: Profiles = field(default_factory=Profiles)
 
 
 @asynccontextmanager
