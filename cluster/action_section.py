@@ -1,10 +1,12 @@
 """The section of the configuration for what rules have done: e-mail, and which webhooks may be asked."""
 
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from sensorium.cluster.sections import Days, File, Port, Section
+from sensorium.ingest.actions.addresses import DEFAULT_NETWORKS, WORDS
 from sensorium.ingest.actions.mail import SmtpSettings
 
 
@@ -17,6 +19,11 @@ class Actions(Section):
         default=["https", "http"]
     )
     """Of the addresses that webhooks may have."""
+    webhook_networks: list[Annotated[str, Field(max_length=64)]] = Field(
+        default=list(DEFAULT_NETWORKS), max_length=64
+    )
+    """Where webhooks may be sent besides public addresses: `loopback`, `private`, or networks such as
+    10.1.0.0/16. A name is resolved, what it resolves to is checked, and that is connected to."""
     keep_days: Days = 30
     """For so long what became of each message can be looked at."""
     smtp_host: Annotated[str, Field(min_length=1, max_length=255)] | None = None
@@ -28,6 +35,19 @@ class Actions(Section):
     """Or SMTP_PASSWORD."""
     smtp_ca_file: File | None = None
     smtp_sender: Annotated[str, Field(pattern=r"^[^@\s<>]+@[^@\s<>]+$")] = "sensorium@localhost"
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            if text not in WORDS:
+                try:
+                    ip_network(text)
+                except ValueError:
+                    raise ValueError(
+                        f"{text}: is loopback, private or a network such as 10.1.0.0/16"
+                    ) from None
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

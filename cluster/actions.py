@@ -10,6 +10,7 @@ import msgspec
 from sensorium.actors.coordinator import ServiceSpec
 from sensorium.actors.runtime import make_router
 from sensorium.cluster.config import Config
+from sensorium.ingest.actions.addresses import Reach
 from sensorium.ingest.actions.carriers import Carrier
 from sensorium.ingest.actions.dispatch import ActionDispatcher
 from sensorium.ingest.actions.mail import EmailCarrier, SmtpSettings
@@ -20,6 +21,7 @@ from sensorium.storage.action_sink import NAME, SETTINGS, ActionSink
 from sensorium.storage.database import close_pool, open_pool
 from sensorium.storage.kafka_settings import KafkaSettings
 from sensorium.storage.projection_runner import ProjectionRunner
+from sensorium.storage.sealing import Keys
 
 _POOL: int = 2
 
@@ -31,6 +33,8 @@ class ActionSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_id: str
     mqtt_properties: bool
     webhook_schemes: tuple[str, ...]
+    webhook_networks: tuple[str, ...]
+    keys: Keys
     keep_days: int
     smtp: SmtpSettings | None
     kafka: KafkaSettings | None
@@ -50,6 +54,8 @@ def action_services(
             client_id=f"{config.mqtt.client_id}-{name}",
             mqtt_properties=config.mqtt.url is not None,
             webhook_schemes=tuple(config.actions.webhook_schemes),
+            webhook_networks=tuple(config.actions.webhook_networks),
+            keys=config.security.keys(),
             keep_days=config.actions.keep_days,
             smtp=config.actions.smtp(),
             kafka=config.streaming.client() if config.streaming.brokers else None,
@@ -79,7 +85,12 @@ class ActionService:
         pool = await open_pool(self._main_dsn, _POOL, "sensorium-webhooks")
         self._stack.push_async_callback(close_pool, pool)
         carriers: dict[str, Carrier] = {
-            "webhook": WebhookCarrier(pool, settings.webhook_schemes),
+            "webhook": WebhookCarrier(
+                pool,
+                settings.webhook_schemes,
+                sealer=settings.keys.sealer(),
+                reach=Reach(settings.webhook_networks),
+            ),
             "mqtt": MqttCarrier(settings.broker, settings.client_id, properties=settings.mqtt_properties),
             "command": CommandCarrier(self._router),
         }

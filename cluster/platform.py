@@ -40,6 +40,7 @@ from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.errors import AlreadyRunning
 from sensorium.cluster.lorawan import lorawan_command_services
 from sensorium.cluster.ports import PortTaken, check_free
+from sensorium.cluster.sealed import seal_stored
 from sensorium.cluster.services import (
     api_settings,
     coap_adapter,
@@ -240,6 +241,7 @@ class Platform:
         for dsn in dsns:
             await migrate(dsn)
         await check_layout(dsns)
+        await seal_stored(url, self._config.security.keys())
         await note_configuration(url, self._config)
         self.database_dsn_redacted = urls.redacted(url)
         return url

@@ -5,9 +5,9 @@ How they are read (file, environment, flags) is in `config`.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.errors import InvalidMessage
@@ -24,6 +24,7 @@ from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.cluster import urls
 from sensorium.ingest.decode import Bounds
+from sensorium.storage.sealing import MAX_OLD_KEYS, MIN_KEY_CHARS, Keys
 
 
 class Later(NamedTuple):
@@ -448,7 +449,24 @@ class Security(Section):
 
     device_ca_cert_path: Annotated[File | None, Later("the device certificate authority")] = None
     device_ca_key_path: Annotated[File | None, Later("the device certificate authority")] = None
-    encryption_key: Annotated[SecretStr | None, Later("encryption at rest")] = None
+    encryption_key: SecretStr | None = None
+    """Or ENCRYPTION_KEY: with what addresses and secrets of webhooks are encrypted in the database; without,
+    they lie there as they are. At least 16 characters, best of `openssl rand -base64 32`."""
+    old_encryption_keys: list[SecretStr] = Field(default=[], max_length=MAX_OLD_KEYS)
+    """Keys from before: what they sealed is opened, and sealed with `encryption_key` at the next start."""
+
+    @field_validator("encryption_key", "old_encryption_keys")
+    @classmethod
+    def _long_enough(cls, value: Any) -> Any:
+        for key in value if isinstance(value, list) else [value]:
+            if key is not None and len(key.get_secret_value()) < MIN_KEY_CHARS:
+                raise ValueError(f"needs {MIN_KEY_CHARS} characters at least; see `openssl rand -base64 32`")
+        return value
+
+    def keys(self) -> Keys:
+        """As `storage.sealing` takes them."""
+        present = None if self.encryption_key is None else self.encryption_key.get_secret_value()
+        return Keys(present, tuple(key.get_secret_value() for key in self.old_encryption_keys))
 
 
 class Analytics(Section):

@@ -49,6 +49,8 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         lorawan_limit=config.limits("lorawan"),
         profiles=config.device_profiles,
         webhook_schemes=tuple(config.actions.webhook_schemes),
+        webhook_networks=tuple(config.actions.webhook_networks),
+        keys=config.security.keys(),
     )
 
 

@@ -55,6 +55,7 @@ from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rule_versions import RuleVersions
 from sensorium.storage.rules import PgRules
+from sensorium.storage.sealing import Keys
 from sensorium.storage.spread_history import SpreadHistory
 from sensorium.storage.spread_reads import (
     SpreadAlarms,
@@ -98,7 +99,8 @@ class ApiSettings:
         profiles: of device types, as hosts have them.
         archive: where older history is.
         max_subscribers: of the live feed in a replica, besides its requests.
-        webhook_schemes: of the addresses that webhooks may have.
+        webhook_schemes, webhook_networks: of the addresses that webhooks may have.
+        keys: with what secrets are sealed at rest.
     """
 
     dsn: str
@@ -116,6 +118,8 @@ class ApiSettings:
     archive: InfluxSettings | None = None
     max_subscribers: int = 2_000
     webhook_schemes: tuple[str, ...] = ("https", "http")
+    webhook_networks: tuple[str, ...] = ("loopback",)
+    keys: Keys = field(default_factory=Keys)
 
 
 @asynccontextmanager
@@ -184,10 +188,11 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             batched=Batched(pools),
             actions=ActionSide(
                 Deliveries(pools),
-                PgWebhooks(pool),
+                PgWebhooks(pool, settings.keys.sealer()),
                 RuleVersions(pool),
                 PgMaintenance(pool),
                 settings.webhook_schemes,
+                settings.webhook_networks,
             ),
         )
 

@@ -201,13 +201,14 @@ class KeepsMaintenance(Protocol):
 
 @dataclass(frozen=True)
 class ActionSide:
-    """What the pages about actions need. `webhook_schemes`: of the addresses that webhooks may have."""
+    """What the pages about actions need. The last two are of the addresses that webhooks may have."""
 
     deliveries: ReadsDeliveries
     webhooks: KeepsWebhooks
     versions: ReadsRuleVersions
     maintenance: KeepsMaintenance
     webhook_schemes: tuple[str, ...] = ("https", "http")
+    webhook_networks: tuple[str, ...] = ("loopback",)
 
 
 class ReadsAlarms(Protocol):

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from sensorium.actors.errors import InvalidMessage
+from sensorium.ingest.actions.addresses import Reach
 from sensorium.ingest.actions.webhook import check_url, shown_url
 from sensorium.serve.action_examples import WEBHOOK, WEBHOOK_BODIES
 from sensorium.serve.body import json_bytes, parse_value
@@ -23,6 +24,7 @@ def routes(side: ActionSide) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["actions"])
     webhooks = side.webhooks
+    reach = Reach(side.webhook_networks)
 
     @router.get(
         "/api/webhooks",
@@ -58,7 +60,7 @@ def routes(side: ActionSide) -> APIRouter:
         """What waits for it goes to the new address, signed with the new secret."""
         given = parse_value(await json_bytes(request), WebhookBody)
         try:
-            check_url(given.url, side.webhook_schemes)
+            check_url(given.url, side.webhook_schemes, reach)
         except InvalidMessage as error:
             raise invalid_body(str(error).partition(": ")[2], "#/url") from None
         if given.secret is not None and "\0" in given.secret:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired
+from sensorium.storage.sealing import PREFIX, SealBroken, Sealer
 
 MAX_WEBHOOKS: Final = 1_000
 
@@ -43,22 +44,26 @@ class Webhook(msgspec.Struct, frozen=True):
 
 
 class PgWebhooks:
-    """Over a pool, which stays the caller's. Raises `LogUnavailable` while the database is away."""
+    """Over a pool, which stays the caller's. Raises `LogUnavailable` while the database is away.
 
-    def __init__(self, pool: Pool) -> None:
+    Addresses and secrets are stored sealed where there is a key; what does not open raises `SealBroken`.
+    """
+
+    def __init__(self, pool: Pool, sealer: Sealer | None = None) -> None:
         self._pool = pool
+        self._sealer = sealer or Sealer()
 
     async def list(self) -> list[Webhook]:
         """All of them, by name."""
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(f"SELECT {_COLUMNS} FROM webhooks ORDER BY name")
-        return [_webhook(row) for row in rows]
+        return [self._webhook(row) for row in rows]
 
     async def get(self, name: str) -> Webhook | None:
         """One of them."""
         async with acquired(self._pool) as connection:
             row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM webhooks WHERE name = $1", name)
-        return None if row is None else _webhook(row)
+        return None if row is None else self._webhook(row)
 
     async def put(self, name: str, url: str, secret: str | None, spec: WebhookSpec) -> Webhook | None:
         """Create or replace it; without a secret the one that it has stays. None: there are too many."""
@@ -66,15 +71,20 @@ class PgWebhooks:
             old = await connection.fetchrow(
                 f"SELECT {_COLUMNS} FROM webhooks WHERE name = $1 FOR UPDATE", name
             )
-            row = await connection.fetchrow(_PUT, name, url, secret, spec, MAX_WEBHOOKS)
+            sealed = None if secret is None else self._sealer.seal(secret, _place(name, "secret"))
+            row = await connection.fetchrow(
+                _PUT, name, self._sealer.seal(url, _place(name, "url")), sealed, spec, MAX_WEBHOOKS
+            )
             if row is None:
                 return None
+            if secret is None and row["secret"] is not None:
+                self._opened(name, "secret", row["secret"])  # what stays must be of use
             await record(
-                *(connection, "webhook.put", name, _audited(old), _audited(row)),
+                *(connection, "webhook.put", name, self._audited(old), self._audited(row)),
                 new_secret=secret is not None,
-                new_address=old is None or old["url"] != url,
+                new_address=old is None or self._opened_or_empty(old) != url,
             )
-        return _webhook(row)
+        return self._webhook(row)
 
     async def delete(self, name: str) -> bool:
         """False when there was none."""
@@ -84,8 +94,73 @@ class PgWebhooks:
             )
             if old is None:
                 return False
-            await record(connection, "webhook.delete", name, _audited(old))
+            await record(connection, "webhook.delete", name, self._audited(old))
         return True
+
+    async def reseal(self) -> int:
+        """Seal with the present key what is stored plainly or under an old one; returns how many webhooks.
+
+        Raises `SealBroken` for the first that does not open.
+        """
+        changed = 0
+        async with acquired(self._pool) as connection, connection.transaction():
+            rows = await connection.fetch("SELECT name, url, secret FROM webhooks ORDER BY name FOR UPDATE")
+            for name, url, secret in rows:
+                stored = {"url": url} if secret is None else {"url": url, "secret": secret}
+                if all(map(self._sealer.is_current, stored.values())):
+                    continue
+                again = {
+                    column: self._sealer.seal(self._opened(name, column, text), _place(name, column))
+                    for column, text in stored.items()
+                }
+                await connection.execute(
+                    "UPDATE webhooks SET url = $2, secret = $3 WHERE name = $1",
+                    name,
+                    again["url"],
+                    again.get("secret"),
+                )
+                changed += 1
+        return changed
+
+    async def plain(self) -> int:
+        """How many webhooks have a secret that is stored as it is."""
+        async with acquired(self._pool) as connection:
+            count = await connection.fetchval(
+                "SELECT count(*) FROM webhooks WHERE NOT starts_with(secret, $1)", PREFIX
+            )
+        return int(count)
+
+    def _opened(self, name: str, column: str, stored: str) -> str:
+        return self._sealer.open(stored, _place(name, column))
+
+    def _opened_or_empty(self, row: asyncpg.Record) -> str:
+        """The address; "" where its key is lost, so that it can be replaced or deleted all the same."""
+        try:
+            return self._opened(row["name"], "url", row["url"])
+        except SealBroken:
+            return ""
+
+    def _webhook(self, row: asyncpg.Record) -> Webhook:
+        name, url, secret, spec, updated_ms = row
+        return Webhook(
+            name,
+            self._opened(name, "url", url),
+            None if secret is None else self._opened(name, "secret", secret),
+            msgspec.convert(spec, WebhookSpec),
+            updated_ms,
+        )
+
+    def _audited(self, row: asyncpg.Record | None) -> dict[str, Any] | None:
+        """A webhook without what is secret about it: its address may be, but for the host."""
+        if row is None:
+            return None
+        address = urlsplit(self._opened_or_empty(row))
+        host = address.netloc.rpartition("@")[2]
+        return {"url": f"{address.scheme}://{host}", "has_secret": row["secret"] is not None, **row["spec"]}
+
+
+def _place(name: str, column: str) -> str:
+    return f"webhooks/{name}/{column}"
 
 
 _COLUMNS: Final = "name, url, secret, spec, updated_at"
@@ -96,17 +171,3 @@ ON CONFLICT (name) DO UPDATE SET url = excluded.url, secret = coalesce(excluded.
     spec = excluded.spec, updated_at = now()
 RETURNING {_COLUMNS}
 """
-
-
-def _audited(row: asyncpg.Record | None) -> dict[str, Any] | None:
-    """A webhook without what is secret about it: its address may be, but for the host."""
-    if row is None:
-        return None
-    address = urlsplit(row["url"])
-    host = address.netloc.rpartition("@")[2]
-    return {"url": f"{address.scheme}://{host}", "has_secret": row["secret"] is not None, **row["spec"]}
-
-
-def _webhook(row: asyncpg.Record) -> Webhook:
-    name, url, secret, spec, updated_ms = row
-    return Webhook(name, url, secret, msgspec.convert(spec, WebhookSpec), updated_ms)

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from sensorium.actors.errors import InvalidMessage
+from sensorium.ingest.actions.addresses import AddressRefused, CheckedTransport, Reach
 from sensorium.ingest.actions.carriers import Undeliverable, Undelivered, message
 from sensorium.storage.database import Pool
 from sensorium.storage.delivery_rows import Claimed
+from sensorium.storage.sealing import SealBroken, Sealer
 from sensorium.storage.webhooks import PgWebhooks, Webhook
 
 ID_HEADER: Final = "Idempotency-Key"
@@ -36,7 +38,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-def check_url(url: str, schemes: Collection[str] = SCHEMES) -> str:
+def check_url(url: str, schemes: Collection[str] = SCHEMES, reach: Reach | None = None) -> str:
     """The URL unchanged.
 
     Raises:
@@ -51,6 +53,8 @@ def check_url(url: str, schemes: Collection[str] = SCHEMES) -> str:
         raise InvalidMessage(f"url: must start with {' or '.join(f'{s}://' for s in schemes)}")
     if not parts.hostname or port == 0 or not url.isprintable() or " " in url:
         raise InvalidMessage("url: names no host, or holds what no address does")
+    if reach is not None and reach.refuses_host(parts.hostname):
+        raise InvalidMessage("url: is an address that is not public; actions.webhook_networks can allow it")
     if "@" in parts.netloc:
         raise InvalidMessage("url: must hold no user and password; what is sent is signed instead")
     if parts.fragment:
@@ -73,17 +77,19 @@ class WebhookCarrier:
         pool: Pool,
         schemes: Collection[str] = SCHEMES,
         clock_s: Callable[[], float] = time.time,
-        transport: httpx.AsyncBaseTransport | None = None,
+        sealer: Sealer | None = None,
+        reach: Reach | None = None,
     ) -> None:
-        self._webhooks = PgWebhooks(pool)
+        self._webhooks = PgWebhooks(pool, sealer)
         self._schemes = schemes
         self._clock_s = clock_s
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,
-            transport=transport,
+            transport=CheckedTransport(
+                reach or Reach(), httpx.Limits(max_connections=100, max_keepalive_connections=20)
+            ),
             headers={"User-Agent": "Sensorium"},
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
         )
 
     async def send(self, delivery: Claimed, attempts: int) -> None:
@@ -113,6 +119,8 @@ class WebhookCarrier:
                 await _drained(answer)
         except TimeoutError:
             raise Undelivered(f"no answer within {webhook.spec.timeout_s:g} s", most=most) from None
+        except AddressRefused as error:
+            raise Undeliverable(str(error)) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # Their texts may repeat the URL.
             raise Undelivered(f"no answer: {type(error).__name__}", most=most) from None
@@ -131,7 +139,10 @@ class WebhookCarrier:
 
     async def _webhook(self, delivery: Claimed) -> Webhook:
         name = delivery.queue.partition(":")[2]
-        webhook = await self._webhooks.get(name)
+        try:
+            webhook = await self._webhooks.get(name)
+        except SealBroken as error:
+            raise Undelivered(str(error), PAUSED_RETRY_S, counts=False) from None
         if webhook is None:
             raise Undeliverable(f"there is no webhook {name}")
         if not webhook.spec.enabled:

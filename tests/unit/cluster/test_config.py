@@ -124,7 +124,7 @@ def test_several_mistakes_are_counted(written) -> None:
         ("KAFKA_BROKERS", "a:9092,b", "KAFKA_BROKERS: streaming.brokers[1]: is HOST:PORT"),
         ("TIMESERIES_DB_URL", "influx:8086", "TIMESERIES_DB_URL: timeseries.url: "),
         ("DEVICE_CA_CERT_PATH", "/nowhere.pem", "PATH: security.device_ca_cert_path: no such file"),
-        ("ENCRYPTION_KEY", "k", "ENCRYPTION_KEY: security.encryption_key: encryption at rest does not exist"),
+        ("ENCRYPTION_KEY", "k", "ENCRYPTION_KEY: security.encryption_key: needs 16 characters at least"),
         ("ML_MODEL_REGISTRY_URL", "ftp://m", "ML_MODEL_REGISTRY_URL: analytics.model_registry_url: "),
         ("ANOMALY_DETECTION_ENABLED", "maybe", "ANOMALY_DETECTION_ENABLED: must be true or false"),
     ],
