@@ -55,6 +55,12 @@ def why_example(alarm: dict[str, Any], spec: dict[str, Any], life: dict[str, Any
             "changed_ms": _AT_MS,
             "changed_by": "ada",
         },
+        "decoder": {
+            "way_in": "chirpstack",
+            "format": "javascript",
+            "codec": "dragino-lht65",
+            "version": "9f2c41d07be6",
+        },
         "readings": [
             {
                 "time_ms": alarm["start_ms"],

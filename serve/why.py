@@ -9,10 +9,12 @@ from fastapi import APIRouter, Response
 
 from sensorium.actors.conditions.kinds import AnyCondition, Formula, parts_of
 from sensorium.actors.conditions.recursion import metrics_looked_at
+from sensorium.actors.downlinks import downlink_of, route_of
 from sensorium.actors.formulas import Windowed, nodes_of, parse_formula
 from sensorium.actors.messages import Value
 from sensorium.actors.records import Alarm, Command
 from sensorium.actors.rules import RuleSpec, WindowAggregate, ZScore
+from sensorium.ingest.lorawan.carriers import profile_of
 from sensorium.serve import examples
 from sensorium.serve.action_examples import why_example
 from sensorium.serve.alarm_actions import AlarmPath
@@ -45,10 +47,27 @@ class WindowFigure(msgspec.Struct, frozen=True):
     value: Value | None
 
 
+class Decoder(msgspec.Struct, frozen=True):
+    """What makes readings of the device's messages, as its metadata and the configuration say now.
+
+    Attributes:
+        way_in: "chirpstack", "tts" or "sparkplug"; "direct" of devices that speak MQTT, CoAP or HTTP to us.
+        format: "telemetry" (our JSON, SenML or CBOR), "sparkplug", "network_server" (it decodes), or the kind
+            of the codec: "cayenne", "layout" or "javascript".
+        codec, version: its name in the configuration, and a hash of what it says.
+    """
+
+    way_in: str
+    format: str
+    codec: str | None = None
+    version: str | None = None
+
+
 class AlarmWhy(msgspec.Struct, frozen=True):
     """Why there is an alarm.
 
     Attributes:
+        decoder: what made the readings; None when the device is not registered any more.
         rule: the version that raised it; None when it is not known any more.
         readings: of the rule's metrics, oldest first; the last is the one that raised it. Those of before the
             retention's bound are gone.
@@ -57,6 +76,7 @@ class AlarmWhy(msgspec.Struct, frozen=True):
 
     alarm: Alarm
     rule: RuleVersionItem | None
+    decoder: Decoder | None
     readings: list[ReadingItem]
     windows: list[WindowFigure]
     events: list[AlarmEventItem]
@@ -99,6 +119,7 @@ def routes(services: Services) -> APIRouter:
             AlarmWhy(
                 alarm,
                 rule,
+                await decoder_of(alarm.device_id),
                 readings,
                 windows,
                 [AlarmEventItem(*event) for event in events],
@@ -115,6 +136,20 @@ def routes(services: Services) -> APIRouter:
         if rule is None or rule.version != alarm.rule_version:
             return None
         return RuleVersionItem(rule.rule_id, rule.version, rule.spec, rule.updated_ms, "")
+
+    async def decoder_of(device_id: str) -> Decoder | None:
+        registration = await services.registry.get(device_id)
+        if registration is None:
+            return None
+        way_in = downlink_of("direct", registration.metadata)
+        if way_in not in ("chirpstack", "tts"):
+            return Decoder(way_in, "telemetry" if way_in == "direct" else way_in)
+        profile = profile_of(route_of(way_in, registration.metadata))
+        codec = None if services.lorawan is None else services.lorawan.codec_of(profile)
+        if codec is None:
+            return Decoder(way_in, "network_server")
+        name, kind, version = codec
+        return Decoder(way_in, kind, name, version)
 
     async def actions_of(alarm: Alarm) -> list[StoredDelivery]:
         if side is None:

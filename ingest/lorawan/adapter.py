@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any, Final
 
 import msgspec
@@ -91,6 +91,19 @@ class LorawanAdapter:
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._counts: Counter[str] = Counter()
+
+    def codec_of(self, profile: str) -> tuple[str, str, str] | None:
+        """Name, kind and version of the codec for a profile; None where the network server decodes.
+
+        The version is a hash of what the codec says, so it changes with it.
+        """
+        name = profile if profile in self._codecs else DEFAULT
+        codec = self._codecs.get(name)
+        if codec is None:
+            return None
+        written = msgspec.json.encode(codec)
+        kind: str = msgspec.to_builtins(codec)["type"]
+        return name, kind, sha256(written).hexdigest()[:12]
 
     async def close(self) -> None:
         """End the process of the codecs."""

@@ -134,6 +134,20 @@ async def test_scripts_and_servers_decode_too(world: World) -> None:
     assert "lora_fcnt" in world.metrics()
 
 
+async def test_a_codec_is_told_by_name_kind_and_what_it_says(world: World) -> None:
+    lpp, js = world.adapter.codec_of("lpp"), world.adapter.codec_of("js")
+    assert lpp is not None
+    assert js is not None
+    assert (lpp[:2], js[:2]) == (("lpp", "cayenne"), ("js", "javascript"))
+    assert lpp[2] != js[2]
+    other = World(LorawanSettings(codecs={"js": ScriptCodec("function decodeUplink(i) { return {}; }")}))
+    changed = other.adapter.codec_of("js")
+    assert changed is not None
+    assert changed[2] != js[2]
+    assert other.adapter.codec_of("unknown") is None
+    await other.adapter.close()
+
+
 async def test_counter_resets_are_noticed(world: World) -> None:
     for counter, reset in ((5, False), (5, False), (6, False), (1, True), (2, False)):
         await world.chirpstack("up", up(fCnt=counter))

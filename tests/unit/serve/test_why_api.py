@@ -26,6 +26,7 @@ async def test_an_alarm_says_what_led_to_it_and_what_followed(platform: World) -
         "quality": "good",
     }
     assert why["readings"][-1] == raised
+    assert why["decoder"] == {"way_in": "direct", "format": "telemetry", "codec": None, "version": None}
     assert [e["kind"] for e in why["events"]] == ["alarm_raised", "alarm_cleared", "alarm_ack"]
     assert (why["windows"], why["actions"], why["commands"]) == ([], [], [])
 
