@@ -1,5 +1,8 @@
 """How a device's state becomes a snapshot, and a device is built again from what the log holds."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 import msgspec
 
 from sensorium.actors.commands import TIMER as COMMANDS_TIMER
@@ -106,11 +109,15 @@ def _restore(device: Device, snapshot: Snapshot) -> None:
     for rule_id, alarm in device.alarms.items():
         if alarm.alarm_id in state.tallies:
             device.watch.tallies[rule_id].restore(state.tallies[alarm.alarm_id])
-    device.windows = tuple(
-        Window.restore(WindowSpec(length_s, slide_s), newest, cells)
-        for length_s, slide_s, newest, cells in state.windows
-    )
+    device.windows = tuple(_windows(state))
     device.detection = restored(state.watchers, device.metrics)
+
+
+def _windows(state: _State) -> Iterator[Window]:
+    """Those of the snapshot. One that was saved in another form than today's begins empty instead."""
+    for length_s, slide_s, newest, cells in state.windows:
+        with suppress(ValueError):
+            yield Window.restore(WindowSpec(length_s, slide_s), newest, cells)
 
 
 def _replay(device: Device, row: TailReading, around: Surroundings) -> None:
