@@ -131,6 +131,7 @@ class CoapServer:
         self._watching = [
             asyncio.create_task(self._latest.watch(source), name="coap commands") for source in self._sources
         ]
+        self._watching.append(asyncio.create_task(self._latest.look(), name="coap observers"))
 
     def check(self) -> None:
         """Raise what ended the watching of commands, if something but `stop` did."""

@@ -37,6 +37,10 @@ MAX_OBSERVERS: Final = 10_000
 NOTIFY_EVERY_S: Final = 1.0
 """Notifications of a device are at least so far apart. An observer that is gone is noticed after some 90 s,
 so this is also the bound on what waits for it."""
+LOOK_EVERY_S: Final = 2.0
+"""How often a device whose latest values are observed is asked for what came by other ways in."""
+MAX_LOOKS_PER_S: Final = 200
+"""With more observed devices than that allows, each is asked less often."""
 
 
 class CoapRouter(Router, Protocol):
@@ -238,6 +242,8 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
         self._observers: dict[str, set[Any]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._changed_again: set[str] = set()
+        self._shown: dict[str, bytes] = {}
+        """Of the devices that are observed, a digest of the latest values that were told last."""
         self.observers = 0
         self.notifications = 0
 
@@ -268,6 +274,7 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
             observers.discard(serverobservation)
             if not observers and self._observers.get(observed) is observers:
                 del self._observers[observed]
+                self._shown.pop(observed, None)
 
         serverobservation.accept(gone)
 
@@ -295,6 +302,26 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
             self._changed_again.discard(observed)
             self.changed(observed)
 
+    async def look(self) -> None:
+        """Tell observers of latest values that came by other ways in, until cancelled."""
+        while True:
+            # What else is observed has a slash in its name, and is told of by `watch`.
+            observed = [name for name in self._observers if "/" not in name]
+            pause_s = max(1 / MAX_LOOKS_PER_S, LOOK_EVERY_S / (len(observed) or 1))
+            for device_id in observed:
+                await asyncio.sleep(pause_s)
+                before = self._shown.get(device_id)
+                if before is None or device_id in self._timers:
+                    continue  # nothing was told yet, or just now
+                try:
+                    answer = await self._router.ask(GetLatest(device_id))
+                except SensoriumError:
+                    continue  # who asks is told that, who observes may be told later
+                if _digest(answer) != before == self._shown.get(device_id):
+                    self.changed(device_id)
+            if not observed:
+                await asyncio.sleep(pause_s)
+
     def close(self) -> None:
         """Tell nobody any more."""
         for timer in self._timers.values():
@@ -320,6 +347,8 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
             except SensoriumError as error:
                 raise answer_of(error) from None
             content = encoded(answer, accept)
+            if device_id in self._observers and isinstance(question, GetLatest):
+                self._shown[device_id] = _digest(answer)
         try:
             part, block = cut(content, asked)
         except Incomplete as error:
@@ -331,6 +360,10 @@ class LatestResource(ObservableResource, PathCapable):  # type: ignore[misc]  # 
             if block.more:
                 self._downloads.keep(key, content)
         return message
+
+
+def _digest(answer: Any) -> bytes:
+    return blake2b(msgspec.json.encode(answer), digest_size=8).digest()
 
 
 def accepted(request: Any) -> int:

@@ -13,10 +13,12 @@ import pytest
 from coap_world import NOW_MS, CoapWorld, coap_world
 
 from sensorium.actors.profile import RateLimit
+from sensorium.ingest import coap_resources
 from sensorium.ingest.coap import check_port
 from sensorium.ingest.coap_security import OscoreContexts
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.errors import InvalidContext
+from sensorium.ingest.pipeline import Pipeline
 
 AT_MS = 1_704_110_400_000
 
@@ -158,7 +160,7 @@ async def test_latest_as_json_and_cbor(world: CoapWorld) -> None:
     as_cbor = await world.request(aiocoap.GET, "/devices/d1/latest", accept=60)
     assert as_cbor.opt.content_format == 60
     assert json.loads(as_json.payload) == cbor2.loads(as_cbor.payload)
-    assert json.loads(as_json.payload)["metrics"]["t"] == {"value": 21.5, "time_ms": AT_MS}
+    assert json.loads(as_json.payload)["metrics"]["t"] == {"value": 21.5, "time_ms": AT_MS, "quality": "good"}
     assert (await world.request(aiocoap.GET, "/devices/d1/latest", accept=40)).code.dotted == "4.06"
     assert (await world.request(aiocoap.GET, "/devices/nobody/latest")).code.dotted == "4.04"
 
@@ -189,6 +191,32 @@ async def test_observers_hear_of_commits(world: CoapWorld) -> None:
     # The first is told at once, the others together, a second later.
     await until(lambda: seen[-1] == 4.0)
     assert seen in ([1.0, 2.0, 4.0], [1.0, 3.0, 4.0], [1.0, 4.0])
+    listening.cancel()
+
+
+async def test_observers_hear_of_what_came_by_other_ways(
+    world: CoapWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coap_resources, "LOOK_EVERY_S", 0.05)
+    await world.post("d1", json.dumps({"t": 1, "timestamp": AT_MS}).encode())
+    message = aiocoap.Message(code=aiocoap.GET, uri=world.uri("/devices/d1/latest"), observe=0)
+    request = world.client.request(message, handle_blockwise=False)
+    seen = [json.loads((await request.response).payload)["metrics"]["t"]["value"]]
+
+    async def listen() -> None:
+        async for notification in request.observation:
+            seen.append(json.loads(notification.payload)["metrics"]["t"]["value"])
+
+    listening = asyncio.create_task(listen())
+    committed = asyncio.Event()
+    payload = json.dumps({"t": 2, "timestamp": AT_MS + 1}).encode()
+    by_mqtt = Pipeline(world.router)
+    by_mqtt.telemetry("x", "d1", payload, AT_MS + 2, None, lambda _, __: committed.set(), None)
+    await committed.wait()
+    await until(lambda: seen[-1] == 2.0)
+    told = world.server.statistics()["notifications"]
+    await asyncio.sleep(0.3)
+    assert world.server.statistics()["notifications"] == told == 1, "what is as it was is not told again"
     listening.cancel()
 
 
