@@ -198,7 +198,7 @@ class Trial:
             profile = msgspec.structs.replace(profile, detectors=())
         self._around = Surroundings(Profiles(profile), book)
         self._relived: Relived | None = None
-        self._shapes: dict[MetricSet, tuple[tuple[str, ...], Callable[[Any], Any] | None]] = {}
+        self._shapes: dict[MetricSet, tuple[tuple[str, ...], Callable[[Any], list[Any]]]] = {}
         self._alarms: dict[str, dict[str, Alarm]] = {rule.rule_id: {} for rule in judged}
 
     def take(self, rows: Iterable[TailReading]) -> None:
@@ -209,22 +209,24 @@ class Trial:
         """
         relived = self._relived
         start_ms = self._order.start_ms
-        shapes = self._shapes
+        known: MetricSet | None = None
+        all_names: tuple[str, ...] = ()
+        pick: Callable[[Any], list[Any]] = list
+        counted = 0
         for _, time_ms, key, _, metrics, values in rows:
             if relived is None:
                 relived = self._begin(time_ms)
-            shape = shapes.get(metrics)
-            if shape is None:
-                shape = shapes[metrics] = self._shape(metrics)
-            names, pick = shape
-            picked: list[Any] = [] if pick is None else list(pick(values))
+            if metrics is not known:
+                known, (all_names, pick) = metrics, self._shape_of(metrics)
+            names, picked = all_names, pick(values)
             if None in picked:
                 present = [(n, v) for n, v in zip(names, picked, strict=True) if v is not None]
                 names, picked = tuple(n for n, _ in present), [v for _, v in present]
             relived.take(time_ms, key, 0, names, picked)
-            self.readings += time_ms >= start_ms
+            counted += time_ms >= start_ms
             if relived.emitted:
                 self._note(relived.emitted)
+        self.readings += counted
         if self.readings > MAX_DEVICE_READINGS:
             raise InvalidMessage(
                 f"since: device {self._registration.device_id} has more than {MAX_DEVICE_READINGS} readings"
@@ -269,16 +271,23 @@ class Trial:
         relived.surround(self._around)
         return relived
 
-    def _shape(self, metrics: MetricSet) -> tuple[tuple[str, ...], Callable[[Any], Any] | None]:
+    def _shape_of(self, metrics: MetricSet) -> tuple[tuple[str, ...], Callable[[Any], list[Any]]]:
+        shape = self._shapes.get(metrics)
+        if shape is None:
+            shape = self._shapes[metrics] = self._shape(metrics)
+        return shape
+
+    def _shape(self, metrics: MetricSet) -> tuple[tuple[str, ...], Callable[[Any], list[Any]]]:
         """The metrics that a rule may name, and how to pick their values."""
         positions = [n for n, name in enumerate(metrics.names) if name in self._picked]
         names = tuple(metrics.names[n] for n in positions)
         if not positions:
-            return names, None
+            return names, lambda values: []
         if len(positions) == 1:
             (only,) = positions
-            return names, lambda values: (values[only],)
-        return names, itemgetter(*positions)
+            return names, lambda values: [values[only]]
+        pick = itemgetter(*positions)
+        return names, lambda values: list(pick(values))
 
     def _note(self, emitted: Iterable[Alarm]) -> None:
         for alarm in emitted:

@@ -38,7 +38,8 @@ class Relived:
         self, time_ms: int, key: int, flags: int, names: Names, values: list[Value], known: bool = False
     ) -> Outcome:
         """The turn of a reading, received at its own time or, when it is late, now. See `Device.read`."""
-        self.emitted = []
+        if self.emitted:
+            self.emitted = []
         if self._due_ms < time_ms:
             self._fire_until(time_ms - 1)
         if time_ms > self.now_ms:

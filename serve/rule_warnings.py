@@ -31,6 +31,8 @@ async def warnings_of(services: Services, spec: RuleSpec) -> list[RuleWarning]:
         return [RuleWarning(f"no active device is in the scope yet: {_words(spec.scope)}", "#/scope")]
     sent = {name for name, _ in await services.history.newest_kinds([r.device_id for r in devices])}
     keys = {key for r in devices for key in r.metadata}
+    schemas = [services.profiles.of(kind).schema for kind in {r.device_type for r in devices}]
+    expected = [schema for schema in schemas if schema is not None]
     others = sources_of(rule.spec for rule in await services.rules.list() if rule.spec.enabled)
     derived = {*others, *sources_of([spec])}
     found: dict[tuple[str, str], RuleWarning] = {}
@@ -38,9 +40,14 @@ async def warnings_of(services: Services, spec: RuleSpec) -> list[RuleWarning]:
         if kind == "metadata" and name not in keys:
             detail = f"no device of the scope ({_words(spec.scope)}) has {name} in its metadata"
             found[kind, name] = RuleWarning(detail + _meant(name, keys), pointer)
-        elif kind == "metric" and sent and name not in sent and name not in derived:
+        elif kind == "metric" and (sent or expected) and name not in sent and name not in derived:
+            if any(schema.of(name) is not None for schema in expected):
+                continue
             detail = f"no device of the scope ({_words(spec.scope)}) has sent a metric {name}"
-            found[kind, name] = RuleWarning(detail + _meant(name, sent | derived), pointer)
+            if expected:
+                detail += ", and the profile knows none"
+            known = sent | derived | {known for schema in expected for known in schema.metrics}
+            found[kind, name] = RuleWarning(detail + _meant(name, known), pointer)
     for n, action in enumerate(spec.actions):
         if isinstance(action, DeriveAction) and action.metric in sent and action.metric not in others:
             detail = f"devices send {action.metric} themselves, and what they send counts"
