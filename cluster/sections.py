@@ -140,6 +140,8 @@ class Retention(Section):
     """… those of one-hour rollups 13 weeks …"""
     rollup_1d_days: Days | None = None
     """… and those of one-day rollups four years."""
+    alarm_days: Days | None = None
+    """Alarms, by when they ended. What a profile says of its own (`profiles: TYPE: retention`) goes first."""
     audit_days: Days | None = None
     """Entries of the audit log, the oldest first; what is left stays a chain that can be checked."""
 
@@ -374,6 +376,13 @@ class Metric(Section):
 MetricName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+class TypeRetention(Section):
+    """How long what is kept of devices of a type; what is left out is as in `storage.retention`."""
+
+    alarm_days: Days | None = None
+    """Alarms that have ended."""
+
+
 class DeviceType(Section):
     """The profile of a device type. What is left out is as in the profile called `default`."""
 
@@ -387,6 +396,7 @@ class DeviceType(Section):
     """What its readings must look like. A name that ends with `*` goes for all that begin so."""
     ingest: DeviceRates = DeviceRates()
     """How much a device of this type may send; what is left out is as in the section `ingest`."""
+    retention: TypeRetention = TypeRetention()
     unknown_metrics: Literal["allow", "flag", "reject"] | None = None
     """What becomes of readings with metrics that are not named; they are allowed."""
 

@@ -23,7 +23,7 @@ from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.peer_means import PeerMeans
 from sensorium.storage.projection_runner import ProjectionRunner
-from sensorium.storage.retention import RetentionKeeper, RetentionSettings
+from sensorium.storage.retention import AlarmRetention, RetentionKeeper, RetentionSettings
 from sensorium.storage.rollup_sink import NAME as ROLLUPS
 from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
 from sensorium.storage.rollup_sink import RollupSink
@@ -90,7 +90,16 @@ def retention_settings(config: Config) -> RetentionSettings:
         + projections(config),
         config.timeseries.hot_days if config.timeseries.url is not None else None,
         keep.audit_days,
+        alarm_retention(config),
     )
+
+
+def alarm_retention(config: Config) -> AlarmRetention:
+    """For how long ended alarms are kept. The profile `default` speaks for types without their own."""
+    own = {name: section.retention.alarm_days for name, section in config.profiles.items()}
+    default = own.pop("default", None)
+    by_type = tuple((name, days) for name, days in sorted(own.items()) if days is not None)
+    return AlarmRetention(config.storage.retention.alarm_days if default is None else default, by_type)
 
 
 async def mqtt_adapter(settings: MqttSettings, router: Router, _: AsyncExitStack) -> MqttIngestor:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -44,6 +44,11 @@ DELETE FROM anomalies WHERE anomaly_id IN
     (SELECT anomaly_id FROM anomalies WHERE start_at < $1 AND end_at < $1
      ORDER BY start_at, anomaly_id LIMIT $2)
 """
+_FORGET_ALARMS: Final = """
+DELETE FROM alarms WHERE alarm_id IN
+    (SELECT alarm_id FROM alarms WHERE state = 'CLEARED' AND end_at < $1 AND start_at < $1 AND {which}
+     ORDER BY start_at, alarm_id LIMIT $3)
+"""
 _SIZES: Final = """
 SELECT coalesce(parent.relname, child.relname)::text AS kind,
        sum(pg_total_relation_size(child.oid))::bigint AS bytes
@@ -58,16 +63,14 @@ class RetentionSettings:
     """For how many days what is kept; None: for ever.
 
     Attributes:
-        raw_days: readings and events, by the day of their commit.
         hot_days: readings alone, where something else has them by then; the sooner of both counts.
-
-
         raw_days: readings and events, by the day of their commit; commands that have ended, by when they were
             given; anomalies that have ended.
         rollup_days: by the level's name, by event time. A partition goes when all of it is older.
         wait_for: the projections that must have read a day of the log before it goes. One that has yet to
             run for the first time has read nothing.
         audit_days: entries of the audit log.
+        alarms: those that have ended.
     """
 
     raw_days: int | None = None
@@ -75,6 +78,15 @@ class RetentionSettings:
     wait_for: tuple[str, ...] = ()
     hot_days: int | None = None
     audit_days: int | None = None
+    alarms: "AlarmRetention" = field(default_factory=lambda: AlarmRetention())
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRetention:
+    """For how many days alarms are kept after their end: by device type, and those of all others."""
+
+    days: int | None = None
+    by_type: tuple[tuple[str, int], ...] = ()
 
 
 async def apply(connection: Connection, settings: RetentionSettings, now: datetime) -> list[str]:
@@ -93,6 +105,7 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
         await forget_commands(connection, now - timedelta(days=settings.raw_days))
         await forget_jobs(connection, now - timedelta(days=settings.raw_days))
         await forget_anomalies(connection, now - timedelta(days=settings.raw_days))
+    await forget_alarms(connection, settings.alarms, now)
     days = dict(settings.rollup_days)
     for level in LEVELS:
         if level.name in days:
@@ -123,6 +136,28 @@ async def _drop_log(
             midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
             await connection.execute(_KEPT_FROM, "log", midnight_ms)
     return gone
+
+
+async def forget_alarms(connection: Connection, keep: AlarmRetention, now: datetime) -> int:
+    """Delete alarms that ended too long ago, at most `FORGET_AT_ONCE` of a type in a call; how many.
+
+    What was sent about them, and what happened to them in the log, goes by its own rules.
+    """
+    named = [name for name, _ in keep.by_type]
+    wanted: list[tuple[str, Any, int]] = [("device_type = $2", name, days) for name, days in keep.by_type]
+    if keep.days is not None:
+        wanted.append(("device_type <> ALL($2::text[])", named, keep.days))
+    forgotten = 0
+    for which, value, days in wanted:
+        before_ms = int((now - timedelta(days=days)).timestamp() * 1000)
+        of_these = 0
+        while of_these < FORGET_AT_ONCE:
+            gone = await connection.execute(_FORGET_ALARMS.format(which=which), before_ms, value, FORGET_PAGE)
+            of_these += (count := int(gone.removeprefix("DELETE ")))
+            if count < FORGET_PAGE:
+                break
+        forgotten += of_these
+    return forgotten
 
 
 async def forget_commands(connection: Connection, before: datetime) -> int:

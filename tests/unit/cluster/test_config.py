@@ -9,7 +9,7 @@ from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.services import retention_settings
-from sensorium.storage.retention import RetentionSettings
+from sensorium.storage.retention import AlarmRetention, RetentionSettings
 
 
 @pytest.fixture
@@ -174,6 +174,18 @@ def test_no_message_shows_a_secret(written, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(written(text))
     assert "hunter2" not in str(caught.value)
+
+
+def test_alarms_are_kept_by_type(written) -> None:
+    config = load(
+        written(
+            "storage:\n  retention: {alarm_days: 90}\n"
+            "profiles:\n  pump: {retention: {alarm_days: 365}}\n  valve: {lateness_s: 5}\n"
+        )
+    )
+    assert retention_settings(config).alarms == AlarmRetention(90, (("pump", 365),))
+    config = load(written("profiles:\n  default: {retention: {alarm_days: 7}}\n"))
+    assert retention_settings(config).alarms == AlarmRetention(7)
 
 
 def test_describe_hides_secrets_and_shows_the_rest(written) -> None:

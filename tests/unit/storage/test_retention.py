@@ -5,14 +5,21 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from storage_rows import NOON_MS, reading
+from storage_rows import NOON_MS, alarm, reading
 
 from sensorium.actors.records import Commit
 from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.partitions import ensure_partitions
 from sensorium.storage.projection_runner import ProjectionRunner
-from sensorium.storage.retention import RetentionKeeper, RetentionSettings, apply, sizes
+from sensorium.storage.retention import (
+    AlarmRetention,
+    RetentionKeeper,
+    RetentionSettings,
+    apply,
+    forget_alarms,
+    sizes,
+)
 from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
 pytestmark = pytest.mark.database
@@ -53,6 +60,27 @@ async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> No
         assert await connection.fetchval("SELECT count(*) FROM readings") == 0
         assert await apply(connection, settings, later) == []
         assert (await sizes(connection))["rollups_1h"] > 0
+
+
+async def test_alarms_go_by_type_once_they_have_ended(dsn: str, pool: Pool) -> None:
+    now = datetime.now(UTC)
+    ended_ms = int((now - timedelta(days=20)).timestamp() * 1000)
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    alarms = [
+        alarm(f"{device_type}-{state}", f"d-{device_type}", state, device_type=device_type, **end)
+        for device_type in ("pump", "valve", "lamp")
+        for state, end in (("CLEARED", {"end_ms": ended_ms, "start_ms": ended_ms - 1}), ("ACTIVE", {}))
+    ]
+    await log.commit(Commit(alarms=alarms))
+    await log.close()
+    keep = AlarmRetention(365, (("pump", 7), ("valve", 30)))
+    async with acquired(pool) as connection:
+        assert await forget_alarms(connection, AlarmRetention(), now) == 0
+        assert await forget_alarms(connection, keep, now) == 1
+        left = {row["alarm_id"] for row in await connection.fetch("SELECT alarm_id FROM alarms")}
+        assert left == {a.alarm_id for a in alarms} - {"pump-CLEARED"}
+        assert await forget_alarms(connection, replace(keep, days=7), now) == 1
+        assert await connection.fetchval("SELECT count(*) FROM alarms WHERE alarm_id = 'lamp-CLEARED'") == 0
 
 
 async def test_readings_go_before_events_where_they_are_elsewhere(pool: Pool) -> None:
