@@ -14,12 +14,13 @@ UPDATE hosts SET free_at = CASE WHEN $2 THEN clock_timestamp()
 WHERE incarnation = $1 AND ($2 OR free_at = '-infinity')
 """
 
+# `greatest`, because PostgreSQL before 17 subtracts nothing from infinity.
 _OWNERS: Final = """
 SELECT CASE WHEN h.state = 'alive' THEN incarnation END AS owner, epoch,
-       CASE WHEN incarnation IS NULL THEN extract(epoch FROM a.free_at - clock_timestamp())
-            WHEN h.state = 'fenced' THEN extract(epoch FROM h.free_at - clock_timestamp()) END::float8
+       CASE WHEN incarnation IS NULL THEN extract(epoch FROM greatest(a.free_at, now) - now)
+            WHEN h.state = 'fenced' THEN extract(epoch FROM greatest(h.free_at, now) - now) END::float8
            AS claimable_in_s
-FROM assignments a LEFT JOIN hosts h USING (incarnation) ORDER BY shard
+FROM assignments a LEFT JOIN hosts h USING (incarnation), clock_timestamp() AS now ORDER BY shard
 """
 
 

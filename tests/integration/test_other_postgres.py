@@ -57,6 +57,9 @@ async def host_on(dsn: str) -> AsyncIterator[DeviceHost]:
     await migrate(dsn)
     pool = await open_pool(dsn, 2)
     member = await PgMembership(pool).join("host-0")
+    members = await PgMembership(pool).read()
+    assert [m.incarnation for m in members.alive] == [member]
+    assert members.claimable_in_s == 0.0
     host = DeviceHost("host-0", member, range(1024), PgHostPorts(dsn), HostSettings())
     await host.start()
     yield host
