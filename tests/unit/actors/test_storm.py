@@ -16,6 +16,7 @@ A seed that fails is named and runs the same way again:
 import asyncio
 import os
 import random
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from sensorium.actors.coordinator import Coordinator, RuntimeSpec
 from sensorium.actors.errors import Refused, Unavailable
 from sensorium.actors.host import HostSettings
 from sensorium.actors.messages import ChangeTwin, ClaimTwin, GetLatest, TwinTold
+from sensorium.actors.placement import SHARDS
 from sensorium.actors.router import Router
 from sensorium.actors.testing import MemoryStore
 from tests.unit.actors.test_runtime import abandon, assert_log_is_sound, platform
@@ -182,7 +184,7 @@ async def turn_bad(world: World) -> None:
     """One more thing goes wrong, or less does."""
     rng, weather, store = world.rng, world.weather, world.store
     host = rng.choice(world.hosts() or [None])
-    match rng.randrange(13):
+    match rng.randrange(14):
         case 0:
             weather.lost = rng.choice((0.0, 0.02, 0.3))
         case 1:
@@ -218,6 +220,15 @@ async def turn_bad(world: World) -> None:
         case 12:
             if world.transport.present is not None:
                 world.later(scale(world.transport.present, rng.randint(1, 4)))
+        case 13:
+            world.later(take(store, rng))
+
+
+async def take(store: MemoryStore, rng: random.Random) -> None:
+    """Shards are taken from hosts that live, as from one that fails to hand over."""
+    shards = rng.sample(range(SHARDS), SHARDS // 2)
+    with suppress(Unavailable):
+        await store.take({shard: store.owners[shard][1] for shard in shards})
 
 
 async def scale(coordinator: Coordinator, hosts: int) -> None:
@@ -328,9 +339,10 @@ def test_without_the_fence_it_would_store_twice(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_without_the_fence_a_storm_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chance alone comes upon the second committer."""
-    monkeypatch.setattr(MemoryStore, "_check_fence", lambda store, incarnation: None)
+@pytest.mark.parametrize("check", ["_check_fence", "_check_epochs"])
+def test_without_one_of_the_checks_a_storm_finds_it(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chance alone comes upon the second committer, though the other check is there."""
+    monkeypatch.setattr(MemoryStore, check, lambda store, *_: None)
 
     def storms() -> None:
         for seed in range(60):
