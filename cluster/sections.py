@@ -180,7 +180,8 @@ class Storage(Section):
 class Http(Section):
     """The HTTP API."""
 
-    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    host: Literal["127.0.0.1", "localhost", "0.0.0.0"] = "127.0.0.1"
+    """This machine alone, or all of its addresses: Ray Serve's proxy asks a replica beside it by loopback."""
     port: Port = 8000
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
     proxies: Literal["every_node", "head"] = "every_node"
