@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -46,6 +47,10 @@ TAKE_AFTER: Final = 3
 
 CUT_OFF_S: Final = 1.5
 """For how long a host's lease may be over, while the database answers us, before the host is replaced."""
+
+HEAD_START_S: Final = 5.0
+"""How long whatever else was lost waits for the first service, which the devices' messages come in by: a
+process that starts takes seconds of a core, and many would make each other late."""
 
 MAX_HOSTS: Final = 1024
 
@@ -139,7 +144,7 @@ class Coordinator:
                 await self._until(lambda: self._complete)
                 for spec in self._spec.services:
                     if spec.name not in self._services:
-                        self._keep(Kept(spec.name, self._service_launch(spec)))
+                        self._keep(self._kept(spec))
                 await asyncio.gather(*(kept.up.wait() for kept in self._services.values()))
 
     async def stop(self) -> None:
@@ -254,7 +259,7 @@ class Coordinator:
                 await _until_available(lambda i=member.incarnation: membership.fence(i))  # type: ignore[misc]
         for spec in self._spec.services:
             for name in [n for n in living if n.partition(".")[0] == spec.name and answers[n]][:1]:
-                self._keep(Kept(spec.name, self._service_launch(spec), living.pop(name)))
+                self._keep(self._kept(spec, living.pop(name)))
         for process in living.values():
             process.kill()
         if self._hosts:
@@ -310,7 +315,7 @@ class Coordinator:
 
     async def _live(self, host: _Host) -> None:
         if host.process is None:
-            await brought_up(host.name, lambda: self._launch(host))
+            await brought_up(host.name, lambda: self._launch(host), lambda: self._answers(host.node))
         assert host.process is not None
         assert self._membership is not None or host.incarnation
         host.serving = True
@@ -337,6 +342,8 @@ class Coordinator:
 
     async def _launch(self, host: _Host) -> Process:
         assert self._membership is not None
+        if host.name in self._replaced:
+            await self._after_the_first()
         usable = self._usable_nodes()
         if host.node not in {node.node_id for node in usable}:
             host.node = choose_node(usable, Counter(h.node for h in self._hosts.values() if h is not host))
@@ -414,7 +421,9 @@ class Coordinator:
         self._members = await self._membership.read()
         owners = self._owners()
         version = sum(epoch for _, epoch in self._members.owners)
-        self._complete = None not in owners
+        was_complete, self._complete = self._complete, None not in owners
+        if self._complete and not was_complete and self._replaced:
+            _log.warning("every shard has an owner again")
         known = self._table.hosts or [""] * SHARDS
         hosts = [known[shard] if owner is None else owner for shard, owner in enumerate(owners)]
         addresses = {h.name: h.process.address for h in self._hosts.values() if h.serving and h.process}
@@ -514,14 +523,31 @@ class Coordinator:
         while not condition():
             await self._changed.wait()
 
+    def _answers(self, node: str) -> bool:
+        """Whether it is there to launch on; where there is no choice of nodes, it is."""
+        return not node or node in {there.node_id for there in self._launcher.nodes()}
+
+    def _kept(self, spec: ServiceSpec, process: Process | None = None) -> Kept:
+        there = lambda: self._answers(self._service_nodes.get(spec.name, ""))  # noqa: E731
+        return Kept(spec.name, self._service_launch(spec), there, process)
+
     def _service_launch(self, spec: ServiceSpec) -> Callable[[], Awaitable[Process]]:
         async def launch() -> Process:
+            if spec is not self._spec.services[0] and self._services[spec.name].replaced:
+                await self._after_the_first()
             others = Counter(node for other, node in self._service_nodes.items() if other != spec.name)
             node = self._service_nodes[spec.name] = choose_node(self._usable_nodes(), others)
             name = f"{spec.name}.{time.monotonic_ns()}"
             return self._launcher.launch(name, node, spec.make, *spec.args)
 
         return launch
+
+    async def _after_the_first(self) -> None:
+        first = self._services.get(self._spec.services[0].name) if self._spec.services else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START_S):
+                if first is not None:
+                    await first.up.wait()
 
     def _keep(self, kept: Kept) -> None:
         self._services[kept.name] = kept

@@ -14,7 +14,7 @@ from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
@@ -28,6 +28,9 @@ DELIVER_TIMEOUT_S: Final = 30.0
 CLAIM_TIMEOUT_S: Final = 10.0
 """In which Ray notices that a process has died."""
 
+STEER_TIMEOUT_S: Final = 20.0
+"""In which a call to the coordinator gets through at last."""
+
 # What is launched never restarts by itself (a restart would rerun __init__ and lose what it owns): the
 # coordinator replaces it. It claims no CPU slot: how many there are is our decision, not the scheduler's.
 _OPTIONS: Final[dict[str, Any]] = {
@@ -38,6 +41,15 @@ _OPTIONS: Final[dict[str, Any]] = {
     "enable_task_events": False,
     "lifetime": "detached",
 }
+
+NODES_FOR_S: Final = 0.5
+"""How long what is known of the nodes is gone by."""
+
+SILENT_FOR_S: Final = 2.0
+"""How long a node that did not answer is not asked again: to ask it holds the coordinator up."""
+
+_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""Of what goes to Ray's log files."""
 
 HOSTS_LABEL: Final = "sensorium.io/hosts"
 """On a deployed cluster every node says by it how many hosts it is meant for."""
@@ -57,6 +69,7 @@ def remote_class(make: Callable[..., Any]) -> Any:
 
         def __init__(self, *args: Any) -> None:
             spare_the_collector()
+            logging.basicConfig(format=_LOG_FORMAT)
             self._object = make(*args)
 
         async def call(self, method: str, *args: Any) -> Any:
@@ -99,6 +112,9 @@ class RayLauncher:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
+        self._nodes: list[Node] = []
+        self._nodes_until_s = 0.0
+        self._silent_until_s: dict[tuple[str, int], float] = {}
 
     def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> RayProcess:
         """See `supervision.Launcher.launch`."""
@@ -126,17 +142,31 @@ class RayLauncher:
 
         Ray lists a node that is lost for up to a minute yet. What is launched there would wait as long.
         """
+        now_s = time.monotonic()
+        if now_s >= self._nodes_until_s:
+            self._nodes = self._answering(now_s)
+            self._nodes_until_s = time.monotonic() + NODES_FOR_S
+        return self._nodes
+
+    def _answering(self, now_s: float) -> list[Node]:
         draining = draining_nodes()
         listed: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        answers = answering([(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in listed])
+        addresses = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in listed]
+        asked = [address for address in addresses if now_s >= self._silent_until_s.get(address, 0.0)]
+        answered = {address for address, there in zip(asked, answering(asked), strict=True) if there}
+        silent = [address for address in addresses if address not in answered]
+        self._silent_until_s = {
+            address: now_s + SILENT_FOR_S if address in asked else self._silent_until_s[address]
+            for address in silent
+        }
         return [
             Node(
                 node["NodeID"],
                 None if (hosts := node["Labels"].get(HOSTS_LABEL)) is None else int(hosts),
                 node["NodeID"] in draining,
             )
-            for node, answers_now in zip(listed, answers, strict=True)
-            if answers_now
+            for node, address in zip(listed, addresses, strict=True)
+            if address in answered
         ]
 
 
@@ -233,9 +263,10 @@ def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHa
     """
     # It owns no device: made anew, it finds in the database what it needs once `start` is called again.
     options = {**_OPTIONS, "max_restarts": -1, "name": COORDINATOR, "namespace": namespace}
-    # Beside the platform, so that it does not go when a node goes that only carries hosts.
+    # Beside the platform, so that it does not go when a node goes that only carries hosts: Ray would take
+    # a quarter of a minute to make it anew. Elsewhere it is of no use, since the platform calls `start`.
     here = ray.get_runtime_context().get_node_id()
-    options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
+    options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
     actor = remote_class(Coordinator).options(**options)
     handle: ActorHandle[Any] = actor.remote(spec, RayLauncher(namespace))
     return handle
@@ -245,6 +276,21 @@ def find_coordinator(namespace: str = NAMESPACE) -> "ActorHandle[Any]":
     """The running coordinator of a namespace. Raises ValueError when there is none."""
     handle: ActorHandle[Any] = ray.get_actor(COORDINATOR, namespace=namespace)
     return handle
+
+
+async def steer_coordinator(coordinator: "ActorHandle[Any]", method: str) -> None:
+    """Call its `start` or `stop`, which may be called twice: again when the call did not get through.
+
+    Raises ActorUnavailableError after `STEER_TIMEOUT_S`, and whatever the method raises.
+    """
+    deadline_s = time.monotonic() + STEER_TIMEOUT_S
+    while True:
+        try:
+            return await coordinator.call.remote(method)  # type: ignore[no-any-return]
+        except ActorUnavailableError:
+            if time.monotonic() > deadline_s:
+                raise
+            await asyncio.sleep(0.5)
 
 
 def make_router(sender: str, namespace: str = NAMESPACE) -> Router:

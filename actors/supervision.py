@@ -6,12 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from sensorium.actors.placement import Node
+from sensorium.actors.router import HostGone
 
 _log = logging.getLogger(__name__)
 
 PING_EVERY_S: Final = 0.5
 PING_TIMEOUT_S: Final = 3.0
 """What does not answer for so long is taken for hung and replaced."""
+
+PING_AGAIN_S: Final = 0.25
+"""After a call that failed, of which a process that lives need not know."""
+
+NODE_LOOK_EVERY_S: Final = 0.5
+"""While something starts, its machine may go: Ray would wait for that until it has given the machine up."""
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -54,23 +61,33 @@ class Kept:
 
     Args:
         launch: starts a new process of it.
+        there: whether the machine that it was launched on answers.
         process: one that runs already, to go on with.
     """
 
     def __init__(
-        self, name: str, launch: Callable[[], Awaitable[Process]], process: Process | None = None
+        self,
+        name: str,
+        launch: Callable[[], Awaitable[Process]],
+        there: Callable[[], bool],
+        process: Process | None = None,
     ) -> None:
         self.name = name
         self.process = process
         self.replaced = 0
         self.up = asyncio.Event()
         self._launch = launch
+        self._there = there
 
     async def run(self) -> None:
         """Keep it up until cancelled."""
         while True:
             if self.process is None:
-                self.process = await brought_up(self.name, self._launch)
+                began_s = asyncio.get_running_loop().time()
+                self.process = await brought_up(self.name, self._launch, self._there)
+                if self.replaced:
+                    took_s = asyncio.get_running_loop().time() - began_s
+                    _log.warning("%s is up again after %.1f s", self.name, took_s)
             self.up.set()
             error = await watched(self.process)
             _log.warning("%s is lost (%s); replacing it", self.name, error)
@@ -80,13 +97,15 @@ class Kept:
             self.replaced += 1
 
 
-async def brought_up(name: str, launch: Callable[[], Awaitable[Process]]) -> Process:
-    """A process that has started, however often it takes."""
+async def brought_up(
+    name: str, launch: Callable[[], Awaitable[Process]], there: Callable[[], bool]
+) -> Process:
+    """A process that has started, however often it takes. `there`: see `Kept`."""
     while True:
         process = None
         try:
             process = await launch()
-            await process.call("start", timeout_s=START_TIMEOUT_S)
+            await _unless_gone(process.call("start", timeout_s=START_TIMEOUT_S), there)
         except Exception as error:  # whatever its start raises: a supervisor outlives what it keeps
             _log.warning("%s does not start yet: %s", name, error)
             if process is not None:
@@ -96,13 +115,34 @@ async def brought_up(name: str, launch: Callable[[], Awaitable[Process]]) -> Pro
             return process
 
 
+async def _unless_gone(starting: Awaitable[None], there: Callable[[], bool]) -> None:
+    started = asyncio.ensure_future(starting)
+    try:
+        while not started.done():
+            await asyncio.wait({started}, timeout=NODE_LOOK_EVERY_S)
+            if not started.done() and not there():
+                raise HostGone("its node does not answer")
+        await started
+    finally:
+        started.cancel()
+
+
 async def watched(process: Process, look: Callable[[Any], Awaitable[None]] | None = None) -> Exception:
-    """Ping until it fails, or `look` at an answer raises; returns why."""
+    """Ping until it is dead, silent for `PING_TIMEOUT_S` or broken, or `look` at an answer raises; why."""
+    clock_s = asyncio.get_running_loop().time
+    heard_s = clock_s()
     while True:
         try:
+            asked_s = clock_s()
             answer = await process.call("ping", timeout_s=PING_TIMEOUT_S)
+            heard_s = asked_s
             if look is not None:
                 await look(answer)
+        except HostGone as error:
+            if error.dead or clock_s() - heard_s >= PING_TIMEOUT_S:
+                return error
+            await asyncio.sleep(PING_AGAIN_S)
+            continue
         except Exception as error:  # a fault of ours that broke it comes as any error
             return error
         await asyncio.sleep(PING_EVERY_S)

@@ -30,6 +30,7 @@ from sensorium.actors.runtime import (
     end_left_behind,
     join_ray,
     start_coordinator,
+    steer_coordinator,
 )
 from sensorium.cluster import urls
 from sensorium.cluster.actions import action_services
@@ -323,7 +324,7 @@ class Platform:
         )
         self._coordinator = start_coordinator(spec)
         stack.push_async_callback(self._stop_runtime)
-        await self._coordinator.call.remote("start")
+        await steer_coordinator(self._coordinator, "start")
         task = asyncio.create_task(self._keep_started(), name="keep the coordinator")
         stack.push_async_callback(_cancelled, task)
 
@@ -376,7 +377,7 @@ class Platform:
                 _log.warning("the coordinator does not answer: %s", str(error).splitlines()[0])
 
     async def _stop_runtime(self) -> None:
-        await self._coordinator.call.remote("stop")
+        await steer_coordinator(self._coordinator, "stop")
         ray.kill(self._coordinator)
 
     async def _api(self, stack: AsyncExitStack, dsn: str) -> None:
