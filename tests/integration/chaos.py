@@ -1,36 +1,46 @@
 """`make chaos`: each fault several times under load, and what became of every message that was acknowledged.
 
 `python tests/integration/chaos.py [--runs 5] [--fault "host killed"] [--json]`. Devices publish over MQTT at
-QoS 1 all the time. A fault counts as recovered when the log holds a message of every device that was sent
-after the fault began; devices send about twice a second, so this is never less than half a second. At the
-end the log is compared with what was acknowledged. Exit code 1 if anything was lost, doubled or out of order.
+QoS 1 all the time. Faults of one machine happen to a platform of its own, calls that fail to another, and
+faults of several machines to a cluster of three nodes: machines of a network, where one can be made.
+
+A fault counts as recovered when the log holds a message of every device that was sent after the fault began;
+devices send about twice a second, so this is never less than half a second. At the end the log is compared
+with what was acknowledged. Exit code 1 if anything was lost, doubled or out of order.
 """
 
 import argparse
 import asyncio
 import json
+import re
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import cluster_faults
 import httpx
+import network
 import ray
+from cluster_world import loopback_cluster, networked_cluster
 from faults import FAULTS, Target, refused_writes
 from field import Load, mqtt_client
 from log_audit import audit
 from platform_process import PlatformProcess
+from postgres_server import BINARIES
 from real_mosquitto import MOSQUITTO, RealMosquitto
 from recovery import recovered
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rpc_faults import failing_calls
 
 from sensorium.actors.fleet import connect
 from sensorium.ingest.broker import free_port
@@ -41,6 +51,13 @@ MESSAGES_PER_S: Final = 400.0
 RECOVERY_TIMEOUT_S: Final = 120.0
 CALM_S: Final = 2.0
 """Between two faults: the load goes on."""
+
+
+FAILING_S: Final = 10.0
+"""Of a run in which calls fail."""
+
+CALLS_FAIL: Final = "one call in ten fails"
+ALL: Final = [*FAULTS, CALLS_FAIL, *cluster_faults.FAULTS]
 
 
 class Outcome(NamedTuple):
@@ -62,21 +79,39 @@ class Outcome(NamedTuple):
         return not (self.lost or self.duplicated or self.reordered or self.faulty_shards)
 
 
+class Scene(NamedTuple):
+    """What runs, and what can happen to it."""
+
+    url: Callable[[], str]
+    dsn: Callable[[], str]
+    broker: BrokerAddress
+    refused: Callable[[], int]
+    faults: Mapping[str, Callable[[], Awaitable[None]]]
+
+
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[tuple[Target, BrokerAddress]]:
+async def one_machine(environment: Mapping[str, str]) -> AsyncIterator[Scene]:
     """A platform of its own, and the broker that its devices publish to."""
+    directory = Path(tempfile.mkdtemp(prefix="sens-chaos-"))
     mosquitto = None
-    environment = {}
+    more = dict(environment)
     if MOSQUITTO is not None:
         mosquitto = RealMosquitto(directory)
         mosquitto.start()
-        environment["MQTT_BROKER_URL"] = mosquitto.url
-    platform = PlatformProcess(directory / "p", free_port(), free_port(), environment=environment)
+        more["MQTT_BROKER_URL"] = mosquitto.url
+    platform = PlatformProcess(directory / "p", free_port(), free_port(), environment=more)
     try:
         await asyncio.to_thread(platform.start)
         connect(platform.state.ray_address)
         address = BrokerAddress("127.0.0.1", platform.mqtt_port) if mosquitto is None else mosquitto.address
-        yield Target(platform, mosquitto), address
+        target = Target(platform, mosquitto)
+        yield Scene(
+            lambda: platform.state.http_url,
+            lambda: platform.state.database,
+            address,
+            lambda: refused_writes(target),
+            {name: partial(fault, target) for name, fault in FAULTS.items()} | {CALLS_FAIL: _nothing_more},
+        )
         ray.shutdown()
         code = await asyncio.to_thread(platform.stop)
         if code != 0:
@@ -85,32 +120,48 @@ async def running(directory: Path) -> AsyncIterator[tuple[Target, BrokerAddress]
         platform.close()
         if mosquitto is not None:
             mosquitto.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-async def suffer(
-    name: str, runs: int, target: Target, address: BrokerAddress, progress: Progress, bar: Any
-) -> Outcome:
+@asynccontextmanager
+async def several_machines() -> AsyncIterator[Scene]:
+    """A cluster of three nodes; machines of a network of their own where one can be made."""
+    cluster = loopback_cluster if network.why_not() else networked_cluster
+    with cluster() as world:
+        await world.spread_evenly()
+        yield Scene(
+            lambda: world.url,
+            lambda: world.dsn,
+            world.broker.address,
+            world.refused_writes,
+            {name: partial(fault, world) for name, fault in cluster_faults.FAULTS.items()},
+        )
+
+
+async def _nothing_more() -> None:
+    """Calls fail all the time anyway."""
+    await asyncio.sleep(FAILING_S)
+
+
+async def suffer(name: str, runs: int, scene: Scene, progress: Progress, bar: Any) -> Outcome:
     """Do a fault so many times under load, and compare."""
-    ids = [f"chaos-{name.replace(' ', '-')}-{n:03}" for n in range(DEVICES)]
-    async with httpx.AsyncClient(base_url=target.platform.state.http_url, timeout=30) as api:
+    client_name = "chaos-" + re.sub(r"[^a-z]+", "-", name)
+    ids = [f"{client_name}-{n:03}" for n in range(DEVICES)]
+    async with httpx.AsyncClient(base_url=scene.url(), timeout=30) as api:
         for device_id in ids:
-            body = {"device_id": device_id, "device_type": "chaotic"}
-            (await api.post("/api/devices", json=body)).raise_for_status()
+            await _registered(api, device_id)
     recovery_s = []
-    refused = refused_writes(target)
-    client_name = f"chaos-{name.replace(' ', '-')}"
-    async with mqtt_client(address, client_name) as client, Load(client, ids, MESSAGES_PER_S) as load:
+    refused = scene.refused()
+    async with mqtt_client(scene.broker, client_name) as client, Load(client, ids, MESSAGES_PER_S) as load:
         await load.more(DEVICES)
         for _ in range(runs):
             wanted = dict(load.sent)
-            fault = asyncio.create_task(FAULTS[name](target))
-            recovery_s.append(
-                await recovered(target.platform.state.database, load, wanted, RECOVERY_TIMEOUT_S)
-            )
+            fault = asyncio.ensure_future(scene.faults[name]())
+            recovery_s.append(await recovered(scene.dsn(), load, wanted, RECOVERY_TIMEOUT_S))
             await fault
             await asyncio.sleep(CALM_S)
             progress.advance(bar)
-    async with audit(target.platform.state.database) as log:
+    async with audit(scene.dsn()) as log:
         end_s = time.monotonic() + RECOVERY_TIMEOUT_S
         while await log.count(ids) < load.total and time.monotonic() < end_s:
             await asyncio.sleep(0.1)
@@ -119,25 +170,49 @@ async def suffer(
     lost = sum(len(load.acked[i] - set(stored.get(i, ()))) for i in ids)
     doubled = sum(len(s) - len(set(s)) for s in stored.values())
     disorder = sum(later < sooner for s in stored.values() for sooner, later in pairwise(s))
-    refused = refused_writes(target) - refused
+    refused = scene.refused() - refused
     return Outcome(name, runs, load.total, lost, doubled, disorder, len(faulty), refused, recovery_s)
 
 
-async def report(names: list[str], runs: int, as_json: bool) -> int:
+async def _registered(api: httpx.AsyncClient, device_id: str) -> None:
+    """Register it, again while nobody can say whether it is: calls may fail."""
+    body = {"device_id": device_id, "device_type": "chaotic"}
+    async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+        while (await api.post("/api/devices", json=body)).status_code not in (201, 409):
+            await asyncio.sleep(0.1)
+
+
+def impossible(name: str) -> str | None:
+    """Why a fault cannot be done here; None when it can."""
+    if name in cluster_faults.CUTS and (reason := network.why_not()):
+        return reason
+    needs_broker = name in cluster_faults.FAULTS or name == "broker restarted"
+    if needs_broker and MOSQUITTO is None:
+        return "Mosquitto is not installed"
+    if name in cluster_faults.FAULTS and network.why_not() is None and not BINARIES:
+        return "needs a PostgreSQL server (Debian: postgresql)"
+    return None
+
+
+async def report(names: Sequence[str], runs: int, as_json: bool) -> int:
     """Run the faults and print; the exit code."""
-    directory = Path(tempfile.mkdtemp(prefix="sens-chaos-"))
     outcomes = []
-    try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            async with running(directory) as (target, address):
-                for name in names:
-                    if name == "broker restarted" and target.mosquitto is None:
-                        print("skipped: broker restarted (Mosquitto is not installed)", file=sys.stderr)
-                        continue
+    for name in [name for name in names if impossible(name)]:
+        print(f"skipped: {name} ({impossible(name)})", file=sys.stderr)
+    possible = [name for name in names if not impossible(name)]
+    scenes = (
+        (one_machine({}), FAULTS),
+        (one_machine(failing_calls(4, 4, 2, late_us=20_000)), {CALLS_FAIL}),
+        (several_machines(), cluster_faults.FAULTS),
+    )
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for opened, known in scenes:
+            if not any(name in known for name in possible):
+                continue
+            async with opened as scene:
+                for name in [name for name in possible if name in known]:
                     bar = progress.add_task(name, total=runs)
-                    outcomes.append(await suffer(name, runs, target, address, progress, bar))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+                    outcomes.append(await suffer(name, runs, scene, progress, bar))
     if as_json:
         print(json.dumps([outcome._asdict() for outcome in outcomes], indent=2))
     else:
@@ -173,12 +248,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=5, help="of each fault")
-    parser.add_argument("--fault", action="append", choices=list(FAULTS), help="only this; may be repeated")
+    parser.add_argument("--fault", action="append", choices=ALL, help="only this; may be repeated")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
     if given.runs < 1:
         parser.error("--runs must be at least 1")
-    sys.exit(asyncio.run(report(given.fault or list(FAULTS), given.runs, given.json)))
+    sys.exit(asyncio.run(report(given.fault or ALL, given.runs, given.json)))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Machines:
         launcher: the launcher's file as `deploy` writes it.
         head_ip: where workers find the head.
         inside: by node ("head", "worker-1" …) the command that runs another on that machine.
+        environment: more variables of every node.
 
     Attributes:
         nodes: the node's process, by node.
@@ -51,6 +52,7 @@ class Machines:
         launcher: dict[str, Any],
         head_ip: str = "127.0.0.1",
         inside: Mapping[str, Sequence[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.launcher = launcher
@@ -58,6 +60,7 @@ class Machines:
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._head_ip = head_ip
         self._inside = inside or {}
+        self._more = dict(environment or {})
 
     def start_head(self) -> None:
         """Ray on the head, as the launcher starts it."""
@@ -92,10 +95,14 @@ class Machines:
                     found.append(process)
         return found
 
+    @property
+    def ray_port(self) -> int:
+        """Of the head's control store."""
+        return int(self.launcher["head_start_ray_commands"][2].partition("--port=")[2].split()[0])
+
     def ray(self, *arguments: str) -> str:
         """What a command of Ray's prints, run on the head."""
-        port = self.launcher["head_start_ray_commands"][2].partition("--port=")[2].split()[0]
-        address = f"{self._head_ip}:{port}"
+        address = f"{self._head_ip}:{self.ray_port}"
         command = shlex.join([str(self.folder / "venv/bin/ray"), *arguments, "--address", address])
         environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "auth_token")}
         return self._shell(command, **environment)
@@ -183,6 +190,7 @@ class Machines:
             "RAY_HEAD_IP": self._head_ip,
             _MARK: self.mark,
             _NODE: node,
+            **self._more,
             # The tree under test, where it is not the one that the environment has installed.
             **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         }
@@ -196,13 +204,21 @@ class Machines:
         return found
 
 
-def installed(folder: Path, secrets: str, local: Mapping[str, Any]) -> tuple[Path, dict[str, Any], str]:
+def installed(
+    folder: Path,
+    secrets: str,
+    local: Mapping[str, Any],
+    http_host: str = "127.0.0.1",
+    tls: Mapping[str, str] | None = None,
+) -> tuple[Path, dict[str, Any], str]:
     """Three nodes by `deploy --write-only`, and the files where the launcher copies them.
 
     Args:
         folder: for all of it; its path should be short, since it holds sockets.
         secrets: lines of `env_file`, with the addresses of a database and a broker that the nodes share.
         local: the specification's section.
+        http_host: where the API listens.
+        tls: the specification's section, for Ray's own connections.
 
     Returns:
         the folder of the installation, the launcher's file, and the name to clean up by.
@@ -228,10 +244,11 @@ def installed(folder: Path, secrets: str, local: Mapping[str, Any]) -> tuple[Pat
             "wheel": "sensorium.whl",
             "directory": str(there_dir),
         },
-        "security": {"token_auth": True, "token_file": "token", "env_file": "secrets"},
+        "security": {"token_auth": True, "token_file": "token", "env_file": "secrets"}
+        | ({"tls": dict(tls)} if tls else {}),
         "secret_variables": ["DEVICE_DB_URL", "MQTT_BROKER_URL"],
         "platform": {
-            "http": {"port": free_port(), "proxies": "head"},
+            "http": {"host": http_host, "port": free_port(), "proxies": "head"},
             "mqtt": {"client_id": name},
             "coap": {"port": free_port()},
         },

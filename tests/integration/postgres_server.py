@@ -28,14 +28,18 @@ needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="needs PgBouncer 
 class Server:
     """One server, of the user that may run it, in a directory of its own.
 
-    `options` are settings of postgresql.conf; `of` is the primary whose standby this one is to be.
+    `options` are settings of postgresql.conf; `of` is the primary whose standby this one is to be. It listens
+    at `address`, for `clients` (a network) as well as for this machine.
     """
 
-    def __init__(self, *, of: "Server | None" = None, **options: str) -> None:
+    def __init__(
+        self, *, of: "Server | None" = None, address: str = "127.0.0.1", clients: str = "", **options: str
+    ) -> None:
+        self.address = address
         self.port = free_port()
         self.directory = owned_directory()
         self.data = self.directory / "data"
-        self._options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.directory)}
+        self._options = {"listen_addresses": address, "unix_socket_directories": str(self.directory)}
         self._options |= options
         self._process: subprocess.Popen[bytes] | None = None
         if of is None:
@@ -44,9 +48,17 @@ class Server:
         else:
             # -R: it follows the primary, with the same password, from its first start on.
             run("pg_basebackup", "-R", "-d", of.url(), "-D", self.data, "-c", "fast")
+        if clients:
+            with (self.data / "pg_hba.conf").open("a") as rights:
+                rights.write(f"host all all {clients} scram-sha-256\n")
 
     def url(self, user: str = "sensor", password: str = PASSWORD, database: str = "postgres") -> str:
-        return f"postgresql://{user}:{quote(password)}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}:{quote(password)}@{self.address}:{self.port}/{database}"
+
+    @property
+    def log_file(self) -> Path:
+        """What the server says."""
+        return self.directory / "log"
 
     def write(self, name: str, text: str | bytes) -> Path:
         """A file beside the data that only the server may read."""
@@ -58,7 +70,7 @@ class Server:
 
     def start(self) -> None:
         settings = [f"--{name}={value}" for name, value in self._options.items()]
-        with (self.directory / "log").open("wb") as log:
+        with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [BINARIES[-1], "-D", self.data, "-p", str(self.port), *settings],
                 stderr=log,
@@ -67,8 +79,8 @@ class Server:
             )
         deadline = time.monotonic() + READY_WITHIN_S
         while "ready" not in self._status():
-            assert self._process.poll() is None, (self.directory / "log").read_text()
-            assert time.monotonic() < deadline, (self.directory / "log").read_text()
+            assert self._process.poll() is None, self.log_file.read_text()
+            assert time.monotonic() < deadline, self.log_file.read_text()
             time.sleep(0.05)
 
     def promote(self) -> None:
@@ -93,9 +105,11 @@ class Server:
 
 
 @contextmanager
-def server(*, of: Server | None = None, **options: str) -> Iterator[Server]:
+def server(
+    *, of: Server | None = None, address: str = "127.0.0.1", clients: str = "", **options: str
+) -> Iterator[Server]:
     """A started server, deleted at the end."""
-    it = Server(of=of, **options)
+    it = Server(of=of, address=address, clients=clients, **options)
     try:
         it.start()
         yield it

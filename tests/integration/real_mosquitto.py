@@ -15,7 +15,7 @@ MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/s
 MOSQUITTO_PUB = shutil.which("mosquitto_pub")
 
 _CONF = """\
-listener {port} 127.0.0.1
+listener {port} {host}
 allow_anonymous true
 max_queued_messages 0
 max_inflight_messages 0
@@ -29,16 +29,16 @@ log_type error
 class RealMosquitto:
     """Start and stop it as often as needed; it keeps sessions and queues over a stop by SIGTERM."""
 
-    def __init__(self, directory: Path) -> None:
-        self.address = BrokerAddress(host="127.0.0.1", port=free_port())
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
+        self.address = BrokerAddress(host=host, port=free_port())
         self._conf = directory / "mosquitto.conf"
-        self._conf.write_text(_CONF.format(port=self.address.port, directory=directory))
+        self._conf.write_text(_CONF.format(host=host, port=self.address.port, directory=directory))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """For `MQTT_BROKER_URL`."""
-        return f"mqtt://127.0.0.1:{self.address.port}"
+        return f"mqtt://{self.address.host}:{self.address.port}"
 
     def start(self) -> None:
         """Return once it accepts connections."""
@@ -48,7 +48,7 @@ class RealMosquitto:
 
     def _accepts(self) -> bool:
         try:
-            socket.create_connection(("127.0.0.1", self.address.port), 1).close()
+            socket.create_connection((self.address.host, self.address.port), 1).close()
         except OSError:
             return False
         return True

@@ -1,0 +1,87 @@
+"""What can happen to a cluster of several machines. Each fault ends with all as it was before."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final
+
+from cluster_world import DATABASE, World
+from network import Network
+
+from sensorium.cluster.run_directory import is_running, read_state
+from sensorium.storage import EmbeddedPostgres
+
+CUT_S: Final = 12.0
+"""Longer than the lease, and shorter than it takes Ray to give a node up."""
+
+AWAY_S: Final = 10.0
+"""After which a machine that was lost comes back."""
+
+NOTICED_S: Final = 5.0
+"""In which a node that Ray has given up hears of it and ends."""
+
+INGESTOR: Final = "ray::MqttService"
+
+ClusterFault = Callable[[World], Awaitable[None]]
+"""Does it and mends it; what is served meanwhile is looked at beside it."""
+
+CUTS: Final[Mapping[str, Callable[[Network, str], None]]] = {
+    "worker cut off": lambda net, node: net.cut_off(node),
+    "worker's packets lost": lambda net, node: net.cut_off(node, receiving=False),
+    "packets to worker lost": lambda net, node: net.cut_off(node, sending=False),
+    "worker cut from database": lambda net, node: net.cut(node, DATABASE),
+}
+"""By name: each is done to the worker that the devices' messages come in by."""
+
+
+async def kill_node(world: World) -> None:
+    """SIGKILL to all processes of a worker; another comes later."""
+    node = await asyncio.to_thread(world.node_of, INGESTOR)
+    world.machines.kill_node(node)
+    await asyncio.sleep(AWAY_S)
+    await asyncio.to_thread(world.machines.start_worker, int(node.rpartition("-")[2]))
+    await world.spread_evenly()
+
+
+async def kill_driver(world: World) -> None:
+    """SIGKILL to `sensorium up` on the head; another one takes over."""
+    folder = world.machines.folder / "data"
+    os.kill(read_state(folder).pid, signal.SIGKILL)
+    await world.eventually(lambda: not is_running(folder), "its end", 10)
+    await asyncio.sleep(AWAY_S)
+    await asyncio.to_thread(world.machines.start_platform)
+    await world.spread_evenly()
+
+
+async def restart_database(world: World) -> None:
+    """The database stopped as by its service manager, and started."""
+    stop = world.database.stop if isinstance(world.database, EmbeddedPostgres) else world.database.kill
+    await asyncio.to_thread(stop)
+    await asyncio.to_thread(world.database.start)
+    await world.spread_evenly()
+
+
+async def cut(world: World, how: str) -> None:
+    """A worker cut off in one of the ways of `CUTS`, and healed."""
+    assert world.network is not None
+    node = await asyncio.to_thread(world.node_of, INGESTOR)
+    try:
+        CUTS[how](world.network, node)
+        await asyncio.sleep(CUT_S)
+    finally:
+        world.network.heal()
+    await asyncio.sleep(NOTICED_S)
+    if world.machines.nodes[node].poll() is not None:
+        # Ray had given it up; whoever looks after the machine starts it again.
+        await asyncio.to_thread(world.machines.start_worker, int(node.rpartition("-")[2]))
+    await world.spread_evenly()
+
+
+FAULTS: Final[Mapping[str, ClusterFault]] = {
+    "node killed": kill_node,
+    "head's driver killed": kill_driver,
+    "database stopped and started": restart_database,
+    **{how: partial(cut, how=how) for how in CUTS},
+}
