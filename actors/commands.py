@@ -20,6 +20,7 @@ from sensorium.actors.messages import (
     ClaimCommand,
     CommandReply,
     CommandUndelivered,
+    Content,
     DeadLetter,
     Outcome,
     Refusal,
@@ -365,6 +366,7 @@ class Commands:
                 payload[:DEAD_LETTER_PAYLOAD_BYTES],
                 len(payload),
                 message.received_ms,
+                Content.OTHER,
             )
         )
         return refusal

@@ -29,6 +29,7 @@ from sensorium.actors.messages import (
     ClaimTwin,
     CommandReply,
     CommandUndelivered,
+    Content,
     DeadLetter,
     Decommission,
     DeviceInfo,
@@ -38,6 +39,7 @@ from sensorium.actors.messages import (
     GetWindow,
     Latest,
     LatestValue,
+    Measured,
     Message,
     Outcome,
     Patch,
@@ -81,6 +83,19 @@ from sensorium.actors.windows import Window
 ACTIVE = "active"
 DECOMMISSIONED = "decommissioned"
 NEVER_MS = -(2**62)
+
+
+def as_payload(reading: Reading, names: tuple[str, ...]) -> tuple[Content, bytes]:
+    """A reading as it could have been sent: as our JSON, or as SenML where its units were told."""
+    if not isinstance(names, Measured):
+        fields = {"timestamp": reading.time_ms, **dict(zip(names, reading.values, strict=True))}
+        return Content.JSON, msgspec.json.encode(fields)
+    labels = {float: "v", bool: "vb", str: "vs"}
+    records = [
+        {"n": name, "t": reading.time_ms / 1000, labels[type(value)]: value, **({"u": unit} if unit else {})}
+        for name, unit, value in zip(names, names.units, reading.values, strict=True)
+    ]
+    return Content.SENML_JSON, msgspec.json.encode(records)
 
 
 class Shard:
@@ -430,8 +445,7 @@ class Device:
     def _dead_letter(
         self, refusal: Refusal, reading: Reading, names: tuple[str, ...], effects: Commit
     ) -> Refusal:
-        fields = {"timestamp": reading.time_ms, **dict(zip(names, reading.values, strict=True))}
-        payload = msgspec.json.encode(fields)
+        content, payload = as_payload(reading, names)
         effects.dead_letters.append(
             DeadLetter(
                 self.id,
@@ -442,6 +456,7 @@ class Device:
                 payload[:DEAD_LETTER_PAYLOAD_BYTES],
                 len(payload),
                 reading.received_ms,
+                content,
             )
         )
         return Refusal(refusal.code, refusal.detail, dead_lettered=True)

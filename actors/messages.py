@@ -142,6 +142,20 @@ class RefreshRules(_Message, frozen=True, array_like=True, tag=7):
     """Bind the rules anew now, clearing alarms whose rule is gone, instead of at the next reading."""
 
 
+class Content(StrEnum):
+    """What the payload of a dead letter is, so that it can go its way again."""
+
+    JSON = "json"
+    CBOR = "cbor"
+    SENML_JSON = "senml+json"
+    SENML_CBOR = "senml+cbor"
+    CHIRPSTACK = "chirpstack"
+    TTS = "tts"
+    SPARKPLUG = "sparkplug"
+    OTHER = "other"
+    """No telemetry, such as an answer to a command."""
+
+
 class DeadLetter(_Message, frozen=True, array_like=True, tag=8):
     """A message that could not be used, on its way to the dead-letter table.
 
@@ -153,6 +167,7 @@ class DeadLetter(_Message, frozen=True, array_like=True, tag=8):
         detail: one sentence for a person.
         payload: the first bytes as received (`DEAD_LETTER_PAYLOAD_BYTES` at most).
         size_bytes: the whole payload's size.
+        content: a `Content`; "" where it is not known.
     """
 
     source: str
@@ -162,6 +177,7 @@ class DeadLetter(_Message, frozen=True, array_like=True, tag=8):
     payload: bytes
     size_bytes: int
     received_ms: int
+    content: str = ""
 
 
 class TimerFired(_Message, frozen=True, array_like=True, tag=9):

@@ -13,7 +13,7 @@ from aiocoap.numbers.codes import Code
 from aiocoap.resource import ObservableResource, PathCapable, Resource
 
 from sensorium.actors.errors import SensoriumError, Unavailable
-from sensorium.actors.messages import GetLatest, Message, Outcome
+from sensorium.actors.messages import Content, GetLatest, Message, Outcome
 from sensorium.ingest.cbor import CborDecoder
 from sensorium.ingest.coap_answers import Answered, answer_of, later, refuse
 from sensorium.ingest.coap_blocks import Block, Downloads, Incomplete, TooLarge, Uploads, cut
@@ -123,12 +123,12 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         self._clock_ms = clock_ms
         self.uploads = Uploads(bounds.max_payload_bytes, clock_s)
         senml = SenmlDecoder(bounds)
-        self._decoders: dict[int | None, Decode | None] = {
-            None: None,
-            JSON: None,
-            CBOR: CborDecoder(bounds).decode,
-            SENML_JSON: senml.decode_json,
-            SENML_CBOR: senml.decode_cbor,
+        self._decoders: dict[int | None, tuple[Decode | None, Content]] = {
+            None: (None, Content.JSON),
+            JSON: (None, Content.JSON),
+            CBOR: (CborDecoder(bounds).decode, Content.CBOR),
+            SENML_JSON: (senml.decode_json, Content.SENML_JSON),
+            SENML_CBOR: (senml.decode_cbor, Content.SENML_CBOR),
         }
         self.counts: Counter[str] = Counter()
         self.in_flight = 0
@@ -175,7 +175,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
             if payload is None:
                 return aiocoap.Message(code=Code.CONTINUE, block1=request.opt.block1)
         check_rate(self._limiter, device_id, self._clock_ms())
-        outcome = await self._outcome(request, device_id, payload, self._decoders[format_number])
+        outcome = await self._outcome(request, device_id, payload, *self._decoders[format_number])
         refuse(outcome)
         self.counts[Code.CHANGED.dotted] += 1
         answer = aiocoap.Message(code=Code.CHANGED)
@@ -197,7 +197,9 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
         if failing is not None:
             raise answer_of(failing)
 
-    async def _outcome(self, request: Any, device_id: str, payload: bytes, decode: Decode | None) -> Outcome:
+    async def _outcome(
+        self, request: Any, device_id: str, payload: bytes, decode: Decode | None, content: Content
+    ) -> Outcome:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def done(_: None, outcome: Outcome) -> None:
@@ -222,6 +224,7 @@ class SensorResource(Resource, PathCapable):  # type: ignore[misc]  # aiocoap sh
             None,
             redelivered=confirmable and not self._exchanges.complete,
             decode=decode,
+            content=content,
         )
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):

@@ -15,6 +15,7 @@ from sensorium.actors.messages import (
     Answer,
     ChangeTwin,
     CommandReply,
+    Content,
     Outcome,
     PresenceSaid,
     Refusal,
@@ -129,7 +130,7 @@ class Downlink:
         self._settings = settings
         self._router = router
         self._clock_ms = clock_ms
-        self._pipeline = Pipeline(router, source="mqtt", limit=settings.limit)
+        self._pipeline = Pipeline(router, source="mqtt", limit=settings.limit, content=Content.OTHER)
         self._listener = MqttClient(
             settings.address,
             settings.client_id,

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from aiokafka import ConsumerRecord
 
-from sensorium.actors.messages import Outcome, Refusal, SendCommand
+from sensorium.actors.messages import Content, Outcome, Refusal, SendCommand
 from sensorium.ingest.command_requests import decode_request
 from sensorium.ingest.errors import Reason, Undecodable
 from sensorium.ingest.pipeline import MAX_DEVICE_ID_CHARS, Done, Pipeline, Router, is_device_id
@@ -33,7 +33,7 @@ class KafkaCommands:
 
     def __init__(self, router: Router, known: Known) -> None:
         self._router = router
-        self._letters = Pipeline(router, source=SOURCE)
+        self._letters = Pipeline(router, source=SOURCE, content=Content.OTHER)
         self._known = known
         self._taken = self._repeated = self._passed_over = 0
 

@@ -14,6 +14,7 @@ from sensorium.actors.messages import (
     ACCEPTED,
     DEAD_LETTER_PAYLOAD_BYTES,
     DUPLICATE,
+    Content,
     DeadLetter,
     Duplicate,
     Message,
@@ -92,6 +93,8 @@ class Pipeline:
         source: the protocol, as it stands in dead letters.
         limit: on each device, over which payloads become dead letters. Repetitions do not count. Protocols
             that can tell their senders to wait do that instead, and give none.
+        content: what payloads are, unless it is said of one.
+        letters: whether what cannot be decoded is kept; otherwise it is refused and that is all.
     """
 
     def __init__(
@@ -100,10 +103,15 @@ class Pipeline:
         bounds: Bounds | None = None,
         source: str = "mqtt",
         limit: RateLimit | RateLimits | None = None,
+        *,
+        content: Content = Content.JSON,
+        letters: bool = True,
     ) -> None:
         self.limiter = limiter(limit, router)
         self._router = router
         self._source = source
+        self._content = content
+        self._letters = letters
         self._decode = TelemetryDecoder(bounds).decode
         self._unique = count(int.from_bytes(os.urandom(8), "big") - _SIGN)
         self._payloads = 0
@@ -125,6 +133,7 @@ class Pipeline:
         identity: int | None = None,
         known_again: bool = False,
         sent_ms: int | None = None,
+        content: Content | None = None,
     ) -> None:
         """Take a payload of a device; `done(token, outcome)` follows once all of it is committed.
 
@@ -151,7 +160,7 @@ class Pipeline:
                 self.check_rate(device_id, received_ms if sent_ms is None else sent_ms)
             decoded = (decode or self._decode)(payload, received_ms)
         except Undecodable as error:
-            self._dead_letter(address, device_id, payload, received_ms, error, done, token)
+            self._dead_letter(address, device_id, payload, received_ms, error, done, token, content)
             return
         self._readings += len(decoded)
         identity = adler32(payload) << 32 | crc32(payload) if identity is None else identity + _SIGN
@@ -191,10 +200,11 @@ class Pipeline:
         error: Undecodable,
         done: Done,
         token: Any,
+        content: Content | None = None,
     ) -> None:
         """Take a payload that an adapter could not decode by itself; `done` follows as in `telemetry`."""
         self._payloads += 1
-        self._dead_letter(address, device_id, payload, received_ms, error, done, token)
+        self._dead_letter(address, device_id, payload, received_ms, error, done, token, content)
 
     def _dead_letter(
         self,
@@ -205,8 +215,12 @@ class Pipeline:
         error: Undecodable,
         done: Done,
         token: Any,
+        content: Content | None,
     ) -> None:
         self._dead[error.code] += 1
+        if not self._letters:
+            done(token, Refusal(error.code, error.detail))
+            return
         letter = DeadLetter(
             device_id="" if error.reason is Reason.BAD_DEVICE_ID else device_id,
             source=self._source,
@@ -216,6 +230,7 @@ class Pipeline:
             payload=payload[:DEAD_LETTER_PAYLOAD_BYTES],
             size_bytes=len(payload),
             received_ms=received_ms,
+            content=self._content if content is None else content,
         )
         refusal = Refusal(error.code, error.detail, dead_lettered=True)
         self._router.message(letter, lambda token, _: done(token, refusal), token)

@@ -2,13 +2,12 @@
 
 import asyncio
 import base64
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from sensorium.actors.messages import Duplicate, Outcome, Refusal
-from sensorium.ingest.decode import TelemetryDecoder
-from sensorium.ingest.errors import Undecodable
+from sensorium.ingest.replay import NotReplayable
 from sensorium.serve import examples
 from sensorium.serve.describe import answer
 from sensorium.serve.pages import (
@@ -24,27 +23,16 @@ from sensorium.serve.query import CursorQuery, PageLimitQuery, cursor_in
 from sensorium.serve.services import Services
 from sensorium.serve.telemetry import item_identity, not_in_time
 
-AS_TELEMETRY: Final = frozenset({"mqtt", "http", "kafka", "device"})
-"""Sources whose payloads are our JSON. Those of others need their own way in."""
-
 LetterPath = Annotated[int, Path(ge=1, le=2**62)]
 ReasonQuery = Annotated[str | None, Query(max_length=64)]
 DeviceQuery = Annotated[str | None, Query(max_length=128)]
-
-
-class _NotReplayed(Exception):
-    """Why a letter stays; `code` for programs."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
 
 
 def routes(services: Services) -> APIRouter:
     """The routes of this page."""
     router = APIRouter(tags=["dead letters"])
     letters, registry, timeout_s = services.dead_letters, services.registry, services.timeout_s
-    decode = TelemetryDecoder(services.bounds).decode
+    replay_of = services.replay
 
     @router.get(
         "/api/dead-letters",
@@ -104,7 +92,7 @@ def routes(services: Services) -> APIRouter:
         letter = await found(letter_id)
         try:
             return json_response(Replayed(letter_id, await again(letter)))
-        except _NotReplayed as error:
+        except NotReplayable as error:
             raise Problem(409, error.code, f"dead letter {letter_id} stays: {error}") from None
 
     @router.post(
@@ -123,7 +111,7 @@ def routes(services: Services) -> APIRouter:
             try:
                 await again(letter)
                 replayed += 1
-            except _NotReplayed as error:
+            except NotReplayable as error:
                 stay[letter.id] = f"{error.code}: {error}"
         return json_response(ReplayedLetters(replayed, {str(n): why for n, why in stay.items()}))
 
@@ -134,28 +122,16 @@ def routes(services: Services) -> APIRouter:
 
     async def again(letter: Any) -> str:
         """Commit what is in it, delete it, and say what became of it."""
-        payload = bytes(letter.payload)
-        other = letter.reason.startswith("projection:") or letter.address.endswith("/twin/reported")
-        if letter.source not in AS_TELEMETRY or other:
-            raise _NotReplayed("not_replayable", f"what came from {letter.source} is not tried again here")
-        if letter.size_bytes != len(payload):
-            raise _NotReplayed("not_whole", f"only {len(payload)} of {letter.size_bytes} bytes were kept")
-        try:
-            decode(payload, letter.received_ms)
-        except Undecodable as error:
-            raise _NotReplayed(error.code, error.detail) from None
-        if await registry.get(letter.device_id) is None:
-            raise _NotReplayed("unregistered", f"no device {letter.device_id} is registered")
+        if replay_of is None:
+            raise NotReplayable("not_replayable", "this server tries nothing again")
+        replay_of.check(letter)
+        if letter.device_id and await registry.get(letter.device_id) is None:
+            raise NotReplayable("unregistered", f"no device {letter.device_id} is registered")
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        services.pipeline.telemetry(
-            letter.address,
-            letter.device_id,
-            payload,
-            letter.received_ms,
+        await replay_of.take(
+            letter,
             item_identity("dead letter", letter.id),
             lambda _, outcome: None if done.done() else done.set_result(outcome),
-            None,
-            redelivered=True,
         )
         try:
             async with asyncio.timeout(timeout_s):
@@ -166,7 +142,7 @@ def routes(services: Services) -> APIRouter:
             if outcome.dead_lettered:
                 # The device has written a new letter, which says why.
                 await letters.delete(letter.id, replayed=True)
-            raise _NotReplayed(outcome.code, outcome.detail)
+            raise NotReplayable(outcome.code, outcome.detail)
         await letters.delete(letter.id, replayed=True)
         return "duplicate" if isinstance(outcome, Duplicate) else "accepted"
 
@@ -194,4 +170,5 @@ def _item(stored: Any) -> DeadLetterItem:
         stored.size_bytes,
         text,
         encoding,
+        stored.content,
     )

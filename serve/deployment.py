@@ -27,6 +27,7 @@ from sensorium.ingest.decode import Bounds
 from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.rate_limit import limiter
+from sensorium.ingest.replay import Replay
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
@@ -145,6 +146,8 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         uplinks = Pipeline(router, settings.bounds, "lorawan", settings.lorawan_limit)
         lorawan = LorawanAdapter(uplinks, router, settings.lorawan, settings.bounds)
         stack.push_async_callback(lorawan.close)
+        replay = Replay(router, settings.bounds, settings.lorawan)
+        stack.push_async_callback(replay.close)
         archive = _archive(settings.archive, stack)
         alarms = SpreadAlarms(pools) if spread else Alarms(pool)
         feed = LiveFeed(lambda: [LiveLog(dsn) for dsn in dsns], alarms, _now_ms, settings.max_subscribers)
@@ -182,6 +185,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             bounds=settings.bounds,
             limiter=limiter(settings.limit, router),
             profiles=settings.profiles,
+            replay=replay,
             lorawan=lorawan,
             tts_secret=settings.lorawan.tts_secret,
             feed=feed,

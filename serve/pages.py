@@ -186,7 +186,7 @@ class RuleVersionList(msgspec.Struct, frozen=True):
 
 class DeadLetterItem(msgspec.Struct, frozen=True):
     """A message that could not be used. `payload` holds its first bytes, as text where they are UTF-8 and in
-    base64 otherwise (`payload_encoding` says which)."""
+    base64 otherwise (`payload_encoding` says which); `content` is its format, "" where that is not known."""
 
     id: int
     received_ms: int
@@ -198,6 +198,7 @@ class DeadLetterItem(msgspec.Struct, frozen=True):
     size_bytes: int
     payload: str
     payload_encoding: str
+    content: str = ""
 
 
 class DeadLetterPage(Page[DeadLetterItem], frozen=True):

@@ -18,6 +18,7 @@ from sensorium.actors.twin_documents import Document
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.lorawan.adapter import LorawanAdapter
 from sensorium.ingest.rate_limit import RateLimiter
+from sensorium.ingest.replay import Replay
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.feed import LiveFeed
 from sensorium.serve.pages import HostList, NodeItem
@@ -454,6 +455,8 @@ class Services:
     limiter: RateLimiter | None = None
     """Of what devices send; None: there is no limit."""
     profiles: Profiles = field(default_factory=Profiles)
+    replay: Replay | None = None
+    """What tries dead letters again."""
     lorawan: LorawanAdapter | None = None
     tts_secret: str | None = None
     """What webhooks of The Things Stack must send; None: there is no such webhook."""

@@ -56,9 +56,10 @@ WHERE a.alarm_id = n.alarm_id AND a.device = n.device
 """
 
 DEAD_LETTERS: Final = """
-INSERT INTO dead_letters (received_at, device_id, source, address, reason, detail, payload, size_bytes)
+INSERT INTO dead_letters
+    (received_at, device_id, source, address, reason, detail, payload, size_bytes, content)
 SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                     $7::bytea[], $8::bigint[])
+                     $7::bytea[], $8::bigint[], $9::text[])
 """
 
 TIMERS: Final = """
@@ -179,6 +180,7 @@ async def dead_letters(connection: Connection, rows: Sequence[DeadLetter]) -> No
             (
                 *(d.received_ms, storable(d.device_id), storable(d.source), storable(d.address)),
                 *(storable(d.reason), storable(d.detail), d.payload, d.size_bytes),
+                storable(d.content),
             )
             for d in rows
         ],

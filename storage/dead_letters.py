@@ -1,10 +1,12 @@
 """The read side of dead letters, and their removal when they are old."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
+
+_COLUMNS: Final = "id, received_at, device_id, source, address, reason, detail, payload, size_bytes, content"
 
 
 class StoredDeadLetter(NamedTuple):
@@ -19,6 +21,7 @@ class StoredDeadLetter(NamedTuple):
     detail: str
     payload: bytes
     size_bytes: int
+    content: str = ""
 
 
 class DeadLetters:
@@ -46,8 +49,7 @@ class DeadLetters:
         where.add("id < ?", None if after is None else cursor(after, int))
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
-                "SELECT id, received_at, device_id, source, address, reason, detail, payload, size_bytes"
-                f" FROM dead_letters {where} ORDER BY id DESC LIMIT {limit + 1}",
+                f"SELECT {_COLUMNS} FROM dead_letters {where} ORDER BY id DESC LIMIT {limit + 1}",
                 *where.arguments,
             )
         items = [StoredDeadLetter(*row) for row in rows[:limit]]
@@ -57,8 +59,7 @@ class DeadLetters:
         """One by its number; None when there is none."""
         async with acquired(self._pool) as connection:
             row = await connection.fetchrow(
-                "SELECT id, received_at, device_id, source, address, reason, detail, payload, size_bytes"
-                " FROM dead_letters WHERE id = $1",
+                f"SELECT {_COLUMNS} FROM dead_letters WHERE id = $1",
                 letter_id,
             )
         return None if row is None else StoredDeadLetter(*row)

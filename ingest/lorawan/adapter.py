@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sensorium.actors.messages import ACCEPTED, CommandReply, Outcome, Value
+from sensorium.actors.messages import ACCEPTED, CommandReply, Content, Outcome, Value
 from sensorium.ingest.cbor import value_of
 from sensorium.ingest.decode import Bounds, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
@@ -74,11 +74,22 @@ class LorawanSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LorawanAdapter:
-    """Takes messages of network servers, in order. `close` it."""
+    """Takes messages of network servers, in order. `close` it.
+
+    Args:
+        in_order: whether they come as they were sent, so that frame counters tell of resets.
+    """
 
     def __init__(
-        self, pipeline: Pipeline, router: Router, settings: LorawanSettings, bounds: Bounds | None = None
+        self,
+        pipeline: Pipeline,
+        router: Router,
+        settings: LorawanSettings,
+        bounds: Bounds | None = None,
+        *,
+        in_order: bool = True,
     ) -> None:
+        self._in_order = in_order
         self._pipeline = pipeline
         self._router = router
         self._routes = {downlink: Routes(router, downlink) for downlink in (CHIRPSTACK, TTS)}
@@ -146,6 +157,7 @@ class LorawanAdapter:
         token: Any,
     ) -> None:
         device_id = ""
+        content = Content.CHIRPSTACK if downlink == CHIRPSTACK else Content.TTS
         waiting = self._waiting
         self._waiting += 1
         try:
@@ -186,11 +198,12 @@ class LorawanAdapter:
                     token,
                     redelivered=True,
                     decode=lambda _, __: [reading],
+                    content=content,
                 )
                 if event.route is not None:
                     self._routes[downlink].tell(device_id, event.route)
         except Undecodable as error:
-            self._pipeline.refuse(address, device_id, payload, received_ms, error, done, token)
+            self._pipeline.refuse(address, device_id, payload, received_ms, error, done, token, content)
         finally:
             self._waiting -= 1
 
@@ -266,7 +279,7 @@ class LorawanAdapter:
         self._counters[device_id] = counter
         if len(self._counters) > KNOWN_COUNTERS:
             self._counters.popitem(last=False)
-        return counter < before
+        return self._in_order and counter < before
 
     def statistics(self) -> dict[str, Any]:
         """Counts since the start: events, those ignored, replies, counter resets; and of the scripts."""

@@ -4,7 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from sensorium.actors.messages import ACCEPTED, Message, Outcome, PresenceSaid, Refusal, Value
+from sensorium.actors.messages import ACCEPTED, Content, Message, Outcome, PresenceSaid, Refusal, Value
 from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.ingest.decode import Bounds, Telemetry, TelemetryDecoder
 from sensorium.ingest.errors import Reason, Undecodable
@@ -89,7 +89,9 @@ class SparkplugAdapter:
                     self._counts["rebirths_asked"] += 1
                     self._ask_rebirth(address.of_node)
         except Undecodable as error:
-            self._pipeline.refuse(topic, device_id, payload, received_ms, error, done, token)
+            self._pipeline.refuse(
+                topic, device_id, payload, received_ms, error, done, token, Content.SPARKPLUG
+            )
             return
         self._counts[kind] += 1
         together = _Together(len(messages) + bool(readings), done)
@@ -108,6 +110,7 @@ class SparkplugAdapter:
                 token,
                 redelivered=redelivered,
                 decode=lambda _, __: readings,
+                content=Content.SPARKPLUG,
             )
         if route is not None:
             self._routes.tell(device_id, route)
@@ -158,7 +161,7 @@ class SparkplugAdapter:
     ) -> tuple[list[Message], list[Telemetry], dict[str, Any] | None]:
         match kind:
             case "NBIRTH":
-                born = _definitions(said)
+                born = definitions_of(said)
                 readings = self._readings(address, said, born, received_ms)
                 gone = self._presences(address, node.born(said, born), online=False)
                 self._born(address)
@@ -177,7 +180,7 @@ class SparkplugAdapter:
             return [], self._data(address, node, node.own, said, received_ms), None
         match kind:
             case "DBIRTH":
-                born = _definitions(said)
+                born = definitions_of(said)
                 readings = self._readings(address, said, born, received_ms)
                 node.devices[device] = born
                 self._born(address)
@@ -201,31 +204,8 @@ class SparkplugAdapter:
     def _readings(
         self, address: Address, said: Payload, definitions: Definitions, received_ms: int
     ) -> list[Telemetry]:
-        """One reading for each time that the metrics have, at most `max_metrics` of them in each."""
-        at_most = self._telemetry.bounds.max_metrics
-        groups: dict[int | None, list[dict[str, Value]]] = {}
         reported: dict[str, Any] = {}
-        units: dict[str, str] = {}
-        for metric in said.metrics:
-            name, datatype, unit = definitions.of(metric)
-            if is_control(name):
-                continue
-            if unit is not None:
-                units[name] = unit[:MAX_UNIT_CHARS]
-            time_ms = said.time_ms if metric.time_ms is None else metric.time_ms
-            parts = groups.setdefault(time_ms, [{}])
-            for key, value in values(name, datatype, metric):
-                if key in parts[-1] or len(parts[-1]) >= at_most:
-                    parts.append({})
-                parts[-1][key] = value
-                if key == name and not metric.is_historical:
-                    reported[name] = value
-        full = [(time_ms, part) for time_ms, parts in groups.items() for part in parts if part]
-        if len(full) > self._telemetry.bounds.max_array:
-            raise Undecodable(Reason.BATCH_TOO_LONG, f"{len(full)} readings in one message")
-        readings = [
-            self._telemetry.reading(part, received_ms, time_ms, units=units) for time_ms, part in full
-        ]
+        readings = readings_of(said, definitions, self._telemetry, received_ms, reported)
         self._reported(address, reported)
         return readings
 
@@ -252,7 +232,41 @@ class _Together:
             self._done(token, self._outcome)
 
 
-def _definitions(said: Payload) -> Definitions:
+def readings_of(
+    said: Payload,
+    definitions: Definitions,
+    telemetry: TelemetryDecoder,
+    received_ms: int,
+    reported: dict[str, Any],
+) -> list[Telemetry]:
+    """One reading for each time that the metrics have, at most `max_metrics` of them in each.
+
+    What they report as the newest values is put into `reported`. Raises `Undecodable`.
+    """
+    at_most = telemetry.bounds.max_metrics
+    groups: dict[int | None, list[dict[str, Value]]] = {}
+    units: dict[str, str] = {}
+    for metric in said.metrics:
+        name, datatype, unit = definitions.of(metric)
+        if is_control(name):
+            continue
+        if unit is not None:
+            units[name] = unit[:MAX_UNIT_CHARS]
+        time_ms = said.time_ms if metric.time_ms is None else metric.time_ms
+        parts = groups.setdefault(time_ms, [{}])
+        for key, value in values(name, datatype, metric):
+            if key in parts[-1] or len(parts[-1]) >= at_most:
+                parts.append({})
+            parts[-1][key] = value
+            if key == name and not metric.is_historical:
+                reported[name] = value
+    full = [(time_ms, part) for time_ms, parts in groups.items() for part in parts if part]
+    if len(full) > telemetry.bounds.max_array:
+        raise Undecodable(Reason.BATCH_TOO_LONG, f"{len(full)} readings in one message")
+    return [telemetry.reading(part, received_ms, time_ms, units=units) for time_ms, part in full]
+
+
+def definitions_of(said: Payload) -> Definitions:
     units = {m.name: unit for m in said.metrics if m.name is not None and (unit := unit_of(m)) is not None}
     return Definitions(said.metrics, units)
 

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sensorium.actors.device import as_payload
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import (
     ACCEPTED,
     GetLatest,
     Measured,
     Quality,
+    Reading,
     ReadingFlag,
     Refusal,
     quality_of,
@@ -21,7 +23,8 @@ from sensorium.actors.messages import (
 from sensorium.actors.profile import Profile
 from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.actors.units import conversion, quantity_of
-from tests.unit.actors.driving import DEVICE_ID, TYPE, Driver, around_of
+from sensorium.ingest.senml import SenmlDecoder
+from tests.unit.actors.driving import DEVICE_ID, T0_MS, TYPE, Driver, around_of
 
 SUSPECT = int(ReadingFlag.SUSPECT)
 
@@ -259,3 +262,12 @@ def test_a_schema_travels() -> None:
     copy = pickle.loads(pickle.dumps(STRICT))
     assert copy == STRICT
     assert code_of(copy.judge(("temperature",), [99.0])) == "out_of_range"
+
+
+def test_a_letter_of_a_reading_with_units_keeps_them() -> None:
+    names = Measured(("t", "door"), ("Pa", None))
+    reading = Reading(DEVICE_ID, T0_MS + 1, T0_MS + 5, 7, 0, [1.5, True])
+    content, payload = as_payload(reading, names)
+    assert content == "senml+json"
+    assert SenmlDecoder().decode_json(payload, T0_MS + 9) == [(T0_MS + 1, names, [1.5, True], True)]
+    assert as_payload(reading, tuple(names))[0] == "json"

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from tests.recording_router import RecordingRouter
 from tests.unit.storage.tansu import Tansu
 
+from sensorium.actors.messages import Content
 from sensorium.ingest.broker import free_port
 from sensorium.ingest.coap import CoapServer, CoapSettings
 from sensorium.ingest.decode import Bounds
@@ -45,11 +46,13 @@ class Rig(ABC):
 
     Attributes:
         source: what stands in its dead letters.
+        content: what they say that it holds.
         garbage: what no decoder takes.
         tells: whether a sender hears what became of its message; else it is only taken off the broker.
     """
 
     source: str
+    content = Content.JSON
     garbage: bytes = b"{no telemetry"
     tells = False
 
@@ -148,6 +151,7 @@ class MqttRig(BrokerRig):
 
 
 class ChirpstackRig(BrokerRig):
+    content = Content.CHIRPSTACK
     source = "lorawan"
 
     def make(self) -> MqttIngestor:
@@ -172,6 +176,7 @@ class ChirpstackRig(BrokerRig):
 
 
 class SparkplugRig(BrokerRig):
+    content = Content.SPARKPLUG
     source = "sparkplug"
     garbage = b"\xff"
 
@@ -279,6 +284,7 @@ class HttpRig(RequestRig):
 
 
 class WebhookRig(HttpRig):
+    content = Content.TTS
     source = "lorawan"
     path = "/api/lorawan/tts/app"
 

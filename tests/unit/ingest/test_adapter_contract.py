@@ -20,6 +20,7 @@ from adapter_rigs import (
 
 from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.mqtt_address import BrokerAddress
+from sensorium.ingest.replay import content_of
 from sensorium.serve import lorawan, telemetry
 
 ON_A_BROKER = {"mqtt": MqttRig, "chirpstack": ChirpstackRig, "sparkplug": SparkplugRig}
@@ -89,6 +90,7 @@ async def test_garbage_is_a_dead_letter_and_the_rest_goes_on(rig: Rig) -> None:
     [letter] = rig.router.letters
     assert (letter.source, letter.payload) == (rig.source, rig.garbage)
     assert letter.reason.startswith("malformed_")
+    assert content_of(letter) is rig.content, "it can go its way again"
     assert rig.answers() == (["refused", "accepted"] if rig.tells else ["accepted", "accepted"])
 
 

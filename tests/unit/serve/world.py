@@ -28,7 +28,10 @@ from sensorium.actors.rules import Rule
 from sensorium.actors.testing import MemoryPast, MemoryStore
 from sensorium.actors.twin_documents import NOTHING, Document, DocumentChange, before
 from sensorium.actors.whole import whole
+from sensorium.ingest.decode import Bounds
+from sensorium.ingest.lorawan.adapter import CayenneCodec, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
+from sensorium.ingest.replay import Replay
 from sensorium.serve.app import build_app
 from sensorium.serve.command_waits import CommandWaits
 from sensorium.serve.services import Services
@@ -432,6 +435,7 @@ class DeadLetterSide:
                 d.detail,
                 d.payload,
                 d.size_bytes,
+                d.content,
             )
             for number, d in reversed(numbered)
             if reason in (None, d.reason) and device_id in (None, d.device_id)
@@ -638,6 +642,7 @@ class World:
 
 
 APP: Final = StandingApp()
+LORAWAN: Final = LorawanSettings(codecs={"lpp": CayenneCodec()})
 
 
 @asynccontextmanager
@@ -689,6 +694,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 backtests=backtests,
                 batched=batched,
                 now_ms=lambda: NOW_MS,
+                replay=Replay(router, Bounds(), LORAWAN),
                 checks={"database": database},
                 statistics=statistics,
                 **{"timeout_s": 5.0, **settings},

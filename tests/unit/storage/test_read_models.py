@@ -175,7 +175,9 @@ async def test_an_alarms_life(log: PgLog, pool: Pool) -> None:
 
 async def test_dead_letters_newest_first(log: PgLog, pool: Pool) -> None:
     letters = [
-        DeadLetter(f"d{n}", "mqtt", "t", "late" if n % 2 else "bad", "why\0", b"\0\xff", 9, NOON_MS + n)
+        DeadLetter(
+            f"d{n}", "mqtt", "t", "late" if n % 2 else "bad", "why\0", b"\0\xff", 9, NOON_MS + n, "cbor"
+        )
         for n in range(5)
     ]
     await log.commit(Commit(dead_letters=letters))
@@ -185,11 +187,12 @@ async def test_dead_letters_newest_first(log: PgLog, pool: Pool) -> None:
     assert [item.device_id for item in first.items + rest.items] == ["d4", "d3", "d2", "d1", "d0"]
     assert rest.next is None
     one = first.items[0]
-    assert (one.payload, one.size_bytes, one.received_ms, one.detail) == (
+    assert (one.payload, one.size_bytes, one.received_ms, one.detail, one.content) == (
         b"\0\xff",
         9,
         NOON_MS + 4,
         "why\ufffd",
+        "cbor",
     )
     assert [i.device_id for i in (await stored.page(reason="late", device_id="d3")).items] == ["d3"]
     assert await stored.counts() == {"bad": 3, "late": 2}
