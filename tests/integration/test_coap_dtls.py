@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -206,3 +207,18 @@ async def test_sessions_have_a_bound_and_an_end(world: CoapWorld) -> None:
             await asyncio.sleep(0.05)
     assert statistics(world)["sessions"] == 0
     await asyncio.gather(first, second)
+
+
+async def test_the_page_of_the_documentation_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
+    (script,) = re.findall(r"```sh\n(# with a line.*?)```", page, re.DOTALL)
+    keys = tmp_path / "keys"
+    keys.write_text(f"sensor-003:{b'a key of 16 byte'.hex()}\n")
+    async with coap_world(dtls_keys=str(keys), dtls_port=free_port()) as world:
+        await world.registered("sensor-003")
+        script = script.replace("coaps://127.0.0.1/", f"coaps://127.0.0.1:{world.settings.dtls_port}/")
+        process = await asyncio.create_subprocess_exec("bash", "-ec", script, stdout=asyncio.subprocess.PIPE)
+        async with asyncio.timeout(30):
+            out, _ = await process.communicate()
+        assert process.returncode == 0
+        assert json.loads(out)["metrics"]["temperature"]["value"] == 23.5
