@@ -8,6 +8,7 @@ again by the same message id, as RFC 7252 has it. At the end the answers are hel
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
 import statistics
@@ -32,9 +33,11 @@ WARM_UP_S = 3.0
 ACK_TIMEOUT_S = 2.0
 TIMEOUT_S = 240.0
 
-_CON_POST = b"\x40\x02"
+_CON_POST = b"\x42\x02"
+"""With a token of two bytes, which is the message id again."""
 _JSON_AND_PAYLOAD = b"\x11\x32\xff"
-_ACK, _CHANGED = 2, 0x44
+_CON, _ACK, _EMPTY, _CHANGED = 0, 2, 0x00, 0x44
+_EMPTY_ACK = b"\x60\x00"
 
 
 class Answers:
@@ -72,16 +75,26 @@ class Sensors(asyncio.DatagramProtocol):
         self._sent += 1
         head = self._heads[self._sent % len(self._heads)]
         reading = b'{"temperature":%d.5,"n":%d}' % (self._sent % 40, self._sent)
-        packet = _CON_POST + self._mid.to_bytes(2, "big") + head + _JSON_AND_PAYLOAD + reading
+        mid = self._mid.to_bytes(2, "big")
+        packet = _CON_POST + mid + mid + head + _JSON_AND_PAYLOAD + reading
         now_s = time.perf_counter()
         self._open[self._mid] = (now_s, now_s, packet)
         assert self._transport is not None
         self._transport.sendto(packet)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        if len(data) < 4 or data[0] >> 4 & 3 != _ACK:
+        if len(data) < 4:
             return
-        sent = self._open.pop(int.from_bytes(data[2:4], "big"), None)
+        kind, code, mid, token = data[0] >> 4 & 3, data[1], data[2:4], data[4:6]
+        if code == _EMPTY:
+            # It is there, and its answer follows by itself (RFC 7252, section 5.2.2).
+            sent = self._open.get(int.from_bytes(mid, "big")) if kind == _ACK else None
+            if sent is not None:
+                self._open[int.from_bytes(mid, "big")] = (sent[0], math.inf, sent[2])
+            return
+        if kind == _CON and self._transport is not None:
+            self._transport.sendto(_EMPTY_ACK + mid)
+        sent = self._open.pop(int.from_bytes(token, "big"), None)
         if sent is None:
             return
         answers = self._answers
