@@ -17,6 +17,9 @@ from sensorium.storage.delivery_rows import Claimed
 SMTP_TIMEOUT_S: Final = 15.0
 """Of connecting, and of each answer."""
 
+_OF_THE_SESSION: Final = frozenset((530, 534, 535, 538))
+"""Replies that want encryption or a login first (RFC 4954, RFC 3207): what to mend is in the settings."""
+
 
 class SmtpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where mail goes.
@@ -67,8 +70,10 @@ class EmailCarrier:
             raise Undelivered(f"the SMTP server refused our password ({error.smtp_code})") from None
         except smtplib.SMTPResponseException as error:
             text = f"the SMTP server answered {error.smtp_code} {_text(error.smtp_error)}"
-            permanent = 500 <= error.smtp_code < 600 and isinstance(
-                error, smtplib.SMTPDataError | smtplib.SMTPSenderRefused
+            permanent = (
+                500 <= error.smtp_code < 600
+                and error.smtp_code not in _OF_THE_SESSION
+                and isinstance(error, smtplib.SMTPDataError | smtplib.SMTPSenderRefused)
             )
             raise (Undeliverable if permanent else Undelivered)(text) from None
         except (smtplib.SMTPException, OSError) as error:
