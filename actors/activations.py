@@ -142,13 +142,17 @@ class Activations:
             missing = await self._left(missing)
         for start in range(0, len(missing), LOAD_BATCH):
             batch = missing[start : start + LOAD_BATCH]
+            activated = []
             for stored in await self._log.load(batch):
                 shard = self._shards[shard_of_key(device_key(stored.device_id))]
                 device = activate(stored, shard, around)
                 self._admit(device)
+                activated.append(device)
                 self.activated += 1
                 if len(stored.tail) >= self.settings.snapshot_every_turns:
                     self.changed([device])
+            if around.models is not None:
+                around.models.catch_up(activated)
             self._heap.grew(len(batch))
 
     async def _left(self, device_ids: Iterable[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from sensorium.actors.models.info import Contribution
+
 
 class Anomaly(msgspec.Struct, frozen=True):
     """Readings of a metric that a detector found odd: an episode, from the first of them to the last.
@@ -16,6 +18,7 @@ class Anomaly(msgspec.Struct, frozen=True):
             while it goes on.
         end_reason: "quiet", "gap", "detector_removed" or "device_decommissioned".
         peers: for the detector "peers", how many devices it was compared with.
+        explanation: for a model, whose detector is "model:NAME@VERSION", what spoke most for it at the peak.
     """
 
     anomaly_id: str
@@ -33,3 +36,4 @@ class Anomaly(msgspec.Struct, frozen=True):
     end_ms: int | None = None
     end_reason: str | None = None
     peers: int | None = None
+    explanation: tuple[Contribution, ...] | None = None

@@ -270,6 +270,8 @@ class Delivery:
         epochs = self._holdings.epochs(heads)
         try:
             turns = run(works, activations.devices, around, self._clock_ms(), known)
+            if around.models is not None:
+                around.models.judge(turns.touched, turns.commit)
             if turns.commit:
                 turns.commit.epochs = epochs
                 started_s = time.monotonic()

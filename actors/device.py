@@ -6,7 +6,7 @@ returns, or refuses and changes nothing. The host makes the effects durable and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -61,6 +61,7 @@ from sensorium.actors.messages import (
     WindowInfo,
 )
 from sensorium.actors.metrics import EMPTY, NUMBER, MetricSet, arrange
+from sensorium.actors.modelled import Modelled
 from sensorium.actors.placement import device_key
 from sensorium.actors.profile import DetectorSpec, Profiles, WindowSpec
 from sensorium.actors.records import (
@@ -79,6 +80,9 @@ from sensorium.actors.twin import TIMER as TWIN_TIMER
 from sensorium.actors.twin import Twin
 from sensorium.actors.watch import Watch
 from sensorium.actors.windows import Window
+
+if TYPE_CHECKING:
+    from sensorium.actors.models.book import ModelBook
 
 ACTIVE = "active"
 DECOMMISSIONED = "decommissioned"
@@ -113,11 +117,13 @@ class Surroundings:
     """What a turn may know besides the device's own state.
 
     `auto_register_as`: the type given to unregistered devices at their first reading; None refuses them.
+    `models`: those at work; None where there never was one.
     """
 
     profiles: Profiles = field(default_factory=Profiles)
     rules: RuleBook = field(default_factory=RuleBook)
     auto_register_as: str | None = None
+    models: "ModelBook | None" = None
 
 
 class Device:
@@ -139,6 +145,7 @@ class Device:
         "latest_ms",
         "max_metrics",
         "metrics",
+        "modelled",
         "newest_ms",
         "registration",
         "schema",
@@ -163,6 +170,8 @@ class Device:
         self.windows: tuple[Window, ...] = ()
         self.detection: Detection | None = None
         """None where no detector watches it."""
+        self.modelled: Modelled | None = None
+        """None where no model judges it."""
         self.seen = Seen()
         self.watch = Watch()
         self.commands = Commands()
@@ -554,6 +563,9 @@ class Device:
         self.watch.end(self, now_ms, "device_decommissioned", effects)
         if self.detection is not None:
             self.detection.end(self, "device_decommissioned", effects)
+        if self.modelled is not None:
+            self.modelled.end(self, "device_decommissioned", effects)
+            self.modelled = None
         self.commands.end_all(self, "device_decommissioned", now_ms, effects)
         self.twin.end(self, now_ms, effects)
         self.registration = msgspec.structs.replace(old, status=DECOMMISSIONED, updated_ms=now_ms)

@@ -21,6 +21,8 @@ FIELD_BYTES: Final = 130
 
 WATCHER_BYTES: Final = 3_200
 """A detector on a metric: the ensemble, which keeps most. Measured with `tracemalloc`, not by hosts."""
+MODEL_BYTES: Final = 500
+"""What a model remembers of a device, besides its numbers."""
 
 
 def footprint_bytes(device: Device) -> int:
@@ -32,6 +34,9 @@ def footprint_bytes(device: Device) -> int:
         size_bytes += WINDOW_BYTES + numbers * (64 + PANE_BYTES * window.spec.panes)
     if device.detection is not None:
         size_bytes += WATCHER_BYTES * len(device.detection.watchers)
+    if device.modelled is not None:
+        for memory in device.modelled.memories.values():
+            size_bytes += MODEL_BYTES + len(bytes(memory.numbers))
     for document in (device.twin.desired, device.twin.reported):
         if document.fields:
             size_bytes += len(encode(document.values)) + FIELD_BYTES * len(document.fields)

@@ -4,10 +4,11 @@ A plain class that knows nothing of Ray; `runtime` makes a Ray actor of it.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -39,6 +40,7 @@ from sensorium.actors.messages import (
     TimerFired,
     batch_decoder,
 )
+from sensorium.actors.models.info import ActiveModel
 from sensorium.actors.origin import Origin, asked_by
 from sensorium.actors.passivation import Passivation
 from sensorium.actors.past import Past
@@ -50,6 +52,9 @@ from sensorium.actors.rules import NoData, Rule, RuleSpec
 from sensorium.actors.ticker import Ticker
 from sensorium.actors.turns import Names, Work
 from sensorium.actors.view import DeviceView
+
+if TYPE_CHECKING:
+    from sensorium.actors.models.book import ModelBook
 
 MAP_CHUNK = 100
 """Devices that a mapped function sees before waiting messages get their turn."""
@@ -64,6 +69,7 @@ RULE_OVERLAP_MS = 3_600_000
 """How old a rule may be that a starting host still brings to its devices."""
 
 _IDLE_S = 1.0
+_logger = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -108,6 +114,7 @@ class DeviceHost:
         self._newcomers: set[int] = set()
         """Shards whose devices may lack the timers of young rules."""
         self._armed = asyncio.Event()
+        self._models: Sequence[ActiveModel] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- life -------------------------------------------------------------------------------------------
@@ -133,6 +140,7 @@ class DeviceHost:
         )
         rules = await self._ports.rules.load()
         self._around = replace(self._around, rules=RuleBook(rules))
+        await self._take_models()
         await self._holdings.refresh()
         if self._claimed:
             await self._holdings.claim(self._claimed)
@@ -141,6 +149,7 @@ class DeviceHost:
             asyncio.create_task(self._save(), name=f"{self.name} snapshots"),
             asyncio.create_task(self._passivation.run(), name=f"{self.name} passivation"),
             asyncio.create_task(self._watch_rules(), name=f"{self.name} rules"),
+            asyncio.create_task(self._watch_models(), name=f"{self.name} models"),
             asyncio.create_task(self._arm_newcomers(), name=f"{self.name} new shards"),
             asyncio.create_task(self._ticker.run(), name=f"{self.name} timers"),
             asyncio.create_task(self._holdings.run(), name=f"{self.name} lease"),
@@ -374,6 +383,7 @@ class DeviceHost:
             "snapshots": self._snapshots,
             "shards_owned": len(self._holdings.owned.epochs),
             "rules": len(self._around.rules.rules),
+            **({} if self._around.models is None else self._around.models.statistics()),
             **self._ticker.statistics(),
             **self._delivery.statistics(),
         }
@@ -424,6 +434,26 @@ class DeviceHost:
             except Unavailable:
                 continue  # `changes` yields again once the database is back
 
+    async def _watch_models(self) -> None:
+        if self._ports.models is not None:
+            async for _ in self._ports.models.changes():
+                try:
+                    await self._take_models()
+                except Unavailable:
+                    continue  # `changes` yields again once the database is back
+
+    async def _take_models(self) -> None:
+        """Have those judge that the database says; while there never was one, nothing of them is imported."""
+        if self._ports.models is None:
+            return
+        active = await self._ports.models.load()
+        if active != self._models:
+            book = await asyncio.to_thread(_book, active)
+            self._models = active
+            self._around = replace(self._around, models=book)
+            for label, fault in book.broken.items():
+                _logger.error("%s: the model %s cannot judge here: %s", self.name, label, fault)
+
     def _committed(self, commit: Commit) -> None:
         self._ticker.add(commit.timers)
         self._waiters.tell(commit.commands)
@@ -460,3 +490,10 @@ class DeviceHost:
 
 def _name(origin: Origin | None) -> str:
     return "" if origin is None else origin.by
+
+
+def _book(active: Sequence[ActiveModel]) -> "ModelBook":
+    # numpy is imported for models only.
+    from sensorium.actors.models.book import ModelBook
+
+    return ModelBook(active)

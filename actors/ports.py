@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from sensorium.actors.models.info import ActiveModel
 from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TimerRow
 from sensorium.actors.rules import Rule, RuleSpec
 
@@ -134,6 +135,18 @@ class Registry(Protocol):
         ...
 
 
+class ModelStore(Protocol):
+    """The models at work, for hosts."""
+
+    async def load(self) -> Sequence[ActiveModel]:
+        """All of them. Raises `LogUnavailable`."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yields whenever they may have changed; until closed."""
+        ...
+
+
 class HostPorts(NamedTuple):
     """What a host is given by its factory, opened; `close` gives all of it back."""
 
@@ -143,6 +156,8 @@ class HostPorts(NamedTuple):
     close: Callable[[], Awaitable[None]]
     open_past: "StoredPastFactory | None" = None
     """The way to the past, for those who relive it; None: there is none."""
+    models: ModelStore | None = None
+    """None: no model is ever at work."""
 
 
 HostPortsFactory = Callable[[int], Awaitable[HostPorts]]

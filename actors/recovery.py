@@ -11,6 +11,7 @@ from sensorium.actors.detection import WatcherState, restored
 from sensorium.actors.device import NEVER_MS, Device, Shard, Surroundings
 from sensorium.actors.messages import ReadingFlag, Value
 from sensorium.actors.metrics import metric_set
+from sensorium.actors.modelled import Modelled, ModelMemory
 from sensorium.actors.profile import WindowSpec
 from sensorium.actors.records import Snapshot, StoredDevice, TailReading
 from sensorium.actors.seen import Seen
@@ -33,6 +34,7 @@ class _State(msgspec.Struct, array_like=True):
     watchers: list[WatcherState] = []
     tallies: dict[str, tuple[int, int, int, int]] = {}
     """By alarm id."""
+    models: list[ModelMemory] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -52,6 +54,7 @@ def take_snapshot(device: Device) -> Snapshot:
         device.seen.dump(),
         [] if device.detection is None else device.detection.dump(),
         {device.alarms[rule_id].alarm_id: t.dump() for rule_id, t in device.watch.tallies.items()},
+        [] if device.modelled is None else device.modelled.dump(),
     )
     replay_from_ms = None if device.newest_ms == NEVER_MS else device.newest_ms - device.lateness_ms
     return Snapshot(device.key, device.shard.number, device.shard.head, replay_from_ms, _encode(state))
@@ -72,6 +75,11 @@ def activate(stored: StoredDevice, shard: Shard, around: Surroundings) -> Device
         device.furnish(around)
     for row in stored.tail:
         _replay(device, row, around)
+    if stored.tail and around.models is not None and stored.registration is not None:
+        if device.modelled is None and stored.registration.device_type in around.models.by_type:
+            device.modelled = Modelled()
+        if device.modelled is not None:
+            device.modelled.missed = stored.tail
     return device
 
 
@@ -111,6 +119,8 @@ def _restore(device: Device, snapshot: Snapshot) -> None:
             device.watch.tallies[rule_id].restore(state.tallies[alarm.alarm_id])
     device.windows = tuple(_windows(state))
     device.detection = restored(state.watchers, device.metrics)
+    if state.models:
+        device.modelled = Modelled(state.models)
 
 
 def _windows(state: _State) -> Iterator[Window]:

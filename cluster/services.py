@@ -51,16 +51,17 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         webhook_schemes=tuple(config.actions.webhook_schemes),
         webhook_networks=tuple(config.actions.webhook_networks),
         keys=config.security.keys(),
+        models=config.models,
     )
 
 
 def connections_needed(config: Config) -> int:
     """How many connections a database has to grant at most to hosts, replicas of the API, and services.
 
-    A host has one to commit, two to load, two to select and one that listens; a replica its pool and one that
+    A host has one to commit, two to load, two to select and two that listen; a replica its pool and one that
     listens; a service two; the membership two, claims two.
     """
-    per_database = 6 * config.cluster.hosts + (ApiSettings("").pool_size + 1) * config.http.replicas
+    per_database = 7 * config.cluster.hosts + (ApiSettings("").pool_size + 1) * config.http.replicas
     return per_database + 2 * _SERVICES + 4
 
 

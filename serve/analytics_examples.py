@@ -22,6 +22,7 @@ ANOMALIES: Final[dict[str, Any]] = {
             "end_ms": _TIME_MS + 120_000,
             "end_reason": "quiet",
             "peers": None,
+            "explanation": None,
         }
     ],
     "next": None,

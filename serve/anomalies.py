@@ -1,7 +1,7 @@
 """`/api/analytics/devices/{id}/anomalies`: what detectors found odd at a device."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -20,8 +20,13 @@ from sensorium.serve.query import (
 )
 from sensorium.serve.services import Services
 
-DetectorName = Literal[
-    "ensemble", "zscore", "robust", "level_shift", "seasonal", "spectral", "flatline", "peers"
+_DETECTORS: Final = "ensemble|zscore|robust|level_shift|seasonal|spectral|flatline|peers"
+DetectorName = Annotated[
+    str,
+    Query(
+        pattern=rf"^({_DETECTORS}|model:[A-Za-z0-9][A-Za-z0-9_.\-]{{0,63}}@[1-9][0-9]{{0,8}})$",
+        description=f"{_DETECTORS.replace('|', ', ')}, or a model such as model:pumps@3.",
+    ),
 ]
 
 

@@ -35,6 +35,7 @@ from sensorium.serve import (
     measure_models,
     measures,
     nodes,
+    outlook,
     past_state,
     path_parts,
     profiles,
@@ -42,6 +43,7 @@ from sensorium.serve import (
     rules,
     series,
     telemetry,
+    trained_models,
     twins,
     webhooks,
     why,
@@ -131,6 +133,9 @@ def build_app(services: Services) -> FastAPI:
         app.include_router(actions.routes(services.actions))
         app.include_router(webhooks.routes(services.actions))
         app.include_router(maintenance.routes(services.actions))
+    app.include_router(outlook.routes(services))
+    if services.models is not None:
+        app.include_router(trained_models.routes(services.models))
     app.include_router(live.routes(services))
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
@@ -159,6 +164,8 @@ def build_app(services: Services) -> FastAPI:
             *profiles.VALUES,
             why.AlarmWhy,
             maintenance.MaintenanceList,
+            *outlook.VALUES,
+            *trained_models.VALUES,
         ),
         bodies,
         {**telemetry.SCHEMA, **bulk.SCHEMA},

@@ -20,6 +20,7 @@ from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, Progress, backtest
 from sensorium.actors.errors import Overloaded
 from sensorium.actors.fleet import Fleet
+from sensorium.actors.models.info import ActiveModel, ModelInfo
 from sensorium.actors.profile import Profiles, RateLimits
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
@@ -51,6 +52,9 @@ from sensorium.storage.history import History
 from sensorium.storage.influx_settings import InfluxSettings
 from sensorium.storage.live_log import LiveLog
 from sensorium.storage.maintenance import PgMaintenance
+from sensorium.storage.models.active import PgActiveModels
+from sensorium.storage.models.opening import RegistrySettings
+from sensorium.storage.models.registry import ModelRegistry
 from sensorium.storage.past_states import PastStates
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
@@ -102,6 +106,7 @@ class ApiSettings:
         max_subscribers: of the live feed in a replica, besides its requests.
         webhook_schemes, webhook_networks: of the addresses that webhooks may have.
         keys: with what secrets are sealed at rest.
+        models: where trained models are registered; None: they are not told of.
     """
 
     dsn: str
@@ -121,6 +126,7 @@ class ApiSettings:
     webhook_schemes: tuple[str, ...] = ("https", "http")
     webhook_networks: tuple[str, ...] = ("loopback",)
     keys: Keys = field(default_factory=Keys)
+    models: RegistrySettings | None = None
 
 
 @asynccontextmanager
@@ -190,6 +196,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             tts_secret=settings.lorawan.tts_secret,
             feed=feed,
             batched=Batched(pools),
+            models=None if settings.models is None else TrainedModels(settings.models, PgActiveModels(pool)),
             actions=ActionSide(
                 Deliveries(pools),
                 PgWebhooks(pool, settings.keys.sealer()),
@@ -234,6 +241,28 @@ async def _drain(router: Router) -> None:
         logging.getLogger(__name__).warning(
             "stopped with %d messages whose commit nobody has seen; their senders got no 2xx", router.pending
         )
+
+
+class TrainedModels:
+    """See `services.ListsModels`. The registry is asked by a thread, and opened when it is asked first."""
+
+    def __init__(self, settings: RegistrySettings, at_work: PgActiveModels) -> None:
+        self._settings = settings
+        self._at_work = at_work
+        self._registry: ModelRegistry | None = None
+
+    async def all(self) -> list[ModelInfo]:
+        """See `ListsModels`."""
+        return await asyncio.to_thread(self._all)
+
+    async def active(self) -> list[ActiveModel]:
+        """See `ListsModels`."""
+        return await self._at_work.infos()
+
+    def _all(self) -> list[ModelInfo]:
+        if self._registry is None:
+            self._registry = self._settings.open()
+        return self._registry.all()
 
 
 class Backtests:

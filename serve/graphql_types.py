@@ -84,6 +84,15 @@ class Alarm:
         return found
 
 
+@strawberry.type(description="What a feature has to do with a model's score: its share, 0 to 1.")
+class Contribution:
+    feature: str
+    metric: str
+    share: float
+    value: float
+    expected: float
+
+
 @strawberry.type(description="Readings of a metric that a detector found odd, from the first to the last.")
 class Anomaly:
     anomaly_id: str
@@ -101,6 +110,7 @@ class Anomaly:
     end_ms: EpochMs | None
     end_reason: str | None
     peers: int | None
+    explanation: list[Contribution] | None
 
     @strawberry.field(description="The device that it was found at.")
     async def device(self, info: Info) -> "Device | None":

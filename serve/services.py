@@ -10,6 +10,7 @@ from sensorium.actors.data_quality import Arrivals
 from sensorium.actors.errors import Unavailable
 from sensorium.actors.maintenance import Maintenance
 from sensorium.actors.messages import Message, Outcome, Quality
+from sensorium.actors.models.info import ActiveModel, ModelInfo
 from sensorium.actors.ports import Filter
 from sensorium.actors.profile import Profiles
 from sensorium.actors.records import Alarm, Command, Registration
@@ -382,6 +383,18 @@ class ReadsDeadLetters(Protocol):
     async def delete(self, letter_id: int, replayed: bool = False) -> bool: ...
 
 
+class ListsModels(Protocol):
+    """The read side of trained models. Both raise `Unavailable` while what they ask is away."""
+
+    async def all(self) -> Sequence[ModelInfo]:
+        """All versions of the registry, by name, the newest of each first."""
+        ...
+
+    async def active(self) -> Sequence[ActiveModel]:
+        """Those at work, without their numbers."""
+        ...
+
+
 class ReadsForMany(Protocol):
     """Reads for many devices in one statement each; what is not there is left out."""
 
@@ -464,5 +477,7 @@ class Services:
     """What the live feed follows; None: there is none."""
     actions: ActionSide | None = None
     """What rules have done; None: nothing is told of it."""
+    models: ListsModels | None = None
+    """Trained models; None: there are none to speak of."""
     batched: ReadsForMany | None = None
     """What GraphQL reads many devices by; None: there is no GraphQL."""

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 
+from sensorium.actors.models.info import Contribution
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Anomaly
 from sensorium.storage.database import Pool, acquired
@@ -13,7 +15,7 @@ from sensorium.storage.spread import database_of_device
 
 COLUMNS: Final = (
     "anomaly_id, device_id, device_type, metric, detector, severity, score, value, expected, readings,"
-    " start_at, peak_at, end_at, end_reason, peers"
+    " start_at, peak_at, end_at, end_reason, peers, explanation"
 )
 SEVERITIES: Final = ("warning", "major", "critical")
 """Mildest first."""
@@ -21,7 +23,9 @@ SEVERITIES: Final = ("warning", "major", "critical")
 
 def anomaly_of(row: asyncpg.Record) -> Anomaly:
     """From `COLUMNS`, which stand in the order of the fields."""
-    return Anomaly(*row)
+    *fields, explanation = row
+    told = msgspec.convert(explanation, tuple[Contribution, ...] | None)
+    return msgspec.structs.replace(Anomaly(*fields), explanation=told)
 
 
 class Anomalies:

@@ -9,6 +9,7 @@ from sensorium.storage.claim import Claim, KeptClaim, Role
 from sensorium.storage.database import close_pool, open_pool
 from sensorium.storage.hosts import PgMembership
 from sensorium.storage.log import PgLog
+from sensorium.storage.models.active import PgActiveModels
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
 from sensorium.storage.spread import SpreadLog
@@ -38,7 +39,8 @@ class PgHostPorts:
             await asyncio.gather(*map(close_pool, pools))
 
         past = PgStoredPastFactory(self.dsn, self.others)
-        return HostPorts(log, PgRules(pools[0], self.dsn), registry, close, past)
+        models = PgActiveModels(pools[0], self.dsn)
+        return HostPorts(log, PgRules(pools[0], self.dsn), registry, close, past, models)
 
 
 @dataclass(frozen=True, slots=True)

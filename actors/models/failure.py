@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from sensorium.actors.models.features import Floats, feature_names, window_features
-from sensorium.actors.models.scorer import TOP, Contribution
+from sensorium.actors.models.info import Contribution
+from sensorium.actors.models.scorer import TOP
 
 WINDOW_READINGS: Final = 64
 STEPS_A_WINDOW: Final = 4
@@ -58,8 +59,10 @@ class FailureModel:
         return 0
 
     def begin(self, references: Sequence[int]) -> Floats:
-        """As `Scorer` says: an empty window."""
-        return np.zeros((len(references), self.state_size))
+        """As `Scorer` says: an empty window. Until every metric was there once, nothing is decided."""
+        states = np.full((len(references), self.state_size), np.nan)
+        states[:, -1] = 0.0
+        return states
 
     def step(self, states: Floats, rows: Floats, references: Sequence[int]) -> Floats:
         """As `Scorer` says: NaN until the window is full, and between two windows."""

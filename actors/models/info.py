@@ -12,6 +12,22 @@ MAX_METRICS: Final = 64
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
+class Contribution(msgspec.Struct, frozen=True):
+    """What a feature has to do with a score.
+
+    Attributes:
+        metric: the metric that the feature is made of; of a pair, the first.
+        share: its part of all that speaks for an anomaly, 0 to 1.
+        value, expected: what the feature is, and what it was in training.
+    """
+
+    feature: str
+    metric: str
+    share: float
+    value: float
+    expected: float
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """One version of a model, as a registry shows it.
 

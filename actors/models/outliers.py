@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from sensorium.actors.models.features import Floats
-from sensorium.actors.models.scorer import TOP, Contribution
+from sensorium.actors.models.info import Contribution
+from sensorium.actors.models.scorer import TOP
 
 QUICK_READINGS: Final = 10
 SLOW_READINGS: Final = 40

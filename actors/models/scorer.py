@@ -3,28 +3,11 @@
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-import msgspec
-
 from sensorium.actors.models.features import Floats
+from sensorium.actors.models.info import Contribution
 
 TOP: Final = 5
 """Features that an explanation names at most."""
-
-
-class Contribution(msgspec.Struct, frozen=True):
-    """What a feature has to do with a score.
-
-    Attributes:
-        metric: the metric that the feature is made of; of a pair, the first.
-        share: its part of all that speaks for an anomaly, 0 to 1.
-        value, expected: what the feature is, and what it was in training.
-    """
-
-    feature: str
-    metric: str
-    share: float
-    value: float
-    expected: float
 
 
 class Scorer(Protocol):

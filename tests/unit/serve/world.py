@@ -18,6 +18,7 @@ from sensorium.actors.data_quality import Arrivals
 from sensorium.actors.errors import LogUnavailable, NoHistory
 from sensorium.actors.host import DeviceHost, HostSettings
 from sensorium.actors.messages import DeadLetter, Quality, ReadingFlag, Value, quality_of
+from sensorium.actors.models.info import ActiveModel, ModelInfo
 from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.placement import SHARDS, device_key
 from sensorium.actors.ports import Filter
@@ -138,6 +139,17 @@ class ReadSide:
     async def aggregate_type(self, *asked: Any) -> Buckets[TypeBucket]:
         self.asked.append(asked)
         return Buckets([TypeBucket(AT_MS, 23.5, 2)], "mixed")
+
+
+class ModelSide:
+    """A registry with one version, and another model at work that it has forgotten."""
+
+    async def all(self) -> list[ModelInfo]:
+        return [ModelInfo("pumps", 1, "outliers", "pump", ("a",), ("mean(a)",), 3, 1, 2, 1, 400)]
+
+    async def active(self) -> list[ActiveModel]:
+        gone = ModelInfo("fans", 2, "failure", "fan", ("b",), (), 3, 1, 2, 1, 400)
+        return [ActiveModel(gone, b"", 77)]
 
 
 @dataclass
@@ -693,6 +705,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 waits=waits,
                 backtests=backtests,
                 batched=batched,
+                models=ModelSide(),
                 now_ms=lambda: NOW_MS,
                 replay=Replay(router, Bounds(), LORAWAN),
                 checks={"database": database},
