@@ -56,7 +56,7 @@ class Attributed:
         self.changed = changed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in READS:
+        if scope["type"] != "http" or scope["method"] in READS or _brings_telemetry(scope):
             await self.app(scope, receive, send)
             return
         origin = origin_of(scope)
@@ -71,6 +71,12 @@ class Attributed:
                 await self.app(scope, receive, named)
         finally:
             self.changed()
+
+
+def _brings_telemetry(scope: Scope) -> bool:
+    """Whether the request is a device's way in, of which the audit log has nothing."""
+    path: str = scope["path"]
+    return scope["method"] == "POST" and path.endswith("/data")
 
 
 class AttributedAsks:

@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 AT_ONCE: Final = 500
 """Entries that are put into the chain in one transaction."""
 SETTLE_EVERY_S: Final = 1.0
+SETTLE_PAUSE_S: Final = 0.05
+"""Between two looks, however much is changed: entries that wait go together."""
 CHECKED_AT_ONCE: Final = 2_000
 RETENTION: Final = Origin("retention", "", "platform")
 
@@ -194,6 +196,7 @@ class AuditLog:
             except LogUnavailable as error:
                 _log.warning("the audit log gets its entries later: %s", error)
                 await asyncio.sleep(SETTLE_EVERY_S)
+            await asyncio.sleep(SETTLE_PAUSE_S)
 
     async def settle(self) -> int:
         """See `settle`."""

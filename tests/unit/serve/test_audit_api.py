@@ -24,6 +24,7 @@ async def test_a_change_names_who_asked_and_the_request(platform: World) -> None
 async def test_reading_is_no_change(platform: World) -> None:
     await platform.registered("d")
     await platform.http.get("/api/devices/d")
+    assert "X-Request-ID" not in (await platform.send({"t": 1}, "d")).headers
     assert len((await platform.http.get("/api/audit")).json()["items"]) == 1
     assert platform.audit.kicks == 1
 
