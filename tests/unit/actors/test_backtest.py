@@ -20,6 +20,7 @@ from sensorium.actors.records import Alarm, Registration, TailReading
 from sensorium.actors.rules import (
     All,
     Always,
+    AnomalyScore,
     Condition,
     Level,
     NoData,
@@ -83,6 +84,7 @@ def tried(asked: Order, past: list[TailReading]) -> list[tuple[str, int, int | N
         (HOT, {"clear": Threshold("a", Operator.LT, 2.0)}),
         (ZScore("a", 1.5, min_count=5), {}),
         (RateOfChange("b", 0.2), {}),
+        (AnomalyScore("a", 0.2, "zscore"), {}),
         (All([HOT, Threshold("b", Operator.LT, 5.0)]), {}),
     ],
 )

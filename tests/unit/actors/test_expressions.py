@@ -9,6 +9,7 @@ from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.expressions import MAX_CHARACTERS, Parsed, parse_expression, parse_time
 from sensorium.actors.rules import (
     All,
+    AnomalyScore,
     Changed,
     Either,
     NoData,
@@ -50,6 +51,7 @@ A, B, C = (Threshold(name, GT, 1.0) for name in "abc")
         ("rate(t) > 2", RateOfChange("t", 2.0, GT, "up")),
         ("rate(t) < -2", RateOfChange("t", 2.0, GT, "down")),
         ("zscore(t, '1h') > 4", ZScore("t", 4.0, 3600.0)),
+        ("anomaly(t) >= 0.8", AnomalyScore("t", 0.8)),
         ("changed(door)", Changed("door")),
         ("no data for '15m'", NoData(900.0)),
         ("t > metadata.limit", Threshold("t", GT, Reference("limit"))),
@@ -99,6 +101,9 @@ def test_how_long_and_how_often():
         ("t > changed(t)", 5),
         ("rate(t, '5m') > 1", 7),
         ("zscore(t) < 3", 1),
+        ("anomaly(t) < 0.5", 1),
+        ("anomaly(t) > 2", 1),
+        ("t > 1 and anomaly(t, '1h') > 0.5", 20),
         ("t > 1 for 5", 11),
         ("t > 1 2.5 times within '5m'", 7),
         ("t > 1e999", 5),
