@@ -18,6 +18,8 @@ HOUR_MS: Final = 3_600_000
 DETECTOR: Final = "peers"
 CELL_DEGREES: Final = 0.1
 """The side of a cell: about 11 km of latitude."""
+FORGOTTEN_MS: Final = 7 * 24 * HOUR_MS
+"""A device that was silent for so long, or is gone, is odd no more."""
 LEAST_SCATTER: Final = 0.005
 """The least deviation to assume, as a share of the median: what is below a sensor's accuracy says nothing."""
 
@@ -53,7 +55,8 @@ def compared(
 ) -> list[Anomaly]:
     """What is to be reported of the hour that began at `hour_ms`: anomalies that begin, go on or end.
 
-    The same again gives the same. A device whose group is too small, or that was silent, ends nothing.
+    The same again gives the same. A device whose group is too small, or that was silent, ends nothing, but
+    after `FORGOTTEN_MS`.
 
     Args:
         standing: those of this detector that have not ended.
@@ -81,7 +84,15 @@ def compared(
             told.append(
                 _odd(before, values[device_id], found.score.expected, score, len(values) - 1, hour_ms)
             )
+    there = {(mean.device_id, metric) for (_, _, metric), group in groups.items() for mean in group.values()}
+    for key, before in open_.items():
+        if key not in there and hour_ms - _odd_until(before) >= FORGOTTEN_MS:
+            told.append(_ended(before, hour_ms, "gap"))
     return told
+
+
+def _odd_until(anomaly: Anomaly) -> int:
+    return anomaly.start_ms + anomaly.readings * HOUR_MS
 
 
 def _began(device_id: str, device_type: str, metric: str, hour_ms: int) -> Anomaly:
@@ -121,7 +132,5 @@ def _odd(before: Anomaly, mean: float, median: float, score: float, peers: int, 
     )
 
 
-def _ended(before: Anomaly, hour_ms: int) -> Anomaly:
-    return msgspec.structs.replace(
-        before, end_ms=min(hour_ms, before.start_ms + before.readings * HOUR_MS), end_reason="quiet"
-    )
+def _ended(before: Anomaly, hour_ms: int, reason: str = "quiet") -> Anomaly:
+    return msgspec.structs.replace(before, end_ms=min(hour_ms, _odd_until(before)), end_reason=reason)

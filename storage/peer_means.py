@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from sensorium.actors.messages import Location
-from sensorium.actors.peer_watch import HourMean
+from sensorium.actors.peer_watch import DETECTOR, HourMean
 from sensorium.actors.records import Anomaly
 from sensorium.storage.anomalies import COLUMNS, anomaly_of
 from sensorium.storage.database import Pool, acquired
@@ -15,8 +15,10 @@ MAX_TYPES: Final = 10_000
 MAX_MEANS: Final = 1_000_000
 """Of one type and hour, in one database: 100,000 devices of ten metrics. The last by id are left out."""
 
-_TYPES: Final = """
-SELECT device_type FROM devices WHERE status = 'active' GROUP BY 1 ORDER BY 1 LIMIT $1
+_TYPES: Final = f"""
+(SELECT device_type FROM devices WHERE status = 'active' GROUP BY 1 ORDER BY 1 LIMIT $1) UNION
+(SELECT device_type FROM anomalies WHERE detector = '{DETECTOR}' AND end_at IS NULL
+ GROUP BY 1 ORDER BY 1 LIMIT $1)
 """
 _MEANS: Final = """
 SELECT d.device_id, d.device_type, d.location, d.metadata, m.name, r.total / r.n AS mean
@@ -37,7 +39,7 @@ class PeerMeans:
         self._pools = pools
 
     async def types(self) -> list[str]:
-        """The types of active devices, in order."""
+        """The types of active devices, and of those with something that stands, in order."""
         found: set[str] = set()
         for pool in self._pools:
             async with acquired(pool) as connection:

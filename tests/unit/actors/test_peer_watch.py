@@ -3,7 +3,7 @@
 import msgspec
 
 from sensorium.actors.messages import Location, Refusal, ReportAnomaly
-from sensorium.actors.peer_watch import HOUR_MS, HourMean, compared, place_of
+from sensorium.actors.peer_watch import FORGOTTEN_MS, HOUR_MS, HourMean, compared, place_of
 from tests.unit.actors.driving import DEVICE_ID, Driver
 
 H0 = 1_704_110_400_000
@@ -36,6 +36,8 @@ def test_small_groups_and_silent_devices_are_left_alone() -> None:
     assert compared(hour(90.0, count=3), [], H0) == []
     (began,) = compared(hour(90.0), [], H0)
     assert compared(hour()[:-1], [began], H0 + HOUR_MS) == []
+    (ended,) = compared(hour()[:-1], [began], H0 + HOUR_MS + FORGOTTEN_MS)
+    assert (ended.end_ms, ended.end_reason) == (H0 + HOUR_MS, "gap")
 
 
 def test_places_keep_devices_apart() -> None:
