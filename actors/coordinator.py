@@ -26,6 +26,7 @@ from sensorium.actors.supervision import (
     Launcher,
     Process,
     brought_up,
+    others_noticed,
     stopped,
     watched,
 )
@@ -342,7 +343,7 @@ class Coordinator:
 
     async def _launch(self, host: _Host) -> Process:
         assert self._membership is not None
-        if host.name in self._replaced:
+        if host.name in self._replaced and any(other.serving for other in self._hosts.values()):
             await self._after_the_first()
         usable = self._usable_nodes()
         if host.node not in {node.node_id for node in usable}:
@@ -544,9 +545,10 @@ class Coordinator:
 
     async def _after_the_first(self) -> None:
         first = self._services.get(self._spec.services[0].name) if self._spec.services else None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HEAD_START_S):
-                if first is not None:
+        if first is not None:
+            await others_noticed()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEAD_START_S):
                     await first.up.wait()
 
     def _keep(self, kept: Kept) -> None:

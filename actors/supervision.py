@@ -148,6 +148,11 @@ async def watched(process: Process, look: Callable[[Any], Awaitable[None]] | Non
         await asyncio.sleep(PING_EVERY_S)
 
 
+async def others_noticed() -> None:
+    """Return when whatever was lost at the same moment has been found to be lost as well."""
+    await asyncio.sleep(2 * PING_EVERY_S)
+
+
 async def stopped(name: str, process: Process) -> None:
     """Stop it cleanly if that works in time, and end it."""
     try:

@@ -1,10 +1,15 @@
 """When a launched process is taken for lost, on a virtual clock."""
 
 import asyncio
-from typing import Any
+from collections import defaultdict
+from typing import Any, ClassVar
 
+from sensorium.actors.coordinator import HEAD_START_S, Coordinator, RuntimeSpec, ServiceSpec
+from sensorium.actors.host import HostSettings
 from sensorium.actors.router import HostGone
 from sensorium.actors.supervision import PING_TIMEOUT_S, brought_up, watched
+from sensorium.actors.testing import MemoryStore
+from tests.unit.actors.local import LocalLauncher
 from tests.unit.actors.virtual import run_virtually
 
 
@@ -70,5 +75,50 @@ def test_what_starts_on_a_node_that_goes_starts_on_another() -> None:
         assert process is launched[1]
         assert launched[0].killed
         assert clock_s() - began_s < PING_TIMEOUT_S
+
+    run_virtually(run, 0)
+
+
+class Service:
+    """One that takes a second to start; notes when each of its name began to."""
+
+    began_s: ClassVar[dict[str, list[float]]] = defaultdict(list)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def start(self) -> None:
+        self.began_s[self._name].append(asyncio.get_running_loop().time())
+        await asyncio.sleep(1.0)
+
+    async def ping(self) -> None: ...
+
+    def statistics(self) -> dict[str, Any]:
+        return {"name": self._name}
+
+    async def stop(self) -> None: ...
+
+
+def test_of_services_lost_together_the_first_comes_first() -> None:
+    """What the devices' messages come in by is up again before the others take its processor."""
+
+    async def run() -> None:
+        Service.began_s.clear()
+        store, launcher = MemoryStore(), LocalLauncher()
+        services = [ServiceSpec(name, Service, (name,)) for name in ("messages", "other", "another")]
+        coordinator = Coordinator(
+            RuntimeSpec(1, store.ports, store.membership, HostSettings(), services), launcher
+        )
+        await coordinator.start()
+        first_start = {name: times[0] for name, times in Service.began_s.items()}
+        assert len(set(first_start.values())) == 1
+        for name in ("another", "other", "messages"):
+            launcher.current[name].kill()
+        async with asyncio.timeout(HEAD_START_S):
+            while not all(len(times) == 2 for times in Service.began_s.values()):
+                await asyncio.sleep(0.01)
+        again = {name: times[1] for name, times in Service.began_s.items()}
+        assert min(again["other"], again["another"]) >= again["messages"] + 0.99
+        await coordinator.stop()
 
     run_virtually(run, 0)
