@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import msgspec
 from fastapi import APIRouter, Path, Response
 
-from sensorium.actors.profile import Profile, Rates, WindowSpec
+from sensorium.actors.profile import DetectorSpec, Profile, Rates, WindowSpec
 from sensorium.actors.schema import MetricSpec, Outside
 from sensorium.serve.describe import answer
 from sensorium.serve.pages import json_response
@@ -34,6 +34,7 @@ class ProfileItem(msgspec.Struct, frozen=True):
     metrics: dict[str, MetricSpec]
     unknown_metrics: Outside
     ingest: Rates
+    detectors: tuple[DetectorSpec, ...] = ()
 
 
 class ProfileList(msgspec.Struct, frozen=True):
@@ -66,6 +67,7 @@ _EXAMPLE: Final = {
     },
     "unknown_metrics": "allow",
     "ingest": {"every": {"rate_per_s": 5.0, "burst": 20}, "by_protocol": {}},
+    "detectors": [{"detector": "ensemble", "metrics": [], "threshold": 0.5, "limit": None, "period": "day"}],
 }
 
 
@@ -113,4 +115,5 @@ def _item(device_type: str, profile: Profile, *, configured: bool) -> ProfileIte
         {} if schema is None else schema.metrics,
         Outside.ALLOW if schema is None else schema.unknown,
         profile.rates,
+        profile.detectors,
     )

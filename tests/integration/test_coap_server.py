@@ -12,7 +12,9 @@ import cbor2
 import pytest
 from coap_world import NOW_MS, CoapWorld, coap_world
 
-from sensorium.actors.profile import RateLimit
+from sensorium.actors.host import HostSettings
+from sensorium.actors.profile import Profile, Profiles, RateLimit
+from sensorium.actors.schema import MetricSpec, Outside, Schema
 from sensorium.ingest import coap_resources
 from sensorium.ingest.coap import check_port
 from sensorium.ingest.coap_security import OscoreContexts
@@ -310,3 +312,25 @@ def test_bad_contexts_are_named(tmp_path: Path) -> None:
         OscoreContexts(tmp_path / "used")
     first.close()
     OscoreContexts(tmp_path / "used").close()
+
+
+async def test_units_of_senml_are_converted_and_what_the_profile_rejects_is_told() -> None:
+    spec = MetricSpec(unit="degF", maximum=100.0, outside=Outside.REJECT)
+    profiles = Profiles(Profile(schema=Schema({"t": spec})))
+    async with coap_world(HostSettings(profiles=profiles)) as world:
+        await world.registered("d1")
+
+        async def sent(value: float, unit: str) -> tuple[str, bytes]:
+            pack = [{"n": "t", "u": unit, "v": value, "bt": AT_MS / 1000}]
+            answer = await world.post("d1", json.dumps(pack).encode(), 110)
+            return answer.code.dotted, answer.payload
+
+        assert await sent(25.0, "Cel") == ("2.04", b"")
+        assert values(world) == [(AT_MS, {"t": 77.0})]
+        code, said = await sent(40.0, "Cel")
+        assert (code, said) == ("4.00", b"out_of_range: t is 104 degF, above 100")
+        code, said = await sent(1.0, "Pa")
+        assert code == "4.00"
+        assert said.startswith(b"wrong_unit: metric t was sent in 'Pa'; the profile has it in degF")
+        assert [letter.content for letter in world.store.dead_letters] == ["senml+json"] * 2
+        assert json.loads(world.store.dead_letters[0].payload)[0]["u"] == "Cel"

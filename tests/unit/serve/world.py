@@ -660,7 +660,8 @@ LORAWAN: Final = LorawanSettings(codecs={"lpp": CayenneCodec()})
 @asynccontextmanager
 async def world(**settings: Any) -> AsyncIterator[World]:
     store = MemoryStore(lambda: NOW_MS)
-    host = DeviceHost("host-0", 1, range(SHARDS), store.ports, HostSettings(), lambda: NOW_MS)
+    known = HostSettings(profiles=settings.get("profiles", Profiles()))
+    host = DeviceHost("host-0", 1, range(SHARDS), store.ports, known, lambda: NOW_MS)
     await store.join("host-0")
     await host.start()
     read = ReadSide(store)
