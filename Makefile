@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-coap bench-commands bench-detection bench-history bench-http bench-live bench-models bench-rules bench-runtime bench-ways chaos storm lock clean
+.PHONY: help install demo up test test-fast check bench bench-actions bench-coap bench-commands bench-detection bench-history bench-http bench-live bench-models bench-rules bench-runtime bench-ways chaos storm lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -69,6 +69,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/sensorium bench ingest $(ARGS)
+
+# What is told of alarms: decided from the log, and sent.
+bench-actions: $(STAMP)
+	$(BIN)/sensorium bench actions $(ARGS)
 
 bench-detection: $(STAMP)
 	$(BIN)/sensorium bench detection $(ARGS)

@@ -6,11 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.rules import Condition, RuleSpec, Schedule
+from sensorium.actors.schema import MetricSpec, Schema
 from sensorium.serve import examples
 from sensorium.serve import rules as rules_module
 from tests.unit.serve.problem import assert_problem
-from tests.unit.serve.world import AT_MS, World
+from tests.unit.serve.world import AT_MS, World, world
 
 RULES = "/api/analytics/rules"
 HOT = examples.RULE_SPECS["threshold"]
@@ -225,6 +227,30 @@ async def test_a_metric_derived_from_itself_is_refused_with_the_way(platform: Wo
     assert other.status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("rule", "pointer"),
+    [
+        ({"condition": {"type": "regex", "metric": "mode", "pattern": "(a+)+$"}}, "#/condition"),
+        (
+            {"condition": {"type": "threshold", "metric": "mode", "operator": "~", "value": "a"}},
+            "#/condition/operator",
+        ),
+        (
+            {"condition": {"type": "change", "metric": "mode", "pattern": "(a+)+$"}},
+            "#/condition",
+        ),
+        ({"expression": "mode ~ '(a+)+$'"}, "#/expression"),
+        ({"expression": "matches(mode, '(a+)+$')"}, "#/expression"),
+        ({"expression": "temperature / 0 > 3"}, "#/expression"),
+    ],
+)
+async def test_regular_expressions_and_what_divides_by_zero_are_refused(
+    platform: World, rule: dict[str, Any], pointer: str
+) -> None:
+    problem = assert_problem(await platform.http.post(RULES, json={"name": "r", **rule}), 422, "invalid")
+    assert problem["errors"][0]["pointer"].startswith(pointer)
+
+
 async def warnings(platform: World, **rule: Any) -> list[tuple[str, str]]:
     answer = await platform.http.post(RULES, json={"name": "r", **rule})
     assert answer.status_code == 201, answer.text
@@ -281,3 +307,13 @@ async def test_a_scope_may_be_a_group(platform: World) -> None:
                 await platform.send({"temperature": 90.0, "timestamp": AT_MS + number}, device_id)
     watched = {alarm.device_id for alarm in platform.store.alarms.values()}
     assert watched == {"sensor-001", "sensor-002"}
+
+
+async def test_what_a_profiles_schema_knows_is_no_mistake() -> None:
+    schema = Schema({"pressure": MetricSpec(), "axis_*": MetricSpec()})
+    async with world(profiles=Profiles(by_type={"temperature": Profile(schema=schema)})) as here:
+        await here.registered()
+        assert await warnings(here, expression="pressure > 3 and axis_7 > 1") == []
+        ((pointer, detail),) = await warnings(here, expression="presure > 3")
+        assert pointer == "#/expression"
+        assert detail.endswith("presure, and the profile knows none; was pressure meant?")

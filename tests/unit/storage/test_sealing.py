@@ -2,6 +2,7 @@
 
 import pytest
 
+from sensorium.cluster.sealed import seal_stored
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.sealing import PREFIX, Keys, SealBroken, Sealer
 from sensorium.storage.webhooks import PgWebhooks, WebhookSpec
@@ -98,3 +99,24 @@ async def test_a_secret_moved_to_another_webhook_does_not_open(pool: Pool) -> No
         )
     with pytest.raises(SealBroken, match="webhooks/mine/secret"):
         await webhooks.get("mine")
+
+
+@pytest.mark.database
+async def test_the_platform_seals_at_its_start_or_says_what_it_cannot(
+    dsn: str, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with acquired(pool) as connection:
+        await connection.execute("DELETE FROM webhooks")
+    await PgWebhooks(pool).put("w", URL, "s3cret", WebhookSpec())
+    await seal_stored(dsn, Keys())
+    assert "1 webhooks lie in the database unencrypted: set ENCRYPTION_KEY" in caplog.text
+    await seal_stored(dsn, Keys(OLD))
+    assert await PgWebhooks(pool).plain() == 0
+    await seal_stored(dsn, Keys(NEW))
+    assert "not configured" in caplog.text
+    await seal_stored(dsn, Keys(NEW, (OLD,)))
+    webhook = await PgWebhooks(pool, Sealer(NEW)).get("w")
+    assert webhook is not None
+    assert webhook.secret == "s3cret"
+    assert "s3cret" not in caplog.text
+    assert OLD not in caplog.text
