@@ -16,7 +16,7 @@ from sensorium.serve.pages import RuleWarning
 from sensorium.serve.problems import pointer_to
 from sensorium.serve.services import Services
 
-SAMPLE_DEVICES: Final = 200
+SAMPLE_DEVICES: Final = 100
 """Devices of the scope, the first by id, that are asked what they have sent."""
 
 MAX_WARNINGS: Final = 32
@@ -26,9 +26,14 @@ _METRIC_FIELDS: Final = ("metric", "latitude", "longitude")
 
 async def warnings_of(services: Services, spec: RuleSpec) -> list[RuleWarning]:
     """What is probably a mistake, at most `MAX_WARNINGS`. Raises `LogUnavailable`."""
-    devices = await _sample(services, spec.scope)
+    devices, more = await _sample(services, spec.scope)
+    if not devices and more:
+        return []  # those that were looked at are of other groups
     if not devices:
         return [RuleWarning(f"no active device is in the scope yet: {_words(spec.scope)}", "#/scope")]
+    nobody = f"no device of the scope ({_words(spec.scope)})"
+    if more:
+        nobody = f"none of the first {len(devices)} devices of the scope ({_words(spec.scope)})"
     sent = {name for name, _ in await services.history.newest_kinds([r.device_id for r in devices])}
     keys = {key for r in devices for key in r.metadata}
     schemas = [services.profiles.of(kind).schema for kind in {r.device_type for r in devices}]
@@ -38,12 +43,12 @@ async def warnings_of(services: Services, spec: RuleSpec) -> list[RuleWarning]:
     found: dict[tuple[str, str], RuleWarning] = {}
     for kind, name, pointer in named_in(spec):
         if kind == "metadata" and name not in keys:
-            detail = f"no device of the scope ({_words(spec.scope)}) has {name} in its metadata"
+            detail = f"{nobody} has {name} in its metadata"
             found[kind, name] = RuleWarning(detail + _meant(name, keys), pointer)
         elif kind == "metric" and (sent or expected) and name not in sent and name not in derived:
             if any(schema.of(name) is not None for schema in expected):
                 continue
-            detail = f"no device of the scope ({_words(spec.scope)}) has sent a metric {name}"
+            detail = f"{nobody} has sent a metric {name}"
             if expected:
                 detail += ", and the profile knows none"
             known = sent | derived | {known for schema in expected for known in schema.metrics}
@@ -93,11 +98,13 @@ def _in_formula(text: str) -> Iterator[tuple[str, str]]:
             yield "metadata", node.name.removeprefix("metadata.")
 
 
-async def _sample(services: Services, scope: Scope) -> Sequence[Registration]:
+async def _sample(services: Services, scope: Scope) -> tuple[Sequence[Registration], bool]:
+    """Devices of the scope, and whether there may be more than were looked at."""
     ids = None if scope.device_id is None else [scope.device_id]
     which = Filter(scope.device_type, "active", scope.metadata, ids)
     page = await services.registry.page(which, None, SAMPLE_DEVICES)
-    return [r for r in page.items if scope.covers(r.device_id, r.device_type, r.metadata)]
+    found = [r for r in page.items if scope.covers(r.device_id, r.device_type, r.metadata)]
+    return found, page.next is not None
 
 
 def _words(scope: Scope) -> str:

@@ -292,6 +292,17 @@ async def test_what_no_device_has_sent_is_a_warning(platform: World) -> None:
     assert pointers == ["#/actions/0/formula", "#/actions/0/metric"]
 
 
+async def test_where_not_all_devices_were_asked_the_warning_says_so(
+    platform: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensorium.serve.rule_warnings.SAMPLE_DEVICES", 1)
+    for device_id in ("sensor-001", "sensor-002"):
+        await platform.registered(device_id)
+        await platform.send({"temperature": 20.0, "timestamp": AT_MS}, device_id)
+    ((_, detail),) = await warnings(platform, expression="presure > 3")
+    assert detail == "none of the first 1 devices of the scope (all devices) has sent a metric presure"
+
+
 async def test_a_scope_may_be_a_group(platform: World) -> None:
     hot = {"expression": "temperature > 80"}
     assert (await warnings(platform, **hot, scope={"group": "hall 3"}))[0][0] == "#/scope"
