@@ -10,7 +10,7 @@ from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.errors import Moved
 from sensorium.actors.footprint import footprint_bytes
 from sensorium.actors.heap import Heap
-from sensorium.actors.placement import SHARDS, device_key, shard_of_key
+from sensorium.actors.placement import ALL_SHARDS, shard_of
 from sensorium.actors.ports import Log
 from sensorium.actors.recency import Recency
 from sensorium.actors.records import Snapshot
@@ -66,6 +66,7 @@ class Activations:
         shards: Iterable[int],
         settings: ActivationSettings,
         clock_s: Callable[[], float] = time.monotonic,
+        shard_of: Callable[[str], int] = shard_of,
     ) -> None:
         self.devices: dict[str, Device] = {}
         self.activated = 0
@@ -81,12 +82,13 @@ class Activations:
         self._unknown_heads: set[int] = set()
         self.settings = settings
         self._clock_s = clock_s
+        self._shard_of = shard_of
         self._dirty: dict[str, Device] = {}
         self._due: dict[str, Device] = {}
 
     def owns(self, device_id: str) -> bool:
         """Whether the device's shard is among this host's."""
-        return shard_of_key(device_key(device_id)) in self._shards
+        return self._shard_of(device_id) in self._shards
 
     async def open(self, shards: Mapping[int, int | None] | None = None) -> None:
         """Own these shards too, by default those of the constructor; learn their heads where they are None.
@@ -144,8 +146,7 @@ class Activations:
             batch = missing[start : start + LOAD_BATCH]
             activated = []
             for stored in await self._log.load(batch):
-                shard = self._shards[shard_of_key(device_key(stored.device_id))]
-                device = activate(stored, shard, around)
+                device = activate(stored, self._shards[self._shard_of(stored.device_id)], around)
                 self._admit(device)
                 activated.append(device)
                 self.activated += 1
@@ -228,7 +229,7 @@ class Activations:
                 due.append(device)
         return [self._clean(device) for device in due]
 
-    def take_unsaved(self, shards: Container[int] = range(SHARDS)) -> list[Snapshot]:
+    def take_unsaved(self, shards: Container[int] = range(ALL_SHARDS)) -> list[Snapshot]:
         """Snapshots of unsaved devices, due or not, `save_batch` at most: for a clean stop or a hand-over."""
         unsaved = (device for device in self._dirty.values() if device.shard.number in shards)
         some = list(itertools.islice(unsaved, self.settings.save_batch))

@@ -13,11 +13,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from sensorium.actors.errors import Fenced, InvalidMessage, LeaseOver, SensoriumError, Unavailable
+from sensorium.actors.errors import (
+    Fenced,
+    InvalidMessage,
+    IsolationLimit,
+    LeaseOver,
+    SensoriumError,
+    Unavailable,
+)
 from sensorium.actors.host import DeviceHost, HostSettings
+from sensorium.actors.isolation import (
+    DEFAULT_MAX_ISOLATED,
+    IsolationPlan,
+    Rehome,
+    isolated_in,
+    plan_isolation,
+    process_of,
+)
 from sensorium.actors.lease import LEASE_S
-from sensorium.actors.placement import SHARDS, Node, choose_node, plan
+from sensorium.actors.placement import ALL_SHARDS, SHARDS, Node, choose_node, plan
 from sensorium.actors.ports import HostPortsFactory, Members, Membership, MembershipFactory, Wanted
+from sensorium.actors.profile import PROCESS, ProcessNeeds
 from sensorium.actors.router import HostGone, Table
 from sensorium.actors.supervision import (
     PING_TIMEOUT_S,
@@ -55,6 +71,9 @@ process that starts takes seconds of a core, and many would make each other late
 
 MAX_HOSTS: Final = 1024
 
+COMING_S: Final = 10.0
+"""For how long an isolated device waits for its own process before it is served by a host with others."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
@@ -80,6 +99,8 @@ class RuntimeSpec:
     open_membership: MembershipFactory
     settings: HostSettings
     services: Sequence[ServiceSpec] = ()
+    max_isolated: int = DEFAULT_MAX_ISOLATED
+    """Devices that have a process of their own at most; the others that want one stay in hosts."""
 
 
 @dataclass(slots=True)
@@ -96,6 +117,11 @@ class _Host:
     """It gives its shards away and is stopped then."""
     failures: int = 0
     """Hand-overs in a row that it could not do."""
+    device: str | None = None
+    """Whose own process it is."""
+    needs: ProcessNeeds | None = None
+    """What that claims; None where it was adopted."""
+    launched_s: float = 0.0
     task: asyncio.Task[None] | None = None
 
 
@@ -116,7 +142,12 @@ class Coordinator:
         self._replaced: Counter[str] = Counter()
         self._moves: Counter[str] = Counter()
         self._wish = Wanted()
-        self._members = Members((), [(None, 0)] * SHARDS, 0.0)
+        self._members = Members((), [(None, 0)] * ALL_SHARDS, 0.0)
+        self._isolated: dict[str, ProcessNeeds] = {}
+        """The devices that are to have a process of their own."""
+        self._isolation = IsolationPlan({}, [], [], [])
+        self._beyond = False
+        """Whether there are more of them than `max_isolated`."""
         self._table = Table(-1, (), {})
         self._complete = False
         self._balanced = False
@@ -133,11 +164,12 @@ class Coordinator:
                 self._membership = await _until_available(self._spec.open_membership)
                 await self._adopt(self._membership)
                 found = bool(self._hosts)
+                await _until_available(self._learn_isolated)
                 self._fit()
                 if not found:
                     # Each gets its share from the beginning, instead of one all and the others theirs
                     # from it. One that is lost already is not waited for: balancing replaces it.
-                    hosts = list(self._hosts.values())
+                    hosts = [host for host in self._hosts.values() if host.device is None]
                     await self._until(
                         lambda: all(h.serving or self._hosts.get(h.name) is not h for h in hosts)
                     )
@@ -225,20 +257,32 @@ class Coordinator:
         asked = [*((h.name, h.process) for h in hosts), *((s.name, s.process) for s in services)]
         answers = await asyncio.gather(*(self._statistics_of(process) for _, process in asked))
         found = [answer for answer in answers if answer is not None]
-        silent = [name for (name, _), answer in zip(asked, answers, strict=True) if answer is None]
+        # What one device lacks is no matter of the platform's: `isolated` tells of it.
+        silent = [
+            name
+            for (name, _), answer in zip(asked, answers, strict=True)
+            if answer is None and isolated_in(name) is None
+        ]
         names = {host.name for host in hosts}
         leaving = {host.name for host in hosts if host.leaving}
         expected = {*self._expected(), *(spec.name for spec in self._spec.services)}
         replaced = self._replaced + Counter({s.name: s.replaced for s in self._services.values()})
         return {
             "version": self._table.version,
-            "hosts": [{**a, "leaving": a["name"] in leaving} for a in found if a.get("name") in names],
+            "hosts": [
+                {**a, "leaving": a["name"] in leaving, "device": isolated_in(a["name"])}
+                for a in found
+                if a.get("name") in names
+            ],
             "services": [a for a in found if a.get("name") not in names],
             "down": sorted({*silent, *(expected - {name for name, _ in asked})}),
             "replaced": dict(replaced),
             "moves": dict(self._moves),
             "balanced": self._balanced,
             "hosts_wanted": self._wanted(),
+            "isolated": self._isolated_now(),
+            "isolated_beyond": self._beyond,
+            "max_isolated": self._spec.max_isolated,
             "drained": list(self._wish.drained),
         }
 
@@ -252,14 +296,17 @@ class Coordinator:
             zip(living, await asyncio.gather(*(_answers(p) for p in living.values())), strict=True)
         )
         for member in members.alive:
-            name = f"{member.host}.{member.incarnation}"
-            if answers.get(name):
+            device = isolated_in(member.host)
+            name = member.host if device is not None else f"{member.host}.{member.incarnation}"
+            if answers.get(name) == member.incarnation:
                 host = _Host(member.host, member.node, member.weight, member.incarnation, living.pop(name))
+                host.device = device
                 self._add(host)
             else:
                 await _until_available(lambda i=member.incarnation: membership.fence(i))  # type: ignore[misc]
         for spec in self._spec.services:
-            for name in [n for n in living if n.partition(".")[0] == spec.name and answers[n]][:1]:
+            ours = [n for n in living if n.partition(".")[0] == spec.name and answers[n] is not None]
+            for name in ours[:1]:
                 self._keep(self._kept(spec, living.pop(name)))
         for process in living.values():
             process.kill()
@@ -288,7 +335,7 @@ class Coordinator:
 
     def _expected(self) -> list[str]:
         """The hosts that there should be: those that stay, and names for those that lack."""
-        staying = [host for host in self._hosts.values() if not host.leaving]
+        staying = [h for h in self._hosts.values() if not h.leaving and h.device is None]
         # Those that serve first: one that cannot be brought up must not replace them.
         names = [h.name for h in sorted(staying, key=lambda h: (not h.serving, _number(h.name)))]
         free = (name for n in range(MAX_HOSTS * 2) if (name := f"host-{n}") not in self._hosts)
@@ -302,16 +349,31 @@ class Coordinator:
         if usable:
             for host in self._hosts.values():
                 host.leaving = host.leaving or (host.node in {n.node_id for n in nodes} - usable)
+        self._fit_isolated()
         expected = self._expected()
-        for host in self._hosts.values():
+        for host in [host for host in self._hosts.values() if host.device is None]:
             host.leaving = host.leaving or host.name not in expected
         for name in expected:
             if name not in self._hosts:
                 counts = Counter(host.node for host in self._hosts.values() if not host.leaving)
                 self._add(_Host(name, choose_node(self._usable_nodes(), counts)))
 
+    def _fit_isolated(self) -> None:
+        for host in [host for host in self._hosts.values() if host.device is not None]:
+            needs = self._isolated.get(host.device or "")
+            if host.needs is None:
+                host.needs = needs
+            host.leaving = host.leaving or needs is None or needs != host.needs
+        for device_id, needs in self._isolated.items():
+            name = process_of(device_id)
+            if name not in self._hosts:
+                counts = Counter(host.node for host in self._hosts.values() if not host.leaving)
+                node = "" if needs else choose_node(self._usable_nodes(), counts)
+                self._add(_Host(name, node, device=device_id, needs=needs))
+
     def _add(self, host: _Host) -> None:
         self._hosts[host.name] = host
+        host.launched_s = asyncio.get_running_loop().time()
         host.task = asyncio.create_task(self._live(host), name=f"keep {host.name}")
 
     async def _live(self, host: _Host) -> None:
@@ -319,6 +381,9 @@ class Coordinator:
             await brought_up(host.name, lambda: self._launch(host), lambda: self._answers(host.node))
         assert host.process is not None
         assert self._membership is not None or host.incarnation
+        if not host.node:
+            # Ray has chosen it.
+            host.node = (await self._statistics_of(host.process) or {}).get("node", "")
         host.serving = True
         self._stir()
         since_s: list[float] = []
@@ -346,11 +411,13 @@ class Coordinator:
         if host.name in self._replaced and any(other.serving for other in self._hosts.values()):
             await self._after_the_first()
         usable = self._usable_nodes()
-        if host.node not in {node.node_id for node in usable}:
+        if host.needs:
+            host.node = ""
+        elif host.node not in {node.node_id for node in usable}:
             host.node = choose_node(usable, Counter(h.node for h in self._hosts.values() if h is not host))
         host.incarnation = await self._membership.join(host.name, host.node, host.weight)
         host.process = self._launcher.launch(
-            f"{host.name}.{host.incarnation}",
+            f"{host.name}.{host.incarnation}" if host.device is None else host.name,
             host.node,
             DeviceHost,
             host.name,
@@ -358,6 +425,7 @@ class Coordinator:
             (),
             self._spec.open_ports,
             self._spec.settings,
+            needs=host.needs or None,
         )
         return host.process
 
@@ -381,6 +449,7 @@ class Coordinator:
         while True:
             self._wake.clear()
             try:
+                await self._learn_isolated()
                 self._fit()
                 wait_s = await self._round()
             except Unavailable as error:
@@ -395,15 +464,24 @@ class Coordinator:
     async def _round(self) -> float:
         """One look, and what follows from it; returns after how long the next one is due."""
         await self._look()
-        takers = {h.name: h.weight for h in self._hosts.values() if h.serving and not h.leaving}
+        staying = [h for h in self._hosts.values() if h.serving and not h.leaving]
+        takers = {h.name: h.weight for h in staying if h.device is None}
         if not takers:
             return BALANCE_EVERY_S
-        todo = plan(self._owners(), takers)
-        if todo.claims:
-            await asyncio.gather(*(self._claim(self._hosts[n], s) for n, s in todo.claims.items()))
+        todo = plan(self._owners()[:SHARDS], takers)
+        self._isolation = self._plan_isolation()
+        claims = {name: list(shards) for name, shards in todo.claims.items()}
+        for name, shards in self._isolation.claims.items():
+            claims[name] = [*claims.get(name, ()), *shards]
+        if claims:
+            await asyncio.gather(*(self._claim(self._hosts[n], s) for n, s in claims.items()))
             await self._look()
-            if None in self._owners():
+            owners = self._owners()
+            if any(owners[shard] is None for shards in claims.values() for shard in shards):
                 return min(BALANCE_EVERY_S, max(RETRY_S / 10, self._members.claimable_in_s))
+            return 0.0
+        to_isolate = bool(self._isolation.moves or self._isolation.rehomes)
+        if to_isolate and await self._isolate():
             return 0.0
         if todo.moves:
             for (giver, receiver), shards in todo.moves.items():
@@ -412,23 +490,31 @@ class Coordinator:
             return 0.0
         for host in [host for host in self._hosts.values() if host.leaving and host.serving]:
             await self._retire(host)
-        hosts = self._hosts.values()
-        self._balanced = all(h.serving and not h.leaving for h in hosts) and self._complete
+        await self._give_up()
+        # An own process for which there is no room may take for ever.
+        hosts = [host for host in self._hosts.values() if host.device is None or host.serving]
+        settled = all(h.serving and not h.leaving for h in hosts) and not to_isolate
+        # What was asked for since the round began, it has not seen.
+        self._balanced = settled and self._complete and not self._wake.is_set()
         self._announce()
-        return BALANCE_EVERY_S
+        return RETRY_S if to_isolate else BALANCE_EVERY_S
 
     async def _look(self) -> None:
         assert self._membership is not None
         self._members = await self._membership.read()
         owners = self._owners()
         version = sum(epoch for _, epoch in self._members.owners)
-        was_complete, self._complete = self._complete, None not in owners
+        was_complete, self._complete = self._complete, None not in owners[:SHARDS]
         if self._complete and not was_complete and self._replaced:
             _log.warning("every shard has an owner again")
-        known = self._table.hosts or [""] * SHARDS
+        known = list(self._table.hosts or [""] * ALL_SHARDS)
+        known[SHARDS:] = [""] * (ALL_SHARDS - SHARDS)
+        homes = dict(self._members.homes)
+        for device_id, shard in homes.items():
+            known[shard] = process_of(device_id)
         hosts = [known[shard] if owner is None else owner for shard, owner in enumerate(owners)]
         addresses = {h.name: h.process.address for h in self._hosts.values() if h.serving and h.process}
-        self._table = Table(version, hosts, addresses)
+        self._table = Table(version, hosts, addresses, homes)
         self._announce()
 
     def _owners(self) -> list[str | None]:
@@ -509,6 +595,112 @@ class Coordinator:
             await stopped(host.name, host.process)
             await self._lose(host, dead=True)
 
+    # --- isolated devices -------------------------------------------------------------------------------
+
+    async def _learn_isolated(self) -> None:
+        """Which devices are to have a process of their own, and what it needs."""
+        assert self._membership is not None
+        profiles, most = self._spec.settings.profiles, self._spec.max_isolated
+        by_type = {name: profile.isolation == PROCESS for name, profile in profiles.by_type.items()}
+        otherwise = profiles.default.isolation == PROCESS
+        found = await self._membership.isolated(by_type, otherwise, most + 1)
+        beyond = len(found) > most
+        if beyond and not self._beyond:
+            _log.warning("more than %d devices want a process of their own; the others wait", most)
+        self._beyond = beyond
+        self._isolated = {
+            one.device_id: profiles.of(one.device_type).isolation_resources for one in found[:most]
+        }
+
+    async def room_for(self, device_id: str) -> None:
+        """Raises `IsolationLimit` unless the device has, or may have, a process of its own."""
+        if self._membership is None:
+            raise Unavailable("the runtime has not been started yet")
+        await self._learn_isolated()
+        most = self._spec.max_isolated
+        if device_id not in self._isolated and len(self._isolated) >= most:
+            raise IsolationLimit(
+                f"{most} devices have a process of their own, as many as may (cluster.max_isolated_devices)"
+                if most
+                else "no device may have a process of its own here (cluster.max_isolated_devices is 0)"
+            )
+
+    def _plan_isolation(self) -> IsolationPlan:
+        now_s = asyncio.get_running_loop().time()
+        hosts = self._hosts.values()
+        owners = [
+            (name, epoch) for name, (_, epoch) in zip(self._owners(), self._members.owners, strict=True)
+        ]
+        plan = plan_isolation(
+            owners,
+            self._members.homes,
+            self._isolated,
+            {host.name for host in hosts if host.serving and not host.leaving},
+            {host.name for host in hosts if not host.serving and now_s - host.launched_s < COMING_S},
+            self._members.databases,
+        )
+        if set(plan.crowded) - set(self._isolation.crowded):
+            _log.warning("no dedicated shard is left in the database of %s", ", ".join(plan.crowded))
+        return plan
+
+    async def _isolate(self) -> bool:
+        """Take the steps of the plan; whether all of them worked."""
+        worked = True
+        for giver, receiver, shard in self._isolation.moves:
+            worked = await self._move(giver, receiver, [shard]) and worked
+        for step in self._isolation.rehomes:
+            worked = await self._rehome(step) and worked
+        await self._look()
+        return worked
+
+    async def _rehome(self, step: Rehome) -> bool:
+        host = self._hosts.get(step.host)
+        if host is None or host.process is None or not host.serving:
+            return False
+        try:
+            await host.process.call(
+                "rehome", step.device_id, step.to, step.epochs, timeout_s=HAND_OVER_TIMEOUT_S
+            )
+        except Exception as error:  # a fault of the host's comes as any error: the others go on
+            _log.warning("%s could not give %s another shard: %s", host.name, step.device_id, error)
+            return False
+        self._moves["isolated" if step.to >= SHARDS else "shared"] += 1
+        return True
+
+    async def _give_up(self) -> None:
+        """End processes of their own that are not wanted any more and have never come up."""
+        assert self._membership is not None
+        for host in [h for h in self._hosts.values() if h.device is not None and h.leaving and not h.serving]:
+            assert host.task is not None
+            host.task.cancel()
+            await asyncio.gather(host.task, return_exceptions=True)
+            if host.serving or self._hosts.get(host.name) is not host:
+                continue
+            if host.process is not None:
+                host.process.kill()
+            if host.incarnation:
+                await self._membership.fence(host.incarnation, True)
+            del self._hosts[host.name]
+            self._stir()
+
+    def _isolated_now(self) -> list[dict[str, Any]]:
+        """Each device that has or is to have a process of its own, and where it is."""
+        owners, homes = self._owners(), self._members.homes
+        found = []
+        for device_id in sorted({*self._isolated, *homes}):
+            own = self._hosts.get(process_of(device_id))
+            owner = owners[homes[device_id]] if device_id in homes else None
+            if device_id not in self._isolated:
+                state = "returning"
+            elif own is not None and owner == own.name:
+                state = "own"
+            elif device_id in self._isolation.crowded:
+                state = "crowded"
+            else:
+                state = "moving" if own is not None and own.serving else "starting"
+            found.append({"device_id": device_id, "process": process_of(device_id), "state": state})
+        return found
+
     # --- the rest ---------------------------------------------------------------------------------------
 
     def _stir(self) -> None:
@@ -569,12 +761,14 @@ def _number(name: str) -> int:
     return int(name.partition("-")[2])
 
 
-async def _answers(process: Process) -> bool:
+async def _answers(process: Process) -> int | None:
+    """The incarnation of what is alive, 0 where it is no host; None when it is dead or silent."""
     try:
         await process.call("ping", timeout_s=PING_TIMEOUT_S)
+        statistics = await process.call("statistics", timeout_s=PING_TIMEOUT_S)
     except Exception:  # whatever is wrong with it: it is not gone on with
-        return False
-    return True
+        return None
+    return int(statistics.get("incarnation", 0))
 
 
 async def _until_available(ask: Callable[[], Awaitable[T]]) -> T:

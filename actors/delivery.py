@@ -29,7 +29,6 @@ from sensorium.actors.messages import (
     Refusal,
 )
 from sensorium.actors.passivation import Passivation
-from sensorium.actors.placement import shard_of
 from sensorium.actors.ports import Log
 from sensorium.actors.records import Commit
 from sensorium.actors.turns import Names, TurnFailed, Turns, Work, cut, lookups, run
@@ -128,7 +127,7 @@ class Delivery:
         owned = self._holdings.owned
         # What is active here is owned here, so only the rest has to be worked out.
         new = {m.device_id for m in messages}.difference(self._activations.devices)
-        if self._holdings.steady and all(shard_of(device_id) in owned.epochs for device_id in new):
+        if self._holdings.steady and all(owned.shard_of(device_id) in owned.epochs for device_id in new):
             try:
                 return await self._enqueue(work), []
             except Moved:
@@ -144,10 +143,11 @@ class Delivery:
         deadline_s = clock_s() + FROZEN_WAIT_S
         tries = 0
         while rest:
-            shards = {i: shard_of(messages[i].device_id) for i in rest}
-            moved += [i for i, shard in shards.items() if shard not in owned.epochs]
-            waiting = [i for i, shard in shards.items() if shard in owned.frozen]
-            mine = [i for i, s in shards.items() if s in owned.epochs and s not in owned.frozen]
+            shards = {i: owned.shard_of(messages[i].device_id) for i in rest}
+            unready = owned.frozen | self._holdings.coming
+            moved += [i for i, s in shards.items() if s not in owned.epochs and s not in unready]
+            waiting = [i for i, shard in shards.items() if shard in unready]
+            mine = [i for i, s in shards.items() if s in owned.epochs and s not in unready]
             rest = waiting
             if mine:
                 try:

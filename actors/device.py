@@ -118,12 +118,14 @@ class Surroundings:
 
     `auto_register_as`: the type given to unregistered devices at their first reading; None refuses them.
     `models`: those at work; None where there never was one.
+    `process`: the name of the process, where it is an isolated device's own.
     """
 
     profiles: Profiles = field(default_factory=Profiles)
     rules: RuleBook = field(default_factory=RuleBook)
     auto_register_as: str | None = None
     models: "ModelBook | None" = None
+    process: str | None = None
 
 
 class Device:
@@ -361,6 +363,9 @@ class Device:
             seen,
             connectivity,
             len(self.watch.alarms),
+            r.isolation or around.profiles.of(r.device_type).isolation,
+            "profile" if r.isolation is None else "device",
+            around.process,
         )
 
     def newest_values(self) -> Latest | None:
@@ -514,6 +519,7 @@ class Device:
             message.metadata,
             old.registered_ms if old is not None else now_ms,
             now_ms,
+            message.isolation,
         )
         self.furnish(around)
         effects.registrations.append(self.registration)
@@ -536,6 +542,7 @@ class Device:
             device_type=message.device_type if message.device_type is not None else old.device_type,
             location=message.location if message.location is not None else old.location,
             metadata=metadata,
+            isolation=old.isolation if message.isolation is None else message.isolation or None,
         )
         if changed == old:
             return self._answer(self.info(now_ms, around))

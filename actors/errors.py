@@ -7,6 +7,7 @@ SensoriumError
 │   ├── DeviceConflict
 │   ├── PreconditionFailed   what is to be changed is no longer as the caller saw it
 │   ├── ForkExists
+│   ├── IsolationLimit   as many devices have a process of their own as may
 │   ├── RuleNotFound
 │   └── NoHistory        nothing is stored of what was asked about
 └── Unavailable          our fault or the surroundings': the same request may work later
@@ -68,6 +69,12 @@ class ForkExists(Refused):
     """A fork of this name is open."""
 
     code = "conflict"
+
+
+class IsolationLimit(Refused):
+    """No further device may have a process of its own: take one back, or raise the bound."""
+
+    code = "isolation_limit"
 
 
 class Unavailable(SensoriumError):

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from sensorium.actors.audit import Asked
 from sensorium.actors.backtest import BacktestResult
-from sensorium.actors.errors import DeviceNotFound, Fenced, Unavailable
+from sensorium.actors.errors import DeviceNotFound, Fenced, Moved, Unavailable
 from sensorium.actors.messages import (
     ChangeTwin,
     Decommission,
@@ -35,7 +35,7 @@ from sensorium.actors.messages import (
 )
 from sensorium.actors.origin import this_user
 from sensorium.actors.past import Past
-from sensorium.actors.placement import shard_of
+from sensorium.actors.placement import SHARDS
 from sensorium.actors.ports import Filter
 from sensorium.actors.router import Table
 from sensorium.actors.rules import Rule, RuleSpec
@@ -157,7 +157,7 @@ class Fleet:
     def ask(self, message: Message, names: Names = ()) -> "ray.ObjectRef[Any]":
         """A message's turn, as an ObjectRef of the answer."""
         table = self.table()
-        host = table.addresses[table.hosts[shard_of(message.device_id)]]
+        host = _address(table, table.host_of(message.device_id))
         ref: ray.ObjectRef[Any] = host.call.remote("answer", attributed(message), names)
         return ref
 
@@ -230,9 +230,13 @@ class Fleet:
         """
         table = self.table()
         shards: dict[str, list[int]] = {}
+        used = {*range(SHARDS), *table.homes.values()}
         for shard, host in enumerate(table.hosts):
-            shards.setdefault(host, []).append(shard)
-        return [table.addresses[host].call.remote(method, *args, own) for host, own in shards.items()]
+            if shard in used:
+                shards.setdefault(host, []).append(shard)
+        known = sorted(table.homes.values())
+        parts = [(_address(table, host), own) for host, own in shards.items()]
+        return [address.call.remote(method, *args, own, known) for address, own in parts]
 
     def _call(self, message: Message) -> Any:
         return retried(self, lambda: _get(self.ask(message)))
@@ -282,9 +286,7 @@ class DeviceRef:
     def _rules(self) -> "ray.ObjectRef[Any]":
         """`rules.remote()`: the rules that watch the device, each with the alarm it holds or None."""
         table = self._fleet.table()
-        ref: ray.ObjectRef[Any] = table.addresses[table.hosts[shard_of(self.id)]].call.remote(
-            "rules_of", self.id
-        )
+        ref: ray.ObjectRef[Any] = _address(table, table.host_of(self.id)).call.remote("rules_of", self.id)
         return ref
 
     def _send(self, metrics: Mapping[str, Value], time_ms: int | None = None) -> "ray.ObjectRef[Any]":
@@ -317,7 +319,7 @@ class DeviceRef:
             origin=this_user(WAY),
         )
         table = self._fleet.table()
-        host = table.addresses[table.hosts[shard_of(self.id)]]
+        host = _address(table, table.host_of(self.id))
         ref: ray.ObjectRef[Any] = host.call.remote("command", message, wait_s)
         return ref
 
@@ -443,6 +445,14 @@ def attributed(message: Message) -> Message:
     if isinstance(message, Asked) and message.origin is None:
         return msgspec.structs.replace(message, origin=this_user(WAY))
     return message
+
+
+def _address(table: Table, host: str) -> Any:
+    """What the host is reached with. Raises `Moved` while another takes its place."""
+    try:
+        return table.addresses[host]
+    except KeyError:
+        raise Moved(f"{host} is being replaced") from None
 
 
 def _get(refs: Any) -> Any:

@@ -14,7 +14,7 @@ from sensorium.actors.alarm_matching import Comparison, match
 from sensorium.actors.errors import ForkExists, InvalidMessage
 from sensorium.actors.fleet import Fleet, Rules, retried
 from sensorium.actors.messages import Value
-from sensorium.actors.placement import SHARDS
+from sensorium.actors.placement import ALL_SHARDS
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm
 from sensorium.actors.router import Table
@@ -43,7 +43,7 @@ class Fork(Fleet):
         self.rules = Rules(self)
         self._actor = actor
         # One host for every shard, for as long as the fork is open.
-        self._table = Table(0, [name] * SHARDS, {name: actor})
+        self._table = Table(0, [name] * ALL_SHARDS, {name: actor})
 
     def __enter__(self) -> Self:
         return self

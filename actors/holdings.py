@@ -1,13 +1,15 @@
 """How a host comes to own shards and parts with them: claims, hand-overs, and the lease on answering."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from sensorium.actors.errors import Fenced, LeaseOver, LogUnavailable, Moved, Unavailable
 from sensorium.actors.lease import RENEW_EVERY_S, Lease
 from sensorium.actors.ownership import Ownership
-from sensorium.actors.ports import Held, Log
+from sensorium.actors.ports import Held, Log, Rehoming
+
+T = TypeVar("T")
 
 FREEZE_S: Final = 5.0
 """In which a hand-over drains and flushes, or is given up; messages for the shards wait meanwhile."""
@@ -39,12 +41,17 @@ class Tenant(Protocol):
         """The newest offsets, of those shards where they are known for sure."""
         ...
 
+    async def packed(self, device_id: str, left: int, to: int, epochs: Mapping[int, int]) -> Rehoming:
+        """The device as it goes to another shard, all of its turns committed. Raises `Unavailable`."""
+        ...
+
 
 class Holdings:
     """What one incarnation owns. What it is told is a hint: the truth is read from the database each time.
 
     Attributes:
         owned: as of now; change it through the methods only.
+        coming: shards that are about to be opened: what is for them need not go elsewhere.
         fenced: this incarnation is over.
     """
 
@@ -60,6 +67,7 @@ class Holdings:
         self._in_doubt: set[int] = set()
         """Frozen by a hand-over of which nobody knows whether it took place."""
         self._closing = 0
+        self.coming: set[int] = set()
         self._changed = asyncio.Event()
         self._stale = asyncio.Event()
 
@@ -75,6 +83,11 @@ class Holdings:
             return {shard: epochs[shard] for shard in shards}
         except KeyError as error:
             raise Moved(f"shard {error} is not owned here") from None
+
+    def check_homes(self, shards: Iterable[int], known: Sequence[int] | None) -> None:
+        """Raises `Moved` if a device of these shards has a dedicated one that is neither here nor `known`."""
+        if known is not None and not self.owned.homes(shards) <= {*shards, *known}:
+            raise Moved("a device got a dedicated shard meanwhile")
 
     def check_lease(self) -> None:
         """Raises `LeaseOver` unless this host may answer from memory."""
@@ -146,6 +159,34 @@ class Holdings:
         Raises:
             Unavailable: it was given up, or nobody knows; ask again, or look at the database.
         """
+        return await self._frozen(epochs, lambda chosen: self._give(chosen, to))
+
+    async def rehome(self, device_id: str, to: int, epochs: Mapping[int, int]) -> None:
+        """Give a device another shard: a dedicated one that is nobody's, or the one of its key.
+
+        To its neighbours in the shards it is a hand-over, by which they stay.
+
+        Args:
+            epochs: of the shard it is in and of the other, to go by. What of them exists here is owned here.
+
+        Raises:
+            Moved: the shards are not at these epochs, or not this host's.
+            Unavailable: it was given up, or nobody knows; ask again, or look at the database.
+        """
+        left = self.owned.shard_of(device_id)
+        mine = {shard: epoch for shard, epoch in epochs.items() if shard in self.owned.epochs}
+        if left not in mine or to == left or to not in epochs or len(epochs) != 2:
+            raise Moved(f"{device_id} is not where it was said to be")
+
+        async def carry(chosen: set[int]) -> None:
+            if chosen != mine.keys():
+                raise Moved(f"{device_id} cannot leave its shard now")
+            await self._carry(device_id, left, to, epochs)
+
+        await self._frozen(mine, carry)
+
+    async def _frozen(self, epochs: Mapping[int, int], part: Callable[[set[int]], Awaitable[T]]) -> T:
+        """Do it while the shards that are owned at these epochs are frozen, drained and flushed."""
         # Most of it while they still serve, so that the freeze is short.
         await self._tenant.flush([s for s, epoch in epochs.items() if self.owned.epochs.get(s) == epoch])
         chosen = self.owned.freeze(epochs)
@@ -160,7 +201,7 @@ class Holdings:
             self._thaw(chosen)
             raise
         try:
-            return await self._give(chosen, to)
+            return await part(chosen)
         except (LogUnavailable, asyncio.CancelledError):
             self._in_doubt |= chosen & self.owned.frozen
             raise
@@ -183,9 +224,21 @@ class Holdings:
             self._thaw(chosen)
             return went
 
+    async def _carry(self, device_id: str, left: int, to: int, epochs: Mapping[int, int]) -> None:
+        async with self._truth:
+            try:
+                async with asyncio.timeout(HAND_OVER_S):
+                    move = await self._tenant.packed(device_id, left, to, epochs)
+                    held = await self._asked(self._log.rehome(move))
+            except TimeoutError:
+                raise LogUnavailable(f"{device_id} did not get to another shard in time") from None
+            await self._take_in(held)
+
     async def _asked(self, answer: Any) -> Any:
         try:
             return await answer
+        except Moved:
+            raise
         except Fenced:
             self.fenced = True
             self._announce()
@@ -193,10 +246,15 @@ class Holdings:
 
     async def _take_in(self, held: Mapping[int, Held]) -> None:
         fresh, gone = self.owned.news(held)
-        await self._close(gone)
-        if fresh:
-            await self._tenant.opened(fresh)
-            self.owned.open(fresh)
+        self.coming = set(fresh)
+        try:
+            await self._close(gone)
+            if fresh:
+                await self._tenant.opened(fresh)
+                self.owned.open(fresh)
+        finally:
+            self.coming = set()
+            self._announce()
         self._thaw(self._in_doubt)
         self._in_doubt.clear()
 

@@ -27,6 +27,7 @@ from sensorium.actors.errors import (
     refused,
 )
 from sensorium.actors.holdings import Holdings
+from sensorium.actors.isolation import isolated_in
 from sensorium.actors.messages import (
     ACCEPTED,
     Answer,
@@ -44,9 +45,11 @@ from sensorium.actors.models.info import ActiveModel
 from sensorium.actors.origin import Origin, asked_by
 from sensorium.actors.passivation import Passivation
 from sensorium.actors.past import Past
-from sensorium.actors.ports import Filter, Held, HostPorts, HostPortsFactory
-from sensorium.actors.profile import Profiles
-from sensorium.actors.records import Command, Commit, Snapshot, StoredDevice
+from sensorium.actors.placement import SHARDS, device_key
+from sensorium.actors.ports import Filter, Held, HostPorts, HostPortsFactory, Rehoming
+from sensorium.actors.profile import PROCESS, SHARED, Profiles
+from sensorium.actors.records import Command, Commit, EventRow, Snapshot, StoredDevice
+from sensorium.actors.recovery import take_snapshot
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import NoData, Rule, RuleSpec
 from sensorium.actors.ticker import Ticker
@@ -55,6 +58,9 @@ from sensorium.actors.view import DeviceView
 
 if TYPE_CHECKING:
     from sensorium.actors.models.book import ModelBook
+
+SENDERS_KNOWN = 4_096
+"""Senders of which a host remembers what came last."""
 
 MAP_CHUNK = 100
 """Devices that a mapped function sees before waiting messages get their turn."""
@@ -71,6 +77,7 @@ RULE_OVERLAP_MS = 3_600_000
 _IDLE_S = 1.0
 _logger = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,8 @@ class DeviceHost:
         self._open_ports = open_ports
         self._settings = settings
         self._clock_ms = clock_ms
-        self._around = Surroundings(settings.profiles, RuleBook(), settings.auto_register_as)
+        own = name if isolated_in(name) is not None else None
+        self._around = Surroundings(settings.profiles, RuleBook(), settings.auto_register_as, process=own)
         self._names: dict[Names, Names] = {}
         self._ahead = asyncio.Lock()
         """Held while memory may be ahead of the log; whoever reads state for others takes it too."""
@@ -116,6 +124,8 @@ class DeviceHost:
         self._armed = asyncio.Event()
         self._models: Sequence[ActiveModel] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._sequences: dict[str, int] = {}
+        """By sender the newest batch; of `SENDERS_KNOWN`, those that were heard last."""
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -124,9 +134,10 @@ class DeviceHost:
         self._ports: HostPorts = await self._open_ports(self.incarnation)
         self._ticker = Ticker(self._ports.log, (), self._clock_ms, self._fire)
         clock_s = asyncio.get_running_loop().time
-        self._activations = Activations(self._ports.log, (), self._settings.activation, clock_s)
-        self._passivation = Passivation(self._activations, self._ahead, self._save_now)
         self._holdings = Holdings(self._ports.log, self, clock_s)
+        shard_of = self._holdings.owned.shard_of
+        self._activations = Activations(self._ports.log, (), self._settings.activation, clock_s, shard_of)
+        self._passivation = Passivation(self._activations, self._ahead, self._save_now)
         self._delivery = Delivery(
             self.name,
             self._ports.log,
@@ -195,6 +206,10 @@ class DeviceHost:
         """Give shards to another incarnation. See `Holdings.hand_over`."""
         return await self._holdings.hand_over(epochs, to)
 
+    async def rehome(self, device_id: str, to: int, epochs: Mapping[int, int]) -> None:
+        """Give a device a shard of its own, or have it back in that of its key. See `Holdings.rehome`."""
+        await self._holdings.rehome(device_id, to, epochs)
+
     async def opened(self, held: Mapping[int, Held]) -> None:
         """See `holdings.Tenant`."""
         await self._activations.open({shard: one.head for shard, one in held.items()})
@@ -232,6 +247,20 @@ class DeviceHost:
         """See `holdings.Tenant`."""
         return self._activations.certain_heads(shards)
 
+    async def packed(self, device_id: str, left: int, to: int, epochs: Mapping[int, int]) -> Rehoming:
+        """See `holdings.Tenant`."""
+        now_ms = self._clock_ms()
+        heads = {} if to in self._holdings.owned.epochs else await self._ports.log.open([to])
+        async with self._ahead:
+            await self._activations.ensure([device_id], self._around)
+            heads = self._activations.certain_heads((left, to)) | heads
+            device = self._activations.devices[device_id]
+            snapshot = take_snapshot(device)._replace(shard=to, offset=heads[to] + 1)
+        heads[to] += 1
+        body = _json.encode({"isolation": PROCESS if to >= SHARDS else SHARED})
+        event = EventRow(to, heads[to], device_key(device_id), now_ms, "isolation", body)
+        return Rehoming(device_id, left, to, epochs, heads, event, snapshot)
+
     # --- calls ------------------------------------------------------------------------------------------
 
     async def deliver(self, data: bytes) -> bytes:
@@ -241,7 +270,7 @@ class DeviceHost:
             LogUnavailable: nothing can be said of the batch; deliver it again.
             Fenced: this host has lost its shards; ask for the routing table.
             Overloaded: too many senders wait.
-            InvalidMessage: the bytes are no batch.
+            InvalidMessage: the bytes are no batch, or it comes after the sender's next one.
         """
         try:
             batch = batch_decoder.decode(data)
@@ -250,8 +279,18 @@ class DeviceHost:
             raise InvalidMessage(f"not a batch: {error}") from error
         if not all(type(m) is not Reading or m.metrics < len(names) for m in batch.messages):
             raise InvalidMessage("not a batch: a reading refers to metrics that it does not carry")
+        self._in_turn(batch.sender, batch.sequence)
         outcomes, moved = await self._delivery.run(Work(batch.messages, names))
         return _encode(BatchReply(batch.sequence, outcomes, moved))
+
+    def _in_turn(self, sender: str, sequence: int) -> None:
+        """Raises `InvalidMessage` for a batch after which the sender has sent another."""
+        newest = self._sequences.pop(sender, 0)
+        self._sequences[sender] = max(newest, sequence)
+        if len(self._sequences) > SENDERS_KNOWN:
+            del self._sequences[next(iter(self._sequences))]
+        if sequence < newest:
+            raise InvalidMessage(f"{sender} has sent {newest} after {sequence}, which comes too late")
 
     async def ask(self, message: Message, names: Names = ()) -> Outcome:
         """One message's turn, for a caller with this host's handle. Raises as `deliver`, and `Moved`."""
@@ -283,9 +322,15 @@ class DeviceHost:
             return command
 
     async def map(
-        self, which: Filter, function: Callable[[DeviceView], Any], shards: Sequence[int] | None = None
+        self,
+        which: Filter,
+        function: Callable[[DeviceView], Any],
+        shards: Sequence[int] | None = None,
+        known: Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """Run a function beside the state of each matching device of these shards, by default this host's.
+
+        `known` are the dedicated shards that are asked elsewhere: a device with another raises `Moved`.
 
         Returns:
             By device id what the function returned, or the exception that it raised.
@@ -295,6 +340,7 @@ class DeviceHost:
             LeaseOver: this host cannot tell.
         """
         asked = self._shards if shards is None else shards
+        self._holdings.check_homes(asked, known)
         ids = await self._ports.registry.select(which, asked)
         results: dict[str, Any] = {}
         for start in range(0, len(ids), MAP_CHUNK):
@@ -311,16 +357,24 @@ class DeviceHost:
                     except Exception as error:  # the caller's code: its errors are the caller's to see
                         results[device_id] = error
         self._holdings.epochs(asked)
+        self._holdings.check_homes(asked, known)
         return results
 
-    async def clone(self, which: Filter, limit: int, shards: Sequence[int] | None = None) -> Clones:
-        """Copies of the matching devices of these shards, by default this host's.
+    async def clone(
+        self,
+        which: Filter,
+        limit: int,
+        shards: Sequence[int] | None = None,
+        known: Sequence[int] | None = None,
+    ) -> Clones:
+        """Copies of the matching devices of these shards, by default this host's. `known`: as for `map`.
 
         Raises:
             InvalidMessage: there are more than `limit`.
             Moved, LeaseOver: as `map`.
         """
         asked = self._shards if shards is None else shards
+        self._holdings.check_homes(asked, known)
         ids = await self._ports.registry.select(which, asked)
         if len(ids) > limit:
             raise InvalidMessage(f"{self.name} alone has {len(ids)} such devices, above the limit of {limit}")
@@ -332,6 +386,7 @@ class DeviceHost:
                 self._holdings.epochs(asked)
                 self._holdings.check_lease()
         self._holdings.epochs(asked)
+        self._holdings.check_homes(asked, known)
         return Clones(devices, self._around.profiles, list(self._around.rules.rules.values()))
 
     def past(self) -> Past:

@@ -6,8 +6,8 @@ from itertools import count
 
 from sensorium.actors.errors import Fenced, Moved
 from sensorium.actors.lease import LEASE_S
-from sensorium.actors.placement import SHARDS
-from sensorium.actors.ports import Held, Member, Members, Wanted
+from sensorium.actors.placement import ALL_SHARDS, SHARDS, shard_of
+from sensorium.actors.ports import Held, Member, Members, Rehoming, Wanted
 
 
 class MemoryMembers:
@@ -16,11 +16,13 @@ class MemoryMembers:
     Attributes:
         hosts: by incarnation the host's name, and whether it may commit.
         owners: by shard the incarnation (None: nobody's), the epoch and the head as it was handed over.
+        homes: by device its dedicated shard.
     """
 
     def __init__(self) -> None:
         self.hosts: dict[int, tuple[str, bool]] = {}
-        self.owners: list[tuple[int | None, int, int | None]] = [(None, 0, None)] * SHARDS
+        self.owners: list[tuple[int | None, int, int | None]] = [(None, 0, None)] * ALL_SHARDS
+        self.homes: dict[str, int] = {}
         self._wanted = Wanted()
         self._placed: dict[int, tuple[str, float]] = {}
         self._renewed_s: dict[int, float] = {}
@@ -66,8 +68,9 @@ class MemoryMembers:
         alive = [Member(i, name, *self._placed[i]) for i, (name, up) in self.hosts.items() if up]
         living = {member.incarnation for member in alive}
         owners = [(o if o in living else None, epoch) for o, epoch, _ in self.owners]
-        waits = [self._free_from_s(s) - _now_s() for s, (o, _) in enumerate(owners) if o is None]
-        return Members(alive, owners, max(0.0, *waits) if waits else 0.0, self._wanted)
+        used = [*range(SHARDS), *self.homes.values()]
+        waits = [self._free_from_s(shard) - _now_s() for shard in used if owners[shard][0] is None]
+        return Members(alive, owners, max(0.0, *waits) if waits else 0.0, self._wanted, dict(self.homes))
 
     async def held(self, incarnation: int) -> dict[int, Held]:
         """As `Log.held`, for an incarnation."""
@@ -96,6 +99,28 @@ class MemoryMembers:
                 went[shard] = held.epoch + 1
         return went
 
+    def _rehome(self, incarnation: int, move: Rehoming) -> int:
+        """What `Log.rehome` does to the owners; the new epoch of the shard that the device goes to."""
+        self._check_fence(incarnation)
+        mine = [move.left] if move.to >= SHARDS else [move.left, move.to]
+        if move.to >= SHARDS and (self.owners[move.to][0] is not None or move.to in self.homes.values()):
+            raise Moved("the dedicated shard is not free")
+        if move.left >= SHARDS and self.homes.get(move.device_id) != move.left:
+            raise Moved("the dedicated shard is another device's")
+        if any(self.owners[shard][:2] != (incarnation, move.epochs[shard]) for shard in mine):
+            raise Moved("a shard has another owner")
+        if self.owners[move.to][1] != move.epochs[move.to]:
+            raise Moved("the dedicated shard was used meanwhile")
+        for shard, epoch in move.epochs.items():
+            self.owners[shard] = (incarnation, epoch + 1, move.heads[shard])
+        if move.to >= SHARDS:
+            self.homes[move.device_id] = move.to
+        else:
+            self.owners[move.left] = (None, *self.owners[move.left][1:])
+            self._shard_free_s.pop(move.left, None)
+            del self.homes[move.device_id]
+        return move.epochs[move.to] + 1
+
     async def _turn(self) -> None:
         await asyncio.sleep(0)
 
@@ -122,7 +147,11 @@ class MemoryMembers:
 
     def _held(self, incarnation: int) -> dict[int, Held]:
         mine = [(s, epoch, head) for s, (o, epoch, head) in enumerate(self.owners) if o == incarnation]
-        return {shard: Held(epoch, head) for shard, epoch, head in mine}
+        homes: dict[int, dict[str, int]] = {}
+        for device, shard in self.homes.items():
+            homes.setdefault(shard, {})[device] = shard
+            homes.setdefault(shard_of(device), {})[device] = shard
+        return {shard: Held(epoch, head, homes.get(shard, {})) for shard, epoch, head in mine}
 
 
 def _now_s() -> float:

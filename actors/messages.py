@@ -106,15 +106,20 @@ class Register(_Message, frozen=True, array_like=True, tag=1):
     location: Location | None = None
     metadata: dict[str, Any] = {}
     origin: Origin | None = None
+    isolation: str | None = None
 
 
 class Patch(_Message, frozen=True, array_like=True, tag=2):
-    """Change the registration: what is None stays; metadata is merged (RFC 7396), so null removes a key."""
+    """Change the registration: what is None stays; metadata is merged (RFC 7396), so null removes a key.
+
+    `isolation` is "process" or "shared", or "" to go by the profile again.
+    """
 
     device_type: str | None = None
     location: Location | None = None
     metadata: dict[str, Any] | None = None
     origin: Origin | None = None
+    isolation: str | None = None
 
 
 class Decommission(_Message, frozen=True, array_like=True, tag=3):
@@ -374,7 +379,11 @@ Message = (
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
     """Messages of one sender to one host, in order. `metrics` holds the names that readings refer to, `units`
-    the units of those whose sender told them, by the same index."""
+    the units of those whose sender told them, by the same index.
+
+    `sender` is one router's alone, and `sequence` goes up with each batch of it: a host does not run one that
+    comes late, after the next. The same one may come again.
+    """
 
     sender: str
     sequence: int
@@ -440,6 +449,12 @@ class DeviceInfo(msgspec.Struct, frozen=True):
     connectivity: str = "never_seen"
     """"online", "offline" (silent for longer than the profile's `offline_after_s`) or "never_seen"."""
     active_alarms: int = 0
+    isolation: str = "shared"
+    """"process" where the device is to have a process of its own, "shared" else."""
+    isolation_by: str = "profile"
+    """"device" where that was said of this device, "profile" where it goes by its type."""
+    process: str | None = None
+    """The Ray actor of its own that the device is in; none while it is in a host with others."""
 
 
 class LatestValue(msgspec.Struct, frozen=True):

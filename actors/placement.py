@@ -9,6 +9,11 @@ from typing import NamedTuple
 SHARDS = 1024
 """Fixed for the life of a log: offsets and cursors are kept by shard."""
 
+DEDICATED_SHARDS = 256
+"""Further shards, with the numbers from `SHARDS` on, for one isolated device each while it is isolated."""
+
+ALL_SHARDS = SHARDS + DEDICATED_SHARDS
+
 
 @lru_cache(maxsize=262_144)
 def device_key(device_id: str) -> int:
@@ -21,13 +26,30 @@ def device_key(device_id: str) -> int:
 
 
 def shard_of(device_id: str) -> int:
-    """The shard, in [0, SHARDS), that owns the device."""
+    """The shard, in [0, SHARDS), that owns the device unless it has a dedicated one."""
     return device_key(device_id) % SHARDS
 
 
 def shard_of_key(key: int) -> int:
     """The shard of a device by its key."""
     return key % SHARDS
+
+
+def database_of(shard: int, databases: int) -> int:
+    """The position of the shard's database: each has a range of neighbouring shards, all about equally many.
+
+    Twice as many databases cut each range into two. Dedicated shards are cut in the same way.
+    """
+    if shard >= SHARDS:
+        return (shard - SHARDS) * databases // DEDICATED_SHARDS
+    return shard * databases // SHARDS
+
+
+def dedicated_shards(shard: int, databases: int = 1) -> range:
+    """The dedicated shards in the database of that shard."""
+    position = database_of(shard, databases)
+    first, end = (-(-n * DEDICATED_SHARDS // databases) for n in (position, position + 1))
+    return range(SHARDS + first, SHARDS + end)
 
 
 def place(weights: Mapping[str, float]) -> list[str]:

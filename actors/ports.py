@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sensorium.actors.models.info import ActiveModel
-from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TimerRow
+from sensorium.actors.records import Commit, EventRow, Identity, Snapshot, StoredDevice, TimerRow
 from sensorium.actors.rules import Rule, RuleSpec
 
 if TYPE_CHECKING:
@@ -12,10 +12,34 @@ if TYPE_CHECKING:
 
 
 class Held(NamedTuple):
-    """A shard as its owner holds it. `head` is its newest offset, when the owner before has told it."""
+    """A shard as its owner holds it, which is so for as long as the epoch lasts.
+
+    `head` is its newest offset, when the owner before has told it. `homes` has the dedicated shards of
+    devices: of those that would be in this shard by their key, and of the one whose dedicated shard this is.
+    """
 
     epoch: int
     head: int | None = None
+    homes: Mapping[str, int] = {}
+
+
+class Rehoming(NamedTuple):
+    """A device goes from one shard of its host to another, either of which is a dedicated one.
+
+    Attributes:
+        epochs: of both shards, as they are before; both go up.
+        heads: their newest offsets, as they are after.
+        event: the first row in the new shard.
+        snapshot: all that the device is, as of that row.
+    """
+
+    device_id: str
+    left: int
+    to: int
+    epochs: Mapping[int, int]
+    heads: Mapping[int, int]
+    event: EventRow
+    snapshot: Snapshot
 
 
 class Log(Protocol):
@@ -46,6 +70,14 @@ class Log(Protocol):
 
         `held` says the epoch, and the newest offset where it is known. Every commit of this incarnation has
         ended when it takes effect. Raises `Fenced` like `commit`.
+        """
+        ...
+
+    async def rehome(self, move: Rehoming) -> dict[int, Held]:
+        """Give a device another shard; returns all that is held.
+
+        The dedicated shard is nobody's before or after it. Every commit of this incarnation has ended when it
+        takes effect. Raises `Moved` where something is not as `move` says, and `Fenced` like `commit`.
         """
         ...
 
@@ -184,6 +216,7 @@ class Members(NamedTuple):
     """Who may commit, who owns which shard, and what is wanted.
 
     `owners` has for each shard the incarnation, None when nobody who is alive owns it, and the epoch.
+    `homes` has the dedicated shards by device.
     `claimable_in_s` is the time until the last of the shards without owner may be claimed.
     """
 
@@ -191,6 +224,16 @@ class Members(NamedTuple):
     owners: Sequence[tuple[int | None, int]]
     claimable_in_s: float
     wanted: Wanted = Wanted()
+    homes: Mapping[str, int] = {}
+    databases: int = 1
+    """Over how many the log is spread."""
+
+
+class Isolated(NamedTuple):
+    """A device that is to have a process of its own."""
+
+    device_id: str
+    device_type: str
 
 
 class Membership(Protocol):
@@ -220,6 +263,14 @@ class Membership(Protocol):
 
     async def read(self) -> Members:
         """All of it as of one moment."""
+        ...
+
+    async def isolated(self, by_type: Mapping[str, bool], otherwise: bool, limit: int) -> list[Isolated]:
+        """Active devices that are to have a process of their own, at most `limit`.
+
+        It goes by the device, then by its type, then by `otherwise`. Those that have a dedicated shard come
+        first, then those of which it was said themselves, each in order of their ids.
+        """
         ...
 
     async def close(self) -> None:

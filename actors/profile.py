@@ -111,6 +111,30 @@ class Rates(msgspec.Struct, frozen=True):
         return Rates(self.every or base.every, of_base | self.by_protocol)
 
 
+SHARED: Final = "shared"
+PROCESS: Final = "process"
+
+
+class ProcessNeeds(msgspec.Struct, frozen=True):
+    """What the process of an isolated device claims of Ray, and which nodes it may be on.
+
+    Attributes:
+        num_cpus, num_gpus: slots; 0 claims none.
+        memory_bytes: of Ray's accounting; 0 claims none.
+        resources: custom resources by name.
+        labels: Ray's label selector: labels that the node must have, by name.
+    """
+
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    memory_bytes: int = 0
+    resources: dict[str, float] = {}
+    labels: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return self != ProcessNeeds()
+
+
 class Profile(msgspec.Struct, frozen=True):
     """What holds for all devices of a type.
 
@@ -124,6 +148,8 @@ class Profile(msgspec.Struct, frozen=True):
         schema: what its readings must look like; None: anything goes.
         detectors: what watches for anomalies, besides what rules ask for.
         rates: how much it may send. The ways in hold it to that, before a host hears of it.
+        isolation: "process" gives each device a process of its own, "shared" hosts many in one.
+        isolation_resources: what such a process needs.
     """
 
     windows: tuple[WindowSpec, ...] = (WindowSpec(),)
@@ -134,6 +160,8 @@ class Profile(msgspec.Struct, frozen=True):
     schema: Schema | None = None
     detectors: tuple[DetectorSpec, ...] = ()
     rates: Rates = Rates()
+    isolation: str = SHARED
+    isolation_resources: ProcessNeeds = ProcessNeeds()
 
 
 class Profiles(msgspec.Struct, frozen=True):

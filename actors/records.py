@@ -54,6 +54,8 @@ class Registration(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     registered_ms: int
     updated_ms: int
+    isolation: str | None = None
+    """"process" or "shared"; None: what the profile says."""
 
 
 class Alarm(msgspec.Struct, frozen=True):

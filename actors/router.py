@@ -6,6 +6,7 @@ same batch is sent again, and the device recognises what it had seen. It knows h
 
 import asyncio
 import random
+import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from sensorium.actors.errors import LogUnavailable, Overloaded, SensoriumError, Unavailable, refused
+from sensorium.actors.isolation import isolated_in
 from sensorium.actors.messages import (
     ACCEPTED,
     Answer,
@@ -66,12 +68,22 @@ class HostGone(Exception):
 class Table(NamedTuple):
     """Who owns what: the host's name by shard, and by name whatever the transport reaches a host with.
 
-    A later table has a higher version. A host that is being replaced may lack an address.
+    A later table has a higher version. A host that is being replaced may lack an address. `homes` has the
+    devices with a dedicated shard.
     """
 
     version: int
     hosts: Sequence[str]
     addresses: Mapping[str, Any]
+    homes: Mapping[str, int] = {}
+
+    def shard_of(self, device_id: str) -> int:
+        """The device's shard."""
+        return self.homes.get(device_id) or shard_of(device_id)
+
+    def host_of(self, device_id: str) -> str:
+        """The name of the device's host."""
+        return self.hosts[self.shard_of(device_id)]
 
 
 class Transport(Protocol):
@@ -99,9 +111,9 @@ class _Item(NamedTuple):
     token: Any
 
     @property
-    def shard(self) -> int:
-        """The shard of its device."""
-        return shard_of(self.message.device_id)
+    def device_id(self) -> str:
+        """Whom it is for."""
+        return self.message.device_id
 
 
 class _Parcel:
@@ -188,13 +200,17 @@ class Router:
 
     def __init__(self, sender: str, transport: Transport) -> None:
         self.sender = sender
+        self._on_the_wire = f"{sender}#{secrets.token_hex(4)}"
+        """Also told apart from a router of the same name before it: its batches are counted from 1."""
         self._transport = transport
         self._table = Table(-1, (), {})
         self._lanes: dict[str, _Lane] = {}
         self._lane_of: dict[str, _Lane] = {}
         """By device id, for as long as the table holds: saves working out the shard each time."""
-        self._holder_of: dict[int, _Lane] = {}
-        """By shard, the lane in whose `held` its messages wait."""
+        self._holder_of: dict[int | str, _Lane] = {}
+        """By shard, or by device that changes its shard, the lane in whose `held` the messages wait."""
+        self._resettled: set[str] = set()
+        """The devices whose shard is another by the newest table."""
         self._pending = 0
         self._drained: list[tuple[int, asyncio.Future[None]]] = []
         self._sequence = 0
@@ -327,14 +343,15 @@ class Router:
     # --- carrying ---------------------------------------------------------------------------------------
 
     def _lane(self, device_id: str) -> _Lane:
-        lane = self._lane_for(shard_of(device_id))
+        lane = self._lane_for(device_id)
         if len(self._lane_of) >= KNOWN_DEVICES:
             self._lane_of.clear()
         self._lane_of[device_id] = lane
         return lane
 
-    def _lane_for(self, shard: int) -> _Lane:
-        holder = self._holder_of.get(shard)
+    def _lane_for(self, device_id: str) -> _Lane:
+        shard = self._table.shard_of(device_id)
+        holder = self._holder_of.get(device_id) or self._holder_of.get(shard)
         if holder is not None:
             assert holder.held is not None
             return holder.held
@@ -368,7 +385,7 @@ class Router:
     async def _deliver(self, lane: _Lane, parcel: _Parcel) -> BatchReply:
         """Deliver until there is an answer. What is to go elsewhere by a newer table counts as moved."""
         self._sequence += 1
-        data = parcel.encoded(self.sender, self._sequence)
+        data = parcel.encoded(self._on_the_wire, self._sequence)
         retry_s = RETRY_FIRST_S
         tries = 0
         while True:
@@ -437,17 +454,47 @@ class Router:
         if self._table is old:
             return
         self._lane_of.clear()
-        pairs = enumerate(zip(old.hosts, self._table.hosts, strict=True))
-        moved = {shard for shard, (before, now) in pairs if before != now} - self._holder_of.keys()
-        for lane in list(self._lanes.values()) if moved else ():
-            leaving = {shard for shard in moved if old.hosts[shard] == lane.host}
-            if not leaving:
-                continue
+        for lane, leaving in self._leaving(old, self._table).items():
             if lane.under_way:
                 lane.held = lane.held or _Lane(lane.host)
                 self._holder_of.update(dict.fromkeys(leaving, lane))
             for item in lane.take_all():
-                (self._lane_for(item.shard) if item.shard in leaving else lane).put(item)
+                key = item.device_id if item.device_id in self._resettled else old.shard_of(item.device_id)
+                (self._lane_for(item.device_id) if key in leaving else lane).put(item)
+        self._forget_lanes()
+
+    def _leaving(self, old: Table, new: Table) -> dict[_Lane, set[int | str]]:
+        """By lane the shards that go to another host, and the devices that do so by changing their shard."""
+        held = set(self._holder_of)
+        pairs = enumerate(zip(old.hosts, new.hosts, strict=True))
+        moves = {shard: before for shard, (before, now) in pairs if before != now and shard not in held}
+        leaving: dict[_Lane, set[int | str]] = {}
+        found: list[tuple[int | str, str]] = list(moves.items())
+        self._resettled = {
+            device
+            for device in old.homes.keys() | new.homes.keys()
+            if old.homes.get(device) != new.homes.get(device)
+        }
+        for device in sorted(self._resettled - held):
+            holder = self._holder_of.get(old.shard_of(device))
+            if holder is not None:
+                self._holder_of[device] = holder  # it waits with the shard that it was in
+            elif old.host_of(device) != new.host_of(device):
+                found.append((device, old.host_of(device)))
+        for key, host in found:
+            if host in self._lanes:
+                leaving.setdefault(self._lanes[host], set()).add(key)
+        return leaving
+
+    def _forget_lanes(self) -> None:
+        """End those of isolated devices' processes that are no more."""
+        present = set(self._table.hosts)
+        for host, lane in list(self._lanes.items()):
+            idle = not lane.under_way and lane.held is None and not any(p.messages for p in lane.waiting)
+            if idle and host not in present and isolated_in(host) is not None:
+                assert lane.task is not None
+                lane.task.cancel()
+                del self._lanes[host]
 
     def _release(self, lane: _Lane, moved: Sequence[_Item]) -> None:
         """Nothing of the lane is under way any more: what was sent back goes where it belongs, in front."""
@@ -456,16 +503,16 @@ class Router:
             lane.failing = None
         held, lane.held = lane.held, None
         if held is not None:
-            for shard in [shard for shard, holder in self._holder_of.items() if holder is lane]:
-                del self._holder_of[shard]
+            for key in [key for key, holder in self._holder_of.items() if holder is lane]:
+                del self._holder_of[key]
             self._lane_of.clear()
         items = [*moved, *(held.take_all() if held is not None else ())]
-        mine = [item for item in items if self._lane_for(item.shard) is lane]
+        mine = [item for item in items if self._lane_for(item.device_id) is lane]
         if mine:
             for item in [*mine, *lane.take_all()]:
                 lane.put(item)
         for item in items:
-            to = self._lane_for(item.shard)
+            to = self._lane_for(item.device_id)
             if to is not lane:
                 to.put(item)
 

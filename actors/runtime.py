@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
 from sensorium.actors.placement import Node
+from sensorium.actors.profile import ProcessNeeds
 from sensorium.actors.reach import answering
 from sensorium.actors.router import HostGone, Router, Table
 
@@ -116,9 +117,11 @@ class RayLauncher:
         self._nodes_until_s = 0.0
         self._silent_until_s: dict[tuple[str, int], float] = {}
 
-    def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> RayProcess:
+    def launch(
+        self, name: str, node: str, make: Callable[..., Any], *args: Any, needs: ProcessNeeds | None = None
+    ) -> RayProcess:
         """See `supervision.Launcher.launch`."""
-        options = {**_OPTIONS, "name": name, "namespace": self._namespace}
+        options = {**_OPTIONS, **claimed(needs), "name": name, "namespace": self._namespace}
         if node:
             # Ray would put all that claims nothing on one node, and its SPREAD counts only roughly.
             # Soft, it would start elsewhere where the scheduler has not heard of a new node yet.
@@ -168,6 +171,20 @@ class RayLauncher:
             for node, address in zip(listed, addresses, strict=True)
             if address in answered
         ]
+
+
+def claimed(needs: ProcessNeeds | None) -> dict[str, Any]:
+    """The options of a Ray actor for what its process needs."""
+    if needs is None:
+        return {}
+    options = {
+        "num_cpus": needs.num_cpus,
+        "num_gpus": needs.num_gpus,
+        "memory": needs.memory_bytes,
+        "resources": needs.resources,
+        "label_selector": needs.labels,
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def draining_nodes() -> set[str]:

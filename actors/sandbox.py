@@ -121,7 +121,11 @@ class Sandbox:
         return outcome.value if isinstance(outcome, Answer) else None
 
     def map(
-        self, which: Filter, function: Callable[[DeviceView], Any], shards: Sequence[int] | None = None
+        self,
+        which: Filter,
+        function: Callable[[DeviceView], Any],
+        shards: Sequence[int] | None = None,
+        known: Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """See `DeviceHost.map`. All `shards` are this sandbox's."""
         results: dict[str, Any] = {}
@@ -141,7 +145,13 @@ class Sandbox:
         rules = relived.device.covering(self._around)
         return [{"rule": rule, "alarm": relived.device.alarms.get(rule.rule_id)} for rule in rules]
 
-    def clone(self, which: Filter, limit: int, shards: Sequence[int] | None = None) -> Clones:
+    def clone(
+        self,
+        which: Filter,
+        limit: int,
+        shards: Sequence[int] | None = None,
+        known: Sequence[int] | None = None,
+    ) -> Clones:
         """See `DeviceHost.clone`: a fork can be forked."""
         chosen = self._matching(which)
         if len(chosen) > limit:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from sensorium.actors.placement import Node
+from sensorium.actors.profile import ProcessNeeds
 from sensorium.actors.router import HostGone
 
 _log = logging.getLogger(__name__)
@@ -43,8 +44,13 @@ class Process(Protocol):
 class Launcher(Protocol):
     """Starts objects in processes of their own."""
 
-    def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> Process:
-        """Make `make(*args)` in a new process, on that node if it is not "". Does not wait for it."""
+    def launch(
+        self, name: str, node: str, make: Callable[..., Any], *args: Any, needs: ProcessNeeds | None = None
+    ) -> Process:
+        """Make `make(*args)` in a new process, on that node if it is not "". Does not wait for it.
+
+        With `needs` it waits for a node that has them; then let `node` be "".
+        """
         ...
 
     def living(self) -> Mapping[str, Process]:

@@ -14,7 +14,7 @@ from sensorium.actors.memory_members import MemoryMembers
 from sensorium.actors.messages import DeadLetter, Value
 from sensorium.actors.past import Take
 from sensorium.actors.placement import device_key, shard_of
-from sensorium.actors.ports import Filter, Held, HostPorts
+from sensorium.actors.ports import Filter, Held, HostPorts, Isolated, Rehoming
 from sensorium.actors.records import (
     Alarm,
     Anomaly,
@@ -155,8 +155,25 @@ class MemoryStore(MemoryMembers):
         return sorted(
             device_id
             for device_id, r in self.registrations.items()
-            if (wanted is None or shard_of(device_id) in wanted) and matches(which, r)
+            if (wanted is None or self.homes.get(device_id, shard_of(device_id)) in wanted)
+            and matches(which, r)
         )
+
+    async def isolated(self, by_type: Mapping[str, bool], otherwise: bool, limit: int) -> list[Isolated]:
+        """As `Membership` says."""
+        await self._turn()
+        found = [
+            r
+            for r in self.registrations.values()
+            if r.status == "active"
+            and (by_type.get(r.device_type, otherwise) if r.isolation is None else r.isolation == "process")
+        ]
+
+        def rank(r: Registration) -> int:
+            return 0 if r.device_id in self.homes else 1 if r.isolation is not None else 2
+
+        found.sort(key=lambda r: (rank(r), r.device_id))
+        return [Isolated(r.device_id, r.device_type) for r in found[:limit]]
 
     async def _turn(self) -> None:
         await asyncio.sleep(0)
@@ -196,9 +213,14 @@ class MemoryStore(MemoryMembers):
         """All at once what the real store does little by little."""
         device_id, key = erasure.device_id, device_key(erasure.device_id)
         self.erasures.append(erasure)
-        self.readings = [r for r in self.readings if r.device != key or r.offset > erasure.offset]
-        self._by_device[key] = [r for r in self._by_device.get(key, []) if r.offset > erasure.offset]
-        self.events = [e for e in self.events if e.device != key or e.offset >= erasure.offset]
+        shard, offset = erasure.shard, erasure.offset
+        # What it has in another shard, it had before.
+        self.readings = [
+            r for r in self.readings if r.device != key or (r.shard == shard and r.offset > offset)
+        ]
+        own = self._by_device.get(key, [])
+        self._by_device[key] = [r for r in own if r.shard == shard and r.offset > offset]
+        self.events = [e for e in self.events if e.device != key or (e.shard == shard and e.offset >= offset)]
         self.dead_letters = [d for d in self.dead_letters if d.device_id != device_id]
         kept: tuple[dict[Any, Any], ...] = (
             *(self.alarms, self.commands, self.presences, self.twins, self.timers, self.anomalies),
@@ -285,6 +307,18 @@ class MemoryLog:
         """As `Log` says."""
         return await self._store.hand_over(self.incarnation, held, to)
 
+    async def rehome(self, move: Rehoming) -> dict[int, Held]:
+        """As `Log` says."""
+        store = self._store
+        await store._turn()
+        epoch = store._rehome(self.incarnation, move)
+        store._write(Commit(events=[move.event], epochs={move.to: epoch}), self.incarnation)
+        store.snapshots[move.snapshot.device] = move.snapshot
+        for place, row in store.timers.items():
+            if row.device_id == move.device_id:
+                store.timers[place] = row._replace(shard=move.to)
+        return store._held(self.incarnation)
+
     async def commit(self, commit: Commit) -> None:
         """As `Log` says. Two at once are a fault of the caller's, and fail an assertion."""
         assert not self._committing, "two commits at once"
@@ -329,7 +363,9 @@ class MemoryLog:
                 row.offset, row.time_ms, row.key, row.flags, row.metric_set, list[Value | None](row.values)
             )
             for row in store._by_device.get(device_key(device_id), ())
-            if row.offset > after and (start_ms is None or row.time_ms >= start_ms)
+            if row.offset > after
+            and (snapshot is None or row.shard == snapshot.shard)
+            and (start_ms is None or row.time_ms >= start_ms)
         ]
         active = [a for a in store.alarms.values() if a.device_id == device_id and a.state == "ACTIVE"]
         return StoredDevice(
@@ -375,7 +411,7 @@ class MemoryLog:
         store._check_fence(self.incarnation)
         for snapshot in snapshots:
             have = store.snapshots.get(snapshot.device)
-            if have is None or have.offset <= snapshot.offset:
+            if have is None or (have.shard == snapshot.shard and have.offset <= snapshot.offset):
                 store.snapshots[snapshot.device] = snapshot
         for shard, head in heads.items():
             store.heads[shard] = max(head, store.heads.get(shard, 0))

@@ -321,6 +321,7 @@ class Platform:
                 *peer_services(config, dsns, NAMESPACE),
                 *action_services(config, address, dsns, NAMESPACE),
             ],
+            config.cluster.max_isolated_devices,
         )
         self._coordinator = start_coordinator(spec)
         stack.push_async_callback(self._stop_runtime)

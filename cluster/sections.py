@@ -5,15 +5,18 @@ How they are read (file, environment, flags) is in `config`.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.isolation import DEFAULT_MAX_ISOLATED
+from sensorium.actors.placement import DEDICATED_SHARDS
 from sensorium.actors.profile import (
     MAX_WATCHED,
     DetectorSpec,
+    ProcessNeeds,
     Profile,
     Profiles,
     RateLimit,
@@ -273,6 +276,8 @@ class Cluster(Section):
     """Nodes of that cluster to wait for before hosts are started, so that these spread over them …"""
     nodes_timeout_s: Seconds = 600.0
     """… for so long at most."""
+    max_isolated_devices: Annotated[int, Field(ge=0, le=DEDICATED_SHARDS)] = DEFAULT_MAX_ISOLATED
+    """With a process of their own, at some 60 MB and up to seven database connections each; 0 allows none."""
     snapshot_every_turns: Annotated[int, Field(ge=1, le=1_000_000)] = _ACTIVATION.snapshot_every_turns
     """A device's snapshot is due after so many turns …"""
     snapshot_every_s: Seconds = _ACTIVATION.snapshot_every_s
@@ -384,6 +389,43 @@ class TypeRetention(Section):
     """Alarms that have ended."""
 
 
+Amount = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+ResourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+_LABEL: Final = r"^([A-Za-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+LabelName = Annotated[str, Field(pattern=_LABEL)]
+ResourceAmount = Annotated[float, Field(gt=0, le=1_000_000)]
+LabelWish = Annotated[str, Field(pattern=r"^!?(in\()?[A-Za-z0-9_., -]{0,1024}\)?$")]
+_RAYS_OWN: Final = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
+
+
+class IsolationResources(Section):
+    """What the process of an isolated device claims of Ray, and which nodes it may be on."""
+
+    num_cpus: Amount = 0.0
+    num_gpus: Amount = 0.0
+    memory_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    """MiB of what Ray accounts for; it bounds where the process is put, not what it takes."""
+    resources: Annotated[dict[ResourceName, ResourceAmount], Field(max_length=16)] = {}
+    """Ray's custom resources, by name."""
+    label_selector: Annotated[dict[LabelName, LabelWish], Field(max_length=16)] = {}
+    """Labels that the node must have; Ray's `!value` and `in(a, b)` may be said too."""
+
+    @model_validator(mode="after")
+    def _whole_units(self) -> Self:
+        for name, amount in {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.resources}.items():
+            if amount > 1 and not amount.is_integer():
+                raise ValueError(f"{name}: Ray takes whole numbers above 1, not {amount:g}")
+        for name in self.resources.keys() & _RAYS_OWN:
+            raise ValueError(f"resources.{name}: is Ray's own; say num_cpus, num_gpus or memory_mb")
+        return self
+
+    def needs(self) -> ProcessNeeds:
+        """The same for the runtime."""
+        return ProcessNeeds(
+            self.num_cpus, self.num_gpus, self.memory_mb << 20, self.resources, self.label_selector
+        )
+
+
 class DeviceType(Section):
     """The profile of a device type. What is left out is as in the profile called `default`."""
 
@@ -400,6 +442,10 @@ class DeviceType(Section):
     retention: TypeRetention = TypeRetention()
     unknown_metrics: Literal["allow", "flag", "reject"] | None = None
     """What becomes of readings with metrics that are not named; they are allowed."""
+    isolation: Literal["process", "shared"] | None = None
+    """"process" gives each device of the type a process of its own (see `cluster.max_isolated_devices`)."""
+    isolation_resources: IsolationResources | None = None
+    """What Ray has to find for such a process."""
 
     @model_validator(mode="after")
     def _names_what_is_required(self) -> Self:
@@ -435,6 +481,12 @@ class DeviceType(Section):
             schema=self._schema(base.schema),
             detectors=base.detectors if self.detectors is None else tuple(d.spec() for d in self.detectors),
             rates=self.ingest.rates().over(base.rates),
+            isolation=base.isolation if self.isolation is None else self.isolation,
+            isolation_resources=(
+                base.isolation_resources
+                if self.isolation_resources is None
+                else self.isolation_resources.needs()
+            ),
         )
 
 

@@ -58,10 +58,11 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
 def connections_needed(config: Config) -> int:
     """How many connections a database has to grant at most to hosts, replicas of the API, and services.
 
-    A host has one to commit, two to load, two to select and two that listen; a replica its pool and one that
-    listens; a service two; the membership two, claims two.
+    A host, and so an isolated device, has one to commit, two to load, two to select and two that listen; a
+    replica its pool and one that listens; a service two; the membership two, claims two.
     """
-    per_database = 7 * config.cluster.hosts + (ApiSettings("").pool_size + 1) * config.http.replicas
+    hosts = config.cluster.hosts + config.cluster.max_isolated_devices
+    per_database = 7 * hosts + (ApiSettings("").pool_size + 1) * config.http.replicas
     return per_database + 2 * _SERVICES + 4
 
 

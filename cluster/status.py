@@ -43,6 +43,15 @@ class Host(msgspec.Struct, frozen=True):
     lease_age_s: float
     timers_lag_s: float
     commit_lag_s: float
+    device: str | None = None
+
+
+class IsolatedDevice(msgspec.Struct, frozen=True):
+    """See `serve.pages.IsolatedDevice`."""
+
+    device_id: str
+    process: str
+    state: str
 
 
 class HostList(msgspec.Struct, frozen=True):
@@ -51,6 +60,8 @@ class HostList(msgspec.Struct, frozen=True):
     items: list[Host] = []
     wanted: int = 0
     balanced: bool = False
+    isolated: list[IsolatedDevice] = []
+    max_isolated: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -164,6 +175,8 @@ def table(shown: Status) -> Table:
     for node in shown.nodes:
         rows.add_row(f"node {node.address}", _told(node))
     rows.add_row("hosts", _hosting(shown))
+    if shown.hosting.isolated:
+        rows.add_row("isolated devices", _isolated(shown.hosting))
     rows.add_row("devices active", f"{shown.devices_active:,}")
     rows.add_row(
         "readings", f"{shown.readings_committed:,} committed, {shown.readings_duplicate:,} duplicates refused"
@@ -211,8 +224,15 @@ def hosts_table(shown: Status) -> Table:
 
 def _hosting(shown: Status) -> str:
     hosting = shown.hosting
-    missing = f" of {hosting.wanted}" if hosting.wanted != shown.hosts else ""
-    return f"{shown.hosts}{missing}" + ("" if hosting.balanced else ", shards are moving")
+    hosts = shown.hosts - sum(host.device is not None for host in hosting.items)
+    missing = f" of {hosting.wanted}" if hosting.wanted != hosts else ""
+    return f"{hosts}{missing}" + ("" if hosting.balanced else ", shards are moving")
+
+
+def _isolated(hosting: HostList) -> str:
+    waiting = [f"{one.device_id} is {one.state}" for one in hosting.isolated if one.state != "own"]
+    own = len(hosting.isolated) - len(waiting)
+    return "; ".join([f"{own} of at most {hosting.max_isolated} in a process of their own", *waiting])
 
 
 def _told(node: Node) -> str:

@@ -1,5 +1,7 @@
 """`/api/devices`: register, list, look at, change and retire devices."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -8,9 +10,11 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
+from sensorium.actors.errors import Unavailable
 from sensorium.actors.merge_patch import merge_patch
 from sensorium.actors.messages import Decommission, DeviceInfo, GetDevice, Location
 from sensorium.actors.ports import Filter
+from sensorium.actors.profile import PROCESS
 from sensorium.serve import examples
 from sensorium.serve.body import json_bytes, parse
 from sensorium.serve.describe import answer, body
@@ -50,6 +54,18 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["devices"])
     ask, timeout_s = services.router.ask, services.timeout_s
 
+    @asynccontextmanager
+    async def isolating(
+        device_id: str, isolation: str | None, changes: bool | None = None
+    ) -> AsyncIterator[None]:
+        """Around what says so of a device. Raises `IsolationLimit`, or has the runtime look at once."""
+        if services.cluster is not None and isolation == PROCESS:
+            await services.cluster.room_for(device_id)
+        yield
+        if services.cluster is not None and (isolation is not None if changes is None else changes):
+            with suppress(Unavailable):  # it looks by itself every two seconds
+                await services.cluster.rebalance()
+
     @router.post(
         "/api/devices",
         status_code=201,
@@ -61,7 +77,8 @@ def routes(services: Services) -> APIRouter:
     async def register(request: Request) -> Response:
         """Registering a decommissioned device again revives it, with its history."""
         device = parse(await json_bytes(request), DeviceBody)
-        info = await ask(device.value(), timeout_s)
+        async with isolating(device.device_id, device.isolation):
+            info = await ask(device.value(), timeout_s)
         return json_response(info, 201, {"Location": f"/api/devices/{quote(device.device_id, safe='')}"})
 
     @router.get(
@@ -112,13 +129,17 @@ def routes(services: Services) -> APIRouter:
         openapi_extra=body(DevicePatch, examples.PATCH, MERGE_PATCH),
     )
     async def patch_device(device_id: DevicePath, request: Request) -> Response:
-        """A JSON merge patch (RFC 7396) of type, location and metadata."""
+        """A JSON merge patch (RFC 7396) of type, location, metadata and isolation.
+
+        The device goes to a process of its own, and back among the others, while it is served.
+        """
         patch = parse(await json_bytes(request, MERGE_PATCH), DevicePatch)
         old = DeviceInfo("", "", "", None, {}, 0, 0)
         if patch.needs_old:
             old = msgspec.convert(await ask(GetDevice(device_id), timeout_s), DeviceInfo)
         location = _merged(old.location, patch.location) if patch.touches_location else None
-        return json_response(await ask(patch.value(device_id, location, old.metadata), timeout_s))
+        async with isolating(device_id, patch.isolation, "isolation" in patch.model_fields_set):
+            return json_response(await ask(patch.value(device_id, location, old.metadata), timeout_s))
 
     @router.delete(
         "/api/devices/{device_id}",

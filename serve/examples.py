@@ -19,6 +19,7 @@ REGISTER: Final[dict[str, Any]] = {
 PATCH: Final[dict[str, Any]] = {
     "move": {"location": {"address": "Hall 4, Berlin"}, "metadata": {"floor": 4}},
     "remove a key": {"metadata": {"floor": None}},
+    "a process of its own": {"isolation": "process"},
 }
 DEVICE: Final[dict[str, Any]] = {
     **REGISTER["sensor"],
@@ -28,6 +29,9 @@ DEVICE: Final[dict[str, Any]] = {
     "last_seen_ms": _TIME_MS + 60_000,
     "connectivity": "online",
     "active_alarms": 0,
+    "isolation": "shared",
+    "isolation_by": "profile",
+    "process": None,
 }
 DEVICES: Final[dict[str, Any]] = {
     "items": [
@@ -36,6 +40,7 @@ DEVICES: Final[dict[str, Any]] = {
             "status": "active",
             "registered_ms": _TIME_MS,
             "updated_ms": _TIME_MS,
+            "isolation": None,
         }
     ],
     "next": None,

@@ -81,6 +81,14 @@ class _Page(Collector):
         for name, count in self._statistics.get("replaced", {}).items():
             replaced.add_metric([name], count)
         yield replaced
+        isolated = GaugeMetricFamily(
+            "sensorium_isolated_devices",
+            "Devices that have, or are to have, a process of their own.",
+            labels=["state"],
+        )
+        for state, count in Counter(one["state"] for one in self._statistics.get("isolated", ())).items():
+            isolated.add_metric([state], count)
+        yield isolated
 
 
 def _of_hosts(hosts: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
 """What people send about devices, as models that hold nothing invalid. Readings and rules have their own."""
 
 import re
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -63,6 +63,8 @@ Metadata = Annotated[
 ]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
+Isolation = Literal["process", "shared"]
+_ISOLATION: Final = "A process of its own, or one with others; null: what the profile of its type says."
 Address = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_storable)]
 
 
@@ -95,11 +97,12 @@ class DeviceBody(_Body):
     device_type: DeviceType
     location: LocationBody | None = None
     metadata: Metadata = {}
+    isolation: Isolation | None = Field(default=None, description=_ISOLATION)
 
     def value(self) -> Register:
         """The same for the device."""
         location = self.location.value() if self.location is not None else None
-        return Register(self.device_id, self.device_type, location, self.metadata)
+        return Register(self.device_id, self.device_type, location, self.metadata, isolation=self.isolation)
 
 
 Person = Annotated[str, Field(max_length=128), AfterValidator(_storable)]
@@ -137,6 +140,7 @@ class DevicePatch(_Body):
         default=None, description="Merged into the location; null removes it."
     )
     metadata: Metadata | None = Field(default=None, description="Merged into the metadata; null empties it.")
+    isolation: Isolation | None = Field(default=None, description=_ISOLATION)
 
     @property
     def touches_location(self) -> bool:
@@ -153,4 +157,7 @@ class DevicePatch(_Body):
         metadata = self.metadata
         if metadata is None and "metadata" in self.model_fields_set:
             metadata = dict.fromkeys(old_metadata)
-        return Patch(device_id, self.device_type or None, location, metadata)
+        isolation = None
+        if "isolation" in self.model_fields_set:
+            isolation = self.isolation or ""
+        return Patch(device_id, self.device_type or None, location, metadata, isolation=isolation)

@@ -40,10 +40,13 @@ _HOSTS = {
             "lease_age_s": 0.4,
             "timers_lag_s": 0.0,
             "commit_lag_s": 0.0,
+            "device": None,
         }
     ],
     "wanted": 1,
     "balanced": True,
+    "isolated": [{"device_id": "press-7", "process": "device:press-7", "state": "starting"}],
+    "max_isolated": 8,
 }
 
 

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from sensorium.actors.errors import SensoriumError, Unavailable
 from sensorium.actors.runtime import draining_nodes
-from sensorium.serve.pages import HostItem, HostList, NodeItem
+from sensorium.serve.pages import HostItem, HostList, IsolatedDevice, NodeItem
 
 STATISTICS_FRESH_S: Final = 0.5
 STATISTICS_TIMEOUT_S: Final = 5.0
@@ -71,11 +71,18 @@ class Overview:
                 lease_age_s=host["lease_age_s"],
                 timers_lag_s=host["timers_lag_s"],
                 commit_lag_s=host["log_down_s"],
+                device=host.get("device"),
             )
             for host in statistics.get("hosts", ())
         ]
         items.sort(key=lambda item: item.name)
-        return HostList(items, statistics.get("hosts_wanted", len(items)), statistics.get("balanced", True))
+        return HostList(
+            items,
+            statistics.get("hosts_wanted", len(items)),
+            statistics.get("balanced", True),
+            [IsolatedDevice(**one) for one in statistics.get("isolated", ())],
+            statistics.get("max_isolated", 0),
+        )
 
     async def scale(self, hosts: int) -> None:
         """See `Coordinator.scale`. Raises as `statistics`."""
@@ -88,6 +95,14 @@ class Overview:
     async def undrain(self, node_id: str) -> bool:
         """See `Coordinator.undrain`. False when no such node lives."""
         return await self._steer_node("undrain", node_id)
+
+    async def room_for(self, device_id: str) -> None:
+        """See `Coordinator.room_for`. Raises as that, and as `statistics`."""
+        await self._asked("room_for", device_id)
+
+    async def rebalance(self) -> None:
+        """See `Coordinator.rebalance`. Raises as `statistics`."""
+        await self._steer("rebalance")
 
     async def _steer_node(self, how: str, node_id: str) -> bool:
         known = any(node.alive and node.node_id == node_id for node in await self.nodes())

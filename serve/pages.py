@@ -452,14 +452,34 @@ class HostItem(msgspec.Struct, frozen=True):
     lease_age_s: float
     timers_lag_s: float
     commit_lag_s: float
+    device: str | None = None
+    """Whose own process it is; null for one with many devices."""
+
+
+class IsolatedDevice(msgspec.Struct, frozen=True):
+    """A device that has, or is to have, a process of its own.
+
+    `state` is "own" once it is in it; before, "starting" while the process comes up or waits for what it
+    needs, "moving", or "crowded" where no dedicated shard is left; "returning" while it goes back among the
+    others. It is served in each of these.
+    """
+
+    device_id: str
+    process: str
+    state: str
 
 
 class HostList(msgspec.Struct, frozen=True):
-    """Those that answer, how many there should be, and whether each has the shards it should have."""
+    """Those that answer, how many there should be, and whether each has the shards it should have.
+
+    `wanted` does not count the processes of isolated devices, of which there are `max_isolated` at most.
+    """
 
     items: Sequence[HostItem]
     wanted: int
     balanced: bool
+    isolated: Sequence[IsolatedDevice] = ()
+    max_isolated: int = 0
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -481,6 +501,7 @@ VALUES: tuple[type, ...] = (
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
     ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
+    IsolatedDevice,
     BacktestBody, BacktestResult, TwinInfo, Document, TwinChange, PastTwin, TwinChangePage,
     DeliveryPage, StoredDelivery, Retried, WebhookBody, WebhookItem, WebhookList, RuleVersionList,
 )  # fmt: skip

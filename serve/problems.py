@@ -16,6 +16,7 @@ from starlette.routing import Match
 from sensorium.actors.errors import (
     DeviceConflict,
     DeviceNotFound,
+    IsolationLimit,
     Overloaded,
     PreconditionFailed,
     Refused,
@@ -34,6 +35,7 @@ _TITLES: Final = {
     "conflict": "The state forbids it",
     "precondition_failed": "It has changed meanwhile",
     "twin_too_large": "The twin would break a bound",
+    "isolation_limit": "As many devices are isolated as may be",
     "cursor_expired": "The cursor is too old",
     "no_history": "Nothing is stored of it",
     "invalid": "The request breaks a bound",
@@ -139,7 +141,7 @@ def problem_of(error: SensoriumError) -> Problem:
     match error:
         case DeviceNotFound() | RuleNotFound():
             return Problem(404, error.code, str(error))
-        case DeviceConflict():
+        case DeviceConflict() | IsolationLimit():
             return Problem(409, error.code, str(error))
         case PreconditionFailed():
             return Problem(412, error.code, str(error))

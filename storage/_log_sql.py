@@ -61,15 +61,16 @@ SELECT shard, device_id, name, due_at, since_at FROM timers
 WHERE due_at < $2 AND shard = ANY($1::smallint[]) ORDER BY due_at, device_id, name LIMIT $3
 """
 
+# What is in another shard than the snapshot, the device left behind in it: the snapshot has all of that.
 TAILS: Final = f"""
 SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
-FROM (SELECT wanted.device, coalesce(s.replay_from, '-infinity') AS replay_from,
+FROM (SELECT wanted.device, s.shard, coalesce(s.replay_from, '-infinity') AS replay_from,
              coalesce(s.log_offset, 0) AS log_offset,
              coalesce(s.saved_at - interval '{TAIL_SLACK}', '-infinity') AS floor
           FROM unnest($1::bigint[]) AS wanted (device) LEFT JOIN snapshots s USING (device)) AS asked,
 LATERAL (SELECT * FROM readings
              WHERE device = asked.device AND time >= asked.replay_from AND log_offset > asked.log_offset
-                 AND committed_at >= asked.floor) AS r
+                 AND committed_at >= asked.floor AND (asked.shard IS NULL OR shard = asked.shard)) AS r
 ORDER BY asked.device, r.log_offset
 """
 

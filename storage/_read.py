@@ -8,7 +8,9 @@ import msgspec
 from sensorium.actors.messages import Location
 from sensorium.actors.records import Alarm, Command, Registration, TwinState
 
-DEVICE_COLUMNS: Final = "device_id, device_type, status, location, metadata, registered_at, updated_at"
+DEVICE_COLUMNS: Final = (
+    "device_id, device_type, status, location, metadata, registered_at, updated_at, isolation"
+)
 ALARM_COLUMNS: Final = (
     "alarm_id, device_id, device_type, rule_id, rule_name, rule_version, severity, state, metric, value,"
     " detail, start_at, acknowledged, end_at, end_value, end_reason, acknowledged_at, acknowledged_by,"
@@ -18,11 +20,11 @@ ALARM_COLUMNS: Final = (
 
 def registration_of(row: asyncpg.Record) -> Registration:
     """From `DEVICE_COLUMNS`."""
-    device_id, device_type, status, location, metadata, registered_ms, updated_ms = row
+    device_id, device_type, status, location, metadata, registered_ms, updated_ms, isolation = row
     return Registration(
         *(device_id, device_type, status),
         None if location is None else msgspec.convert(location, Location),
-        *(metadata, registered_ms, updated_ms),
+        *(metadata, registered_ms, updated_ms, isolation),
     )
 
 

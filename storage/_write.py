@@ -15,12 +15,13 @@ METRIC_SET: Final = "INSERT INTO metric_sets (id, names, kinds) VALUES ($1, $2, 
 
 # By device_id: a second id with the key of another device violates the primary key, and is refused.
 REGISTRATIONS: Final = """
-INSERT INTO devices (device, device_id, device_type, status, location, metadata, registered_at, updated_at)
+INSERT INTO devices (device, device_id, device_type, status, location, metadata, registered_at, updated_at,
+                     isolation)
 SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[],
-                     $7::timestamptz[], $8::timestamptz[])
+                     $7::timestamptz[], $8::timestamptz[], $9::text[])
 ON CONFLICT (device_id) DO UPDATE SET device_type = excluded.device_type, status = excluded.status,
     location = excluded.location, metadata = excluded.metadata, registered_at = excluded.registered_at,
-    updated_at = excluded.updated_at
+    updated_at = excluded.updated_at, isolation = excluded.isolation
 """
 
 ALARMS: Final = """
@@ -82,7 +83,7 @@ SELECT device, shard, log_offset, replay_from, now(), state
         AS s (device, shard, log_offset, replay_from, state) ORDER BY device
 ON CONFLICT (device) DO UPDATE SET shard = excluded.shard, log_offset = excluded.log_offset,
     replay_from = excluded.replay_from, saved_at = excluded.saved_at, state = excluded.state
-    WHERE snapshots.log_offset <= excluded.log_offset
+    WHERE snapshots.log_offset <= excluded.log_offset AND snapshots.shard = excluded.shard
 """
 
 KEEP: Final = """
@@ -118,7 +119,7 @@ async def registrations(connection: Connection, rows: Sequence[Registration]) ->
                 device_key(r.device_id),
                 *(r.device_id, r.device_type, r.status),
                 None if r.location is None else msgspec.to_builtins(r.location),
-                *(r.metadata, r.registered_ms, r.updated_ms),
+                *(r.metadata, r.registered_ms, r.updated_ms, r.isolation),
             )
             for r in sorted(latest.values(), key=lambda r: r.device_id)
         ],
@@ -188,7 +189,7 @@ async def dead_letters(connection: Connection, rows: Sequence[DeadLetter]) -> No
 
 
 async def snapshots(connection: Connection, rows: Sequence[Snapshot]) -> None:
-    """Insert or replace by device, unless a newer one is there."""
+    """Insert or replace by device, unless a newer one is there, or one of another shard: it has left it."""
     latest: dict[int, Snapshot] = {}
     for row in rows:
         if row.device not in latest or latest[row.device].offset <= row.offset:

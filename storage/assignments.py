@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import asyncpg
+import msgspec
 
+from sensorium.actors.errors import Moved
 from sensorium.actors.lease import LEASE_S
-from sensorium.actors.ports import Held
+from sensorium.actors.placement import SHARDS, shard_of
+from sensorium.actors.ports import Held, Rehoming
+from sensorium.storage import _write
 from sensorium.storage.database import Connection
 
 PATIENCE: Final = "1s"
@@ -21,6 +25,42 @@ _RENEW: Final = "UPDATE hosts SET renewed_at = clock_timestamp() WHERE incarnati
 _LOSSES: Final = "SELECT losses FROM hosts WHERE incarnation = $1"
 _LOST: Final = "UPDATE hosts SET losses = losses + 1 WHERE incarnation = $1"
 _HELD: Final = "SELECT shard, epoch, head FROM assignments WHERE incarnation = $1"
+_HOMES: Final = "SELECT device_id, shard FROM assignments WHERE device_id IS NOT NULL"
+_FREE_HEADS: Final = (
+    "SELECT shard, head FROM assignments"
+    " WHERE shard = ANY($1::smallint[]) AND incarnation IS NULL AND device_id IS NULL AND head IS NOT NULL"
+)
+
+_ENTER_DEDICATED: Final = """
+UPDATE assignments SET incarnation = $1, epoch = epoch + 1, head = $4, device_id = $5
+WHERE shard = $2 AND epoch = $3 AND incarnation IS NULL AND device_id IS NULL
+"""
+
+_LEAVE_DEDICATED: Final = """
+UPDATE assignments SET incarnation = NULL, epoch = epoch + 1, head = $4, device_id = NULL,
+    free_at = '-infinity'
+WHERE shard = $2 AND epoch = $3 AND incarnation = $1 AND device_id = $5
+"""
+
+_STAY: Final = """
+UPDATE assignments SET epoch = epoch + 1, head = $4 WHERE shard = $2 AND epoch = $3 AND incarnation = $1
+"""
+
+_EVENT: Final = (
+    "INSERT INTO events (shard, log_offset, device, time, kind, body) VALUES ($1, $2, $3, $4, $5, $6)"
+)
+_SNAPSHOT: Final = """
+INSERT INTO snapshots (device, shard, log_offset, replay_from, saved_at, state)
+VALUES ($1, $2, $3, $4, now(), $5)
+ON CONFLICT (device) DO UPDATE SET shard = excluded.shard, log_offset = excluded.log_offset,
+    replay_from = excluded.replay_from, saved_at = excluded.saved_at, state = excluded.state
+"""
+# Of a device that was deleted it is kept only while there are rows to be emptied that it stands for.
+_ERASED: Final = """
+DELETE FROM snapshots s WHERE device = $1 AND NOT EXISTS (SELECT FROM devices d WHERE d.device = s.device)
+    AND (SELECT bool_and(e.state <> 'ERASING') FROM erasures e WHERE e.device = s.device)
+"""
+_TIMERS: Final = "UPDATE timers SET shard = $2 WHERE device = $1"
 
 _CLAIM: Final = """
 UPDATE assignments a SET incarnation = $1, epoch = a.epoch + 1, head = NULL
@@ -96,6 +136,31 @@ class Title:
         self._found(*looked)
         return {row["shard"]: row["epoch"] for row in rows}
 
+    async def rehome(self, connection: Connection, move: Rehoming) -> dict[int, Held]:
+        """As `Log.rehome`, in a transaction of its own."""
+        incarnation, snapshot, event = self._incarnation, move.snapshot, move.event
+        async with connection.transaction():
+            await connection.execute("SELECT sensorium_await_commits($1)", incarnation)
+            await connection.execute("SELECT sensorium_check_fence($1)", incarnation)
+            for shard, dedicated in ((move.left, _LEAVE_DEDICATED), (move.to, _ENTER_DEDICATED)):
+                whose = (move.device_id,) if shard >= SHARDS else ()
+                changed = await connection.execute(
+                    dedicated if whose else _STAY,
+                    *(incarnation, shard, move.epochs[shard], move.heads[shard], *whose),
+                )
+                if changed != "UPDATE 1":
+                    raise Moved(f"shard {shard} is not as it was when {move.device_id} was to change it")
+            await connection.execute(_LOST, incarnation)
+            body = msgspec.json.decode(event.body)
+            await connection.execute(_EVENT, *event[:5], body)
+            await _write.keep(connection, [snapshot.device])
+            await connection.execute(_SNAPSHOT, *snapshot)
+            await connection.execute(_ERASED, snapshot.device)
+            await connection.execute(_TIMERS, snapshot.device, move.to)
+            await _write.heads(connection, move.heads)
+            looked = await self._look(connection)
+        return self._found(*looked)
+
     async def begin(self, writer: "asyncpg.Connection[asyncpg.Record]", epochs: Mapping[int, int]) -> None:
         """Begin a transaction that nobody takes these shards from before it ends.
 
@@ -113,15 +178,29 @@ class Title:
                 return
         await writer.execute(f"BEGIN; {check(self._incarnation, epochs)}")
 
-    async def _look(self, connection: Connection) -> tuple[int, list[asyncpg.Record]]:
+    async def _look(self, connection: Connection) -> tuple[int, list[asyncpg.Record], list[asyncpg.Record]]:
         # Nothing leaves the incarnation meanwhile: the transaction holds its lock.
         losses: int = await connection.fetchval(_LOSSES, self._incarnation)
-        return losses, await connection.fetch(_HELD, self._incarnation)
+        held = await connection.fetch(_HELD, self._incarnation)
+        return losses, held, await connection.fetch(_HOMES)
 
-    def _found(self, losses: int, rows: Sequence[asyncpg.Record]) -> dict[int, Held]:
+    def _found(
+        self, losses: int, rows: Sequence[asyncpg.Record], homes: Sequence[asyncpg.Record]
+    ) -> dict[int, Held]:
         # Only once it is committed: what is rolled back would be taken for true at that number of losses.
         self._losses, self._epochs = losses, {row["shard"]: row["epoch"] for row in rows}
-        return {row["shard"]: Held(row["epoch"], row["head"]) for row in rows}
+        by_shard: dict[int, dict[str, int]] = {}
+        for device_id, shard in homes:
+            by_shard.setdefault(shard, {})[device_id] = shard
+            by_shard.setdefault(shard_of(device_id), {})[device_id] = shard
+        return {shard: Held(epoch, head, by_shard.get(shard, {})) for shard, epoch, head in rows}
+
+
+async def free_heads(connection: Connection, shards: Sequence[int]) -> dict[int, int]:
+    """The newest offsets of those of the shards that are dedicated ones and nobody's."""
+    dedicated = [shard for shard in shards if shard >= SHARDS]
+    rows = await connection.fetch(_FREE_HEADS, dedicated) if dedicated else []
+    return {row["shard"]: row["head"] for row in rows}
 
 
 async def take(connection: Connection, epochs: Mapping[int, int]) -> None:

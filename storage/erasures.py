@@ -42,26 +42,34 @@ _BEGIN: Final = """
 INSERT INTO erasures
     (job_id, device, device_id, shard, log_offset, registration, requested_at, counts, origin)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT (job_id) DO UPDATE SET log_offset = excluded.log_offset, state = 'ERASING'
+ON CONFLICT (job_id) DO UPDATE SET shard = excluded.shard, log_offset = excluded.log_offset,
+    committed_at = excluded.committed_at, state = 'ERASING'
 """
 _OPEN: Final = """
-SELECT job_id, device, device_id, shard, log_offset, registration, requested_at, state, counts, origin
+SELECT job_id, device, device_id, shard, log_offset, committed_at, registration, requested_at, state, counts,
+    origin
 FROM erasures WHERE state <> 'DONE' ORDER BY requested_at, job_id
 """
-_EMPTY_READINGS: Final = """
-UPDATE "{table}" SET device = $4, time = 'epoch', key = 0, flags = $5, metric_set = $6,
+# A device that was isolated has rows in another shard, whose offsets say nothing here.
+_EARLIER: Final = """device = $1
+    AND CASE WHEN shard = $4 THEN log_offset < $2 ELSE committed_at < $5 END LIMIT $3"""
+_EMPTY_READINGS: Final = f"""
+UPDATE "{{table}}" SET device = $6, time = 'epoch', key = 0, flags = $7, metric_set = $8,
     numbers = NULL, texts = NULL
-WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{table}" WHERE device = $1 AND log_offset < $2 LIMIT $3))
+WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{{table}}" WHERE {_EARLIER}))
 """
-_EMPTY_EVENTS: Final = """
-UPDATE "{table}" SET device = $4, time = 'epoch', kind = $5, body = '{{}}'
-WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{table}" WHERE device = $1 AND log_offset < $2 LIMIT $3))
+_EMPTY_EVENTS: Final = f"""
+UPDATE "{{table}}" SET device = $6, time = 'epoch', kind = $7, body = '{{{{}}}}'
+WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{{table}}" WHERE {_EARLIER}))
 """
 _PASSED: Final = """
 SELECT name FROM projections WHERE name = ANY($1::text[]) AND cursors[$2::int + 1] < $3 ORDER BY name
 """
 _LETTERS: Final = "DELETE FROM dead_letters WHERE device_id = $1 AND committed_at <= $2"
-_KEPT: Final = "DELETE FROM kept_snapshots WHERE device = $1 AND log_offset < $2"
+_KEPT: Final = """
+DELETE FROM kept_snapshots WHERE device = $1
+    AND CASE WHEN shard = $3 THEN log_offset < $2 ELSE saved_at < $4 END
+"""
 _DELIVERIES: Final = "DELETE FROM deliveries WHERE device_id = $1 AND created_at <= $2"
 
 
@@ -130,7 +138,9 @@ async def _empty_log(connection: Connection, job: Any) -> bool:
         for _, table in await attached(connection, kind):
             async with connection.transaction():
                 done = await connection.execute(
-                    statement.format(table=table), job["device"], job["log_offset"], CHUNK, *values
+                    statement.format(table=table),
+                    *(job["device"], job["log_offset"], CHUNK, job["shard"], job["committed_at"]),
+                    *values,
                 )
                 if count := _count(done):
                     await _add(connection, job["job_id"], {kind: count})
@@ -145,17 +155,22 @@ async def _delete_others(connection: Connection, job: Any) -> None:
         counts = {
             "dead_letters": _count(await connection.execute(_LETTERS, *which, timeout=TIMEOUT_S)),
             "kept_snapshots": _count(
-                await connection.execute(_KEPT, job["device"], job["log_offset"], timeout=TIMEOUT_S)
+                await connection.execute(
+                    _KEPT,
+                    *(job["device"], job["log_offset"], job["shard"], job["committed_at"]),
+                    timeout=TIMEOUT_S,
+                )
             ),
             "deliveries": _count(await connection.execute(_DELIVERIES, *which, timeout=TIMEOUT_S)),
         }
         if job["registration"]:
             # Nothing shall be left of a device that is gone; one that has come back has another snapshot.
             await connection.execute(
-                "DELETE FROM snapshots s WHERE device = $1 AND log_offset = $2"
+                "DELETE FROM snapshots s WHERE device = $1 AND (log_offset = $2 OR shard <> $3)"
                 " AND NOT EXISTS (SELECT FROM devices d WHERE d.device = s.device)",
                 job["device"],
                 job["log_offset"],
+                job["shard"],
             )
         await _add(connection, job["job_id"], counts)
         await connection.execute("UPDATE erasures SET state = 'PROJECTING' WHERE job_id = $1", job["job_id"])

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 from sensorium.actors.lease import LEASE_S
-from sensorium.actors.ports import Member, Members, Wanted
+from sensorium.actors.placement import SHARDS
+from sensorium.actors.ports import Isolated, Member, Members, Wanted
 from sensorium.storage.assignments import exclude, take
 from sensorium.storage.database import Connection, Pool, acquired, close_pool
 
@@ -21,6 +22,29 @@ SELECT CASE WHEN h.state = 'alive' THEN incarnation END AS owner, epoch,
             WHEN h.state = 'fenced' THEN extract(epoch FROM greatest(h.free_at, now) - now) END::float8
            AS claimable_in_s
 FROM assignments a LEFT JOIN hosts h USING (incarnation), clock_timestamp() AS now ORDER BY shard
+"""
+
+
+# Three ways to be isolated, each by an index, so that a look costs what it finds.
+_ISOLATED_NOW: Final = """
+SELECT d.device_id, d.device_type FROM assignments JOIN devices d USING (device_id)
+WHERE d.status = 'active' AND CASE WHEN d.isolation IS NOT NULL THEN d.isolation = 'process'
+    ELSE d.device_type = ANY($1::text[]) OR ($3 AND d.device_type <> ALL($2::text[])) END
+"""
+_ISOLATED_THEMSELVES: Final = """
+SELECT device_id, device_type FROM devices WHERE isolation = 'process' AND status = 'active'
+ORDER BY device_id LIMIT $1
+"""
+_ISOLATED_BY_TYPE: Final = """
+SELECT d.device_id, d.device_type FROM unnest($1::text[]) AS asked (device_type), LATERAL (
+    SELECT device_id, device_type FROM devices
+    WHERE device_type = asked.device_type AND status = 'active' AND isolation IS NULL
+    ORDER BY device_id LIMIT $2) AS d
+ORDER BY d.device_id LIMIT $2
+"""
+_ISOLATED_ELSE: Final = """
+SELECT device_id, device_type FROM devices
+WHERE device_type <> ALL($1::text[]) AND status = 'active' AND isolation IS NULL ORDER BY device_id LIMIT $2
 """
 
 
@@ -99,14 +123,41 @@ class PgMembership:
                 "SELECT incarnation, host, node, weight FROM hosts WHERE state = 'alive' ORDER BY incarnation"
             )
             rows = await connection.fetch(_OWNERS)
+            homes = await connection.fetch(
+                "SELECT device_id, shard FROM assignments WHERE device_id IS NOT NULL"
+            )
             [wanted] = await connection.fetch("SELECT wanted_hosts, drained FROM runtime")
-        waits = [row["claimable_in_s"] for row in rows if row["claimable_in_s"] is not None]
+        dedicated = {row["device_id"]: row["shard"] for row in homes}
+        used = {*range(SHARDS), *dedicated.values()}
+        waits = [w for n, row in enumerate(rows) if n in used and (w := row["claimable_in_s"]) is not None]
         return Members(
             [Member(*row) for row in alive],
             [(row["owner"], row["epoch"]) for row in rows],
             max(0.0, *waits) if waits else 0.0,
             Wanted(wanted["wanted_hosts"], tuple(wanted["drained"])),
+            dedicated,
         )
+
+    async def isolated(self, by_type: Mapping[str, bool], otherwise: bool, limit: int) -> list[Isolated]:
+        """As the port says."""
+        return [one for _, one in await self.isolated_by_rank(by_type, otherwise, limit)][:limit]
+
+    async def isolated_by_rank(
+        self, by_type: Mapping[str, bool], otherwise: bool, limit: int
+    ) -> list[tuple[int, Isolated]]:
+        """What `isolated` says and perhaps more, each behind the number of its part of the order."""
+        process = [name for name, isolates in by_type.items() if isolates]
+        async with acquired(self._pool) as connection:
+            present = await connection.fetch(_ISOLATED_NOW, process, list(by_type), otherwise)
+            themselves = await connection.fetch(_ISOLATED_THEMSELVES, limit)
+            typed = await connection.fetch(_ISOLATED_BY_TYPE, process, limit) if process else []
+            if otherwise:
+                typed += await connection.fetch(_ISOLATED_ELSE, list(by_type), limit)
+        found: dict[Isolated, int] = {}
+        for rank, rows in enumerate((present, themselves, typed)):
+            for row in rows:
+                found.setdefault(Isolated(*row), rank)
+        return sorted((rank, one) for one, rank in found.items())
 
     async def alive(self) -> list[HostRow]:
         """Those that may commit, oldest first."""

@@ -9,7 +9,7 @@ import asyncpg
 from sensorium.actors.errors import LogUnavailable, SensoriumError
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
-from sensorium.actors.ports import Held
+from sensorium.actors.ports import Held, Rehoming
 from sensorium.actors.records import (
     Command,
     Commit,
@@ -88,6 +88,9 @@ class PgLog:
         """As the port says."""
         pool = await self._ready()
         async with acquired(pool) as connection, connection.transaction():
+            known = await assignments.free_heads(connection, shards)
+            if len(known) == len(shards):
+                return known
             # The scan's length depends on how long ago heads were saved; it has a limit of its own.
             await connection.execute(f"SET LOCAL statement_timeout = '{OPEN_TIMEOUT_S:.0f}s'")
             rows = await connection.fetch(sql.OPEN, list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
@@ -108,6 +111,16 @@ class PgLog:
         """As the port says."""
         async with acquired(await self._ready()) as connection:
             return await self._title.hand_over(connection, held, to)
+
+    async def rehome(self, move: Rehoming) -> dict[int, Held]:
+        """As the port says. A missing partition of the log is created, and it is tried once more."""
+        try:
+            async with acquired(await self._ready()) as connection:
+                return await self._title.rehome(connection, move)
+        except MissingPartition:
+            async with acquired(await self._opened()) as connection:
+                await ensure_partitions(connection)
+                return await self._title.rehome(connection, move)
 
     async def commit(self, commit: Commit) -> None:
         """As the port says. A missing partition of the log is created, and the commit tried once more."""

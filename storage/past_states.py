@@ -34,7 +34,14 @@ from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.twin_documents import NOTHING, DocumentChange, before
 from sensorium.actors.whole import WholeDevice, whole
 from sensorium.storage._known_sets import KnownSets
-from sensorium.storage._read import ALARM_COLUMNS, alarm_of, command_of, registration_of, twin_of
+from sensorium.storage._read import (
+    ALARM_COLUMNS,
+    DEVICE_COLUMNS,
+    alarm_of,
+    command_of,
+    registration_of,
+    twin_of,
+)
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.events import as_written
@@ -47,29 +54,28 @@ TIMEOUT_S: Final = 60.0
 
 _REGISTERED: Final = ("registered", "updated", "decommissioned")
 _KEPT_FROM: Final = "SELECT kept_from FROM retention WHERE kind = 'log'"
-_REGISTRATION: Final = """
-SELECT device_id, device_type, status, location, metadata, registered_at, updated_at
-FROM devices WHERE device = $1
-"""
+_REGISTRATION: Final = f"SELECT {DEVICE_COLUMNS} FROM devices WHERE device = $1"
+# A device that was isolated has rows in two shards. Their offsets say nothing to each other, the times do.
 _EVENTS: Final = """
-SELECT log_offset, time, kind, body, committed_at FROM events
+SELECT shard, log_offset, time, kind, body, committed_at, committed_at::text AS exactly FROM events
 WHERE device = $1 AND (kind = ANY($2::text[]) OR kind LIKE 'alarm\\_%' OR kind LIKE 'twin\\_%')
-ORDER BY log_offset LIMIT $3
+ORDER BY events.committed_at, log_offset LIMIT $3
 """
 _BASE: Final = """
-SELECT device, shard, log_offset, replay_from, state, saved_at FROM (
+SELECT device, shard, log_offset, replay_from, state, saved_at, saved_at::text AS exactly FROM (
     SELECT device, shard, log_offset, replay_from, state, saved_at FROM snapshots WHERE device = $1
     UNION ALL
     SELECT device, shard, log_offset, replay_from, state, saved_at FROM kept_snapshots WHERE device = $1
 ) AS kept
-WHERE saved_at < $2 AND log_offset >= $3 ORDER BY saved_at DESC, log_offset DESC LIMIT 1
+WHERE saved_at < $2 AND CASE WHEN shard = $3 THEN log_offset >= $4 ELSE saved_at > $5::text::timestamptz END
+ORDER BY kept.saved_at DESC, log_offset DESC LIMIT 1
 """
 _TAIL: Final = """
 SELECT log_offset, time, key, flags, metric_set, numbers, texts FROM readings
-WHERE device = $1 AND log_offset > $2 AND committed_at < $3
-    AND committed_at >= $4::timestamptz - interval '1 hour'
-    AND time >= coalesce($5::timestamptz, '-infinity')
-ORDER BY log_offset LIMIT $6
+WHERE device = $1 AND CASE WHEN shard = $2 THEN log_offset > $3 ELSE committed_at > $4::text::timestamptz END
+    AND committed_at < $5 AND committed_at >= $6::timestamptz - interval '1 hour'
+    AND time >= coalesce($7::timestamptz, '-infinity')
+ORDER BY committed_at, log_offset LIMIT $8
 """
 _ALARMS: Final = f"SELECT {ALARM_COLUMNS} FROM alarms WHERE device = $1 AND start_at < $2"
 _COMMANDS: Final = """
@@ -97,12 +103,20 @@ class PastState(msgspec.Struct, frozen=True):
     state: WholeDevice
 
 
+class _Mark(NamedTuple):
+    """A moment of a device: an offset in one shard, and for others a time, as the server writes it."""
+
+    shard: int | None = None
+    offset: int = 0
+    exactly: str = "-infinity"
+
+
 class _Base(NamedTuple):
     """Where replay begins, and why there."""
 
     snapshot: Snapshot | None
     saved_ms: int | None
-    offset: int
+    mark: _Mark
 
 
 class PastStates:
@@ -164,15 +178,18 @@ class PastStates:
         later = [event for event in events if event["committed_at"] > at_ms]
         if any(event["kind"] == ERASED for event in later):
             raise NoHistory("the data of that time were deleted")
-        erased = max((event["log_offset"] for event in past if event["kind"] == ERASED), default=0)
+        erased, mark = -1, _Mark()
+        for n, event in enumerate(past):
+            if event["kind"] == ERASED:
+                erased, mark = n, _Mark(event["shard"], event["log_offset"], event["exactly"])
         registration = await _registration(connection, key, device_id, at_ms, past, later)
-        base = await _base(connection, key, at_ms, erased)
+        base = await _base(connection, key, at_ms, mark)
         if kept_from_ms is not None:
             begins_ms = registration.registered_ms if base.saved_ms is None else base.saved_ms
-            if begins_ms < kept_from_ms and not erased:
+            if begins_ms < kept_from_ms and erased < 0:
                 raise NoHistory("retention has removed what came after the last snapshot before that time")
         tail = await self._tail(connection, key, at_ms, base)
-        past = [event for event in past if event["log_offset"] > erased]
+        past = past[erased + 1 :]
         stored = StoredDevice(
             device_id,
             registration,
@@ -189,7 +206,7 @@ class PastStates:
     async def _tail(self, connection: Connection, key: int, at_ms: int, base: _Base) -> list[TailReading]:
         rows = await connection.fetch(
             _TAIL,
-            *(key, base.offset, at_ms + 1, _ALWAYS_MS if base.saved_ms is None else base.saved_ms),
+            *(key, *base.mark, at_ms + 1, _ALWAYS_MS if base.saved_ms is None else base.saved_ms),
             *(None if base.snapshot is None else base.snapshot.replay_from_ms, MAX_REPLAYED + 1),
             timeout=TIMEOUT_S,
         )
@@ -230,13 +247,13 @@ async def _registration(
     return registration_of(row)
 
 
-async def _base(connection: Connection, key: int, at_ms: int, erased: int) -> _Base:
-    row = await connection.fetchrow(_BASE, key, at_ms + 1, erased)
+async def _base(connection: Connection, key: int, at_ms: int, erased: _Mark) -> _Base:
+    row = await connection.fetchrow(_BASE, key, at_ms + 1, *erased)
     if row is None:
         return _Base(None, None, erased)
-    *values, saved_ms = row
+    *values, saved_ms, exactly = row
     snapshot = Snapshot(*values)
-    return _Base(snapshot, saved_ms, snapshot.offset)
+    return _Base(snapshot, saved_ms, _Mark(snapshot.shard, snapshot.offset, exactly))
 
 
 async def _alarms(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from sensorium.actors.placement import SHARDS
+from sensorium.actors.placement import ALL_SHARDS
 from sensorium.storage.database import GRACE_S, Connection
 from sensorium.storage.projection import LogEntry, is_erased
 
@@ -143,7 +143,7 @@ async def beginning(connection: Connection) -> Place:
     """Before everything that the log holds."""
     day = await connection.fetchval(OLDEST_PARTITION)
     oldest = datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)
-    return Place(int(oldest.timestamp() * 1000), [0] * SHARDS)
+    return Place(int(oldest.timestamp() * 1000), [0] * ALL_SHARDS)
 
 
 async def since(connection: Connection, place: Place, to_ms: int) -> Place:

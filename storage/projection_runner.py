@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sensorium.actors.errors import InvalidMessage, LogUnavailable, SensoriumError
 from sensorium.actors.messages import DeadLetter
-from sensorium.actors.placement import SHARDS
+from sensorium.actors.placement import ALL_SHARDS
 from sensorium.storage import _write
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.projection import LogEntry, ProjectionSettings, Sink, SinkUnavailable
@@ -274,7 +274,9 @@ class ProjectionRunner:
             self._lag_read_s = time.monotonic()
             cursors = reader.place.cursors
             heads = await connection.fetch(_HEADS)
-            self._lag_entries = sum(max(0, head - cursors[shard]) for shard, head in heads if shard < SHARDS)
+            self._lag_entries = sum(
+                max(0, head - cursors[shard]) for shard, head in heads if shard < ALL_SHARDS
+            )
             if self._oldest_ms is None:
                 self._oldest_ms = reader.place.read_from_ms
 

@@ -1,6 +1,7 @@
 """The read side of registrations: implements `sensorium.actors.ports.Registry`, and pages for people."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from sensorium.actors.placement import SHARDS
 from sensorium.actors.ports import Filter
@@ -8,6 +9,14 @@ from sensorium.actors.records import Registration
 from sensorium.storage._read import DEVICE_COLUMNS, registration_of
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
+
+# A key's low bits are its remainder by a power of two, for negative keys too.
+_IN_SHARDS: Final = f"""(
+    ((device & {SHARDS - 1}) = ANY(?::bigint[])
+        AND device_id <> ALL(ARRAY(SELECT a.device_id FROM assignments a WHERE a.device_id IS NOT NULL)))
+    OR device_id = ANY(ARRAY(SELECT a.device_id FROM assignments a
+        WHERE a.device_id IS NOT NULL AND a.shard = ANY(?::bigint[])))
+)"""
 
 
 class PgRegistry:
@@ -19,8 +28,8 @@ class PgRegistry:
     async def select(self, which: Filter, shards: Sequence[int] | None = None) -> list[str]:
         """As the port says."""
         where = _where(which)
-        # A key's low bits are its remainder by a power of two, for negative keys too.
-        where.add(f"(device & {SHARDS - 1}) = ANY(?::bigint[])", None if shards is None else list(shards))
+        asked = None if shards is None else list(shards)
+        where.add(_IN_SHARDS, asked, asked)
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
                 f"SELECT device_id FROM devices {where} ORDER BY device_id", *where.arguments

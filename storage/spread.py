@@ -10,19 +10,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
-from sensorium.actors.placement import SHARDS, shard_of, shard_of_key
-from sensorium.actors.ports import Held, Log
+from sensorium.actors.placement import database_of, shard_of, shard_of_key
+from sensorium.actors.ports import Held, Log, Rehoming
 from sensorium.actors.records import Commit, Identity, Snapshot, StoredDevice, TimerRow
 
 T = TypeVar("T")
-
-
-def database_of(shard: int, databases: int) -> int:
-    """The position of the shard's database: each has a range of neighbouring shards, all about equally many.
-
-    Twice as many databases cut each range into two.
-    """
-    return shard * databases // SHARDS
 
 
 def database_of_device(device_id: str, databases: int) -> int:
@@ -105,6 +97,11 @@ class SpreadLog:
         parts = by_database(held, lambda shard: shard, len(self._logs))
         calls = (self._logs[n].hand_over({s: held[s] for s in part}, to) for n, part in parts.items())
         return {shard: epoch for went in await _all(calls) for shard, epoch in went.items()}
+
+    async def rehome(self, move: Rehoming) -> dict[int, Held]:
+        """As the port says: both shards are in one database, that of the device."""
+        await self._logs[database_of(move.to, len(self._logs))].rehome(move)
+        return await self.held()
 
     def _own(self, answers: Sequence[Mapping[int, Held]]) -> dict[int, Held]:
         """Of each database the shards that are in it: only there does their assignment count."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sensorium.actors.placement import SHARDS
-from sensorium.actors.ports import Member, Members, Wanted
+from sensorium.actors.placement import ALL_SHARDS, database_of
+from sensorium.actors.ports import Isolated, Member, Members, Wanted
 from sensorium.storage.database import Connection, Pool, acquired, close_pool
 from sensorium.storage.hosts import Guard, HostRow, PgMembership, fence_by
-from sensorium.storage.spread import by_database, database_of
+from sensorium.storage.spread import by_database
 
 _ALIVE: Final = "SELECT incarnation FROM hosts WHERE host = $1 AND state = 'alive' AND incarnation <> $2"
 _LET_IN: Final = (
@@ -59,11 +59,18 @@ class SpreadMembership:
         found = [await members.read() for members in self._members]
         everywhere = set.intersection(*({m.incarnation for m in members.alive} for members in found))
         owners = []
-        for shard in range(SHARDS):
+        for shard in range(ALL_SHARDS):
             owner, epoch = found[database_of(shard, len(found))].owners[shard]
             owners.append((owner if owner in everywhere else None, epoch))
         alive = [member for member in found[0].alive if member.incarnation in everywhere]
-        return Members(alive, owners, max(members.claimable_in_s for members in found), found[0].wanted)
+        homes = {device: shard for members in found for device, shard in members.homes.items()}
+        wait_s = max(members.claimable_in_s for members in found)
+        return Members(alive, owners, wait_s, found[0].wanted, homes, len(found))
+
+    async def isolated(self, by_type: Mapping[str, bool], otherwise: bool, limit: int) -> list[Isolated]:
+        """As the port says, over the devices of all databases."""
+        found = [await members.isolated_by_rank(by_type, otherwise, limit) for members in self._members]
+        return [one for _, one in sorted(row for part in found for row in part)][:limit]
 
     async def alive(self) -> list[HostRow]:
         """Those that may commit, oldest first, as the first database says."""

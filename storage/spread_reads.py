@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.placement import database_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.storage.alarms import LIFE_EVENTS, AlarmEvent, Alarms
@@ -18,7 +19,7 @@ from sensorium.storage.pages import Page, check_limit, cursor
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.projection_control import Projections
 from sensorium.storage.registry import PgRegistry
-from sensorium.storage.spread import database_of, database_of_device
+from sensorium.storage.spread import database_of_device
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from sensorium.storage.database import connect
 _STORED = """
 SELECT r.device, r.numbers[s.slot]::bigint AS sequence
 FROM readings r JOIN metric_slots s ON s.metric_set = r.metric_set AND s.name = $2
-WHERE r.device = ANY($1::bigint[]) ORDER BY r.device, r.log_offset
+WHERE r.device = ANY($1::bigint[]) ORDER BY r.device, r.committed_at, r.log_offset
 """
 
 _FAULTY_SHARDS = """

@@ -76,9 +76,17 @@ class LocalLauncher:
         self.current: dict[str, LocalProcess] = {}
         self.named: dict[str, LocalProcess] = {}
         self.machines: list[Node] = []
+        self.room: dict[str, bool] = {}
+        """By name whether a node has what it needs; not named: yes."""
+        self.needs: dict[str, Any] = {}
         self.launched: list[LocalProcess] = []
 
-    def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> LocalProcess:
+    def launch(
+        self, name: str, node: str, make: Callable[..., Any], *args: Any, needs: Any = None
+    ) -> LocalProcess:
+        if self.room.get(name, True) is False:
+            raise RuntimeError(f"no node has what {name} needs")
+        self.needs[name] = needs
         process = LocalProcess(make(*args), self.rng)
         self.current[name.partition(".")[0]] = process
         self.named[name] = process

@@ -3,9 +3,10 @@
 Real hosts, routers and coordinators; network, database and time are `weather`'s and `virtual`'s. What must
 hold is looked at in every commit, acknowledgement and answer (`witness`): one committer a shard and epoch,
 nothing acknowledged is lost, nothing is stored twice, each device in its order, no offset left out, nothing
-read that is older than what was acknowledged. And whenever the weather calms down, every shard is owned
-again, everything sent is acknowledged, and each device has been told the newest of what is desired of it, in
-time.
+read that is older than what was acknowledged. Devices get a process of their own and go back among the
+others all the while. And whenever the weather calms down, every shard is owned again, everything sent is
+acknowledged, each device is in the process that was asked for last, and it has been told the newest of what
+is desired of it, in time.
 
 A seed that fails is named and runs the same way again:
 
@@ -26,8 +27,9 @@ from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
 from sensorium.actors.errors import Refused, Unavailable
 from sensorium.actors.host import HostSettings
-from sensorium.actors.messages import ChangeTwin, ClaimTwin, GetLatest, TwinTold
-from sensorium.actors.placement import SHARDS
+from sensorium.actors.isolation import isolated_in, process_of
+from sensorium.actors.messages import ChangeTwin, ClaimTwin, GetLatest, Patch, TwinTold
+from sensorium.actors.placement import SHARDS, device_key, shard_of
 from sensorium.actors.router import Router
 from sensorium.actors.testing import MemoryStore
 from tests.unit.actors.test_runtime import abandon, assert_log_is_sound, platform
@@ -46,6 +48,10 @@ OWNED_AGAIN_S: Final = 12.0
 """After bad weather: what waits for an answer that got lost has to give up first."""
 DELIVERED_S: Final = 40.0
 TOLD_S: Final = 20.0
+SETTLED_S: Final = 30.0
+"""After that until each device is in the process that it is wanted in: several hand-overs one by one."""
+
+ISOLATED: Final = 5
 
 _seed = os.environ.get("SENSORIUM_SEED")
 SEEDS = [int(_seed)] if _seed else range(int(os.environ.get("SENSORIUM_SEEDS", FEW_SEEDS)))
@@ -76,7 +82,8 @@ class World:
         factories = StormyPorts(self.store, self.weather)
         activation = ActivationSettings(snapshot_every_turns=7, snapshot_every_s=1.0, max_active=6)
         settings = HostSettings(auto_register_as="generic", activation=activation)
-        self._spec = RuntimeSpec(2, factories.ports, factories.membership, settings)
+        self._spec = RuntimeSpec(2, factories.ports, factories.membership, settings, max_isolated=ISOLATED)
+        self.whims = random.Random(seed ^ 0x150)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -138,6 +145,31 @@ class World:
         message = ChangeTwin(device, desired={"n": number})
         self._router_of(device).message(message, self.store.granted, (device, number))
 
+    def isolate(self) -> None:
+        """Ask for a process of its own for a device that is known, or to have it among the others again."""
+        known = [device for device, number in self.store.acked.items() if number]
+        if known:
+            device = self.whims.choice(known)
+            message = Patch(device, isolation=self.whims.choice(("process", "process", "shared", "")))
+            self._router_of(device).message(message, lambda *_: None, None)
+
+    async def settled(self) -> bool:
+        """Whether each device is where it is wanted, and all that is kept of it in its shard."""
+        store = self.store
+        wanted = {one.device_id for one in await store.isolated({}, False, ISOLATED)}
+        names = {p.incarnation: p.thing.name for p in self.hosts()}
+        places = {d: names.get(store.owners[shard][0] or 0) for d, shard in store.homes.items()}
+        if places != {device: process_of(device) for device in wanted}:
+            return False
+        for device in store.registrations:
+            shard = store.homes.get(device, shard_of(device))
+            snapshot = store.snapshots.get(device_key(device))
+            assert snapshot is None or snapshot.shard == shard, f"{device}'s snapshot stayed behind"
+            timers = [row.shard for (owner, _), row in store.timers.items() if owner == device]
+            assert timers in ([], [shard] * len(timers)), f"{device}'s timers stayed behind"
+        members = {name for name, alive in store.hosts.values() if alive and isolated_in(name) is not None}
+        return members == set(map(process_of, wanted))
+
     async def tell(self) -> None:
         """A dispatcher's look: tell those that may be told. It may end before it says so, or be late."""
         for device in sorted(device for device, twin in self.store.twins.items() if twin.ready):
@@ -173,7 +205,8 @@ class World:
         """Whether each shard is a living host's."""
         living = {process.incarnation for process in self.hosts()}
         members = await self.store.read()
-        return all(owner in living for owner, _ in members.owners)
+        used = [*range(SHARDS), *members.homes.values()]
+        return all(members.owners[shard][0] in living for shard in used)
 
     def hosts(self) -> list[StormyProcess]:
         """Those that live."""
@@ -261,6 +294,12 @@ async def recovered(world: World) -> None:
     world.store.check()
     for router in world.routers:
         router.check()
+    try:
+        async with asyncio.timeout(SETTLED_S):
+            while not await world.settled():
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"not every device is in its process {SETTLED_S:g} s after the storm") from None
     async with asyncio.timeout(TOLD_S):
         while any(twin.ready for twin in world.store.twins.values()):
             await world.tell()
@@ -280,6 +319,8 @@ async def storm(seed: int) -> None:
                 world.send(world.rng.randrange(8))
                 if world.wishes.random() < 0.5:
                     world.wish()
+                if world.whims.random() < 0.4:
+                    world.isolate()
                 if world.wishes.random() < 0.3:
                     world.later(world.tell())
                 if world.rng.random() < 0.7:

@@ -155,13 +155,20 @@ class StormyLauncher:
         self._clock_ms = clock_ms
         self.launched: dict[str, StormyProcess] = {}
 
-    def launch(self, name: str, node: str, make: Callable[..., Any], *args: Any) -> StormyProcess:
+    def launch(
+        self, name: str, node: str, make: Callable[..., Any], *args: Any, needs: Any = None
+    ) -> StormyProcess:
         """As `supervision.Launcher` says."""
         assert make is DeviceHost
         incarnation, jumps_ms = args[1], self._weather.jumps_ms
         host = DeviceHost(*args, clock_ms=lambda: self._clock_ms() + jumps_ms[incarnation])
-        self.launched[name] = StormyProcess(host, self._weather)
-        return self.launched[name]
+        process = StormyProcess(host, self._weather)
+        if (
+            name in self.launched
+        ):  # of one that bears a device's name, and may live on where nobody reaches it
+            self.launched[f"{name} before {incarnation}"] = self.launched.pop(name)
+        self.launched[name] = process
+        return process
 
     def living(self) -> dict[str, StormyProcess]:
         """As `supervision.Launcher` says."""

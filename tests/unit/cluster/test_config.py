@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.actors.profile import DetectorSpec, RateLimit, RateLimits, WindowSpec
+from sensorium.actors.profile import DetectorSpec, ProcessNeeds, RateLimit, RateLimits, WindowSpec
 from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
@@ -50,6 +50,24 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
         ("http:\n  port: true", ":2: http.port: must be a whole number"),
         ("http:\n  port: 70000", ":2: http.port: must be less than or equal to 65535"),
         ("mqtt: [1]", ":1: mqtt: must be a mapping of settings"),
+        ("profiles:\n  pump:\n    isolation: own", ":3: profiles.pump.isolation: "),
+        (
+            "profiles:\n  pump:\n    isolation_resources: {num_gpus: 1.5}",
+            ":3: profiles.pump.isolation_resources: num_gpus: Ray takes whole numbers above 1, not 1.5",
+        ),
+        (
+            "profiles:\n  pump:\n    isolation_resources: {resources: {GPU: 1}}",
+            ":3: profiles.pump.isolation_resources: resources.GPU: is Ray's own; say num_cpus, ",
+        ),
+        (
+            "profiles:\n  pump:\n    isolation_resources:\n      resources: {hall: 0}",
+            ":4: profiles.pump.isolation_resources.resources.hall: ",
+        ),
+        (
+            "profiles:\n  pump:\n    isolation_resources: {label_selector: {zone: 'a;b'}}",
+            ":3: profiles.pump.isolation_resources.label_selector.zone: ",
+        ),
+        ("cluster:\n  max_isolated_devices: 257", ":2: cluster.max_isolated_devices: "),
         ("profiles:\n  pump:\n    latness_s: 3", ":3: profiles.pump.latness_s: unknown key; did you mean "),
         (
             "profiles:\n  pump:\n    windows:\n    - {length_s: 60, slide: 60}",
@@ -232,6 +250,29 @@ def test_how_much_devices_may_send_by_type_and_protocol(written) -> None:
     assert config.limits("kafka") == RateLimits(RateLimit(100, 10), {"camera": RateLimit(50, 10)})
     assert config.limits("lorawan") == RateLimits(None, {"meter": RateLimit(0.01, 3)})
     assert load().limits("mqtt") is None
+
+
+def test_profiles_isolate(written) -> None:
+    config = load(
+        written(
+            "cluster: {max_isolated_devices: 3}\n"
+            "profiles:\n"
+            "  default: {isolation_resources: {memory_mb: 100}}\n"
+            "  press:\n"
+            "    isolation: process\n"
+            "    isolation_resources:\n"
+            "      num_cpus: 0.5\n"
+            "      resources: {hall: 1}\n"
+            "      label_selector: {zone: 'in(a, b)', arch: '!arm'}\n"
+            "  heir: {isolation: process}\n"
+        )
+    )
+    profiles = config.device_profiles
+    assert (profiles.default.isolation, profiles.of("press").isolation) == ("shared", "process")
+    labels = {"zone": "in(a, b)", "arch": "!arm"}
+    assert profiles.of("press").isolation_resources == ProcessNeeds(0.5, 0, 0, {"hall": 1}, labels)
+    assert profiles.of("heir").isolation_resources == ProcessNeeds(memory_bytes=100 << 20)
+    assert config.cluster.max_isolated_devices == 3
 
 
 def test_profiles_inherit_from_the_configured_default(written) -> None:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from sensorium.cluster.cli import app
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.nodes import chosen
-from sensorium.cluster.status import Host, HostList, Node, Status, hosts_table
+from sensorium.cluster.status import Host, HostList, IsolatedDevice, Node, Status, hosts_table, table
 
 NODES = [
     Node("aa11", "10.0.0.1", True, {}, []),
@@ -49,3 +49,21 @@ def test_hosts_are_shown_with_their_node() -> None:
         console.print(hosts_table(shown))
     for part in ("host-0", "10.0.0.2", "leaving", "4711", "1,024", "5,012", "2.5 s"):
         assert part in captured.get()
+
+
+def test_isolated_devices_are_shown_beside_the_hosts() -> None:
+    figures = ("serving", "ab22", 4711, 12, 1, 1, 1, 0.1, 0.0, 0.0)
+    hosts = [Host("host-0", *figures), Host("device:press", *figures, device="press")]
+    isolated = [IsolatedDevice(name, f"device:{name}", state) for name, state in STATES]
+    hosting = HostList(hosts, 1, True, isolated, 8)
+    shown = Status("ready", 1, "0.1.0", 5.0, "", "", "", ready=True, hosts=2, hosting=hosting)
+    console = Console(width=140)
+    with console.capture() as captured:
+        console.print(table(shown), hosts_table(shown))
+    lines = captured.get().splitlines()
+    assert "1 of at most 8 in a process of their own; oven is starting" in captured.get()
+    assert [line.split()[1:] for line in lines if line.startswith("hosts ")] == [["1"]]
+    assert any("device:press" in line and "4711" in line for line in lines)
+
+
+STATES = [("press", "own"), ("oven", "starting")]

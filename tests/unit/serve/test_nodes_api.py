@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from sensorium.actors.errors import IsolationLimit
 from sensorium.serve.overview import Overview
-from sensorium.serve.pages import HostItem, HostList, NodeItem
+from sensorium.serve.pages import HostItem, HostList, IsolatedDevice, NodeItem
 from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.world import world
 
@@ -18,6 +19,8 @@ class Machines:
     def __init__(self) -> None:
         self.wanted = 2
         self.drained: set[str] = set()
+        self.room = True
+        self.looks = 0
 
     async def nodes(self) -> Sequence[NodeItem]:
         return [NodeItem(NODE, "10.0.0.1", True, NODE in self.drained, {"CPU": 2.0}, ["host-0"])]
@@ -36,6 +39,54 @@ class Machines:
     async def undrain(self, node_id: str) -> bool:
         self.drained.discard(node_id)
         return node_id == NODE
+
+    async def room_for(self, device_id: str) -> None:
+        if not self.room:
+            raise IsolationLimit(f"no room for {device_id}")
+
+    async def rebalance(self) -> None:
+        self.looks += 1
+
+
+async def test_a_device_is_isolated_and_goes_by_its_profile_again() -> None:
+    machines = Machines()
+    async with world(cluster=machines) as api:
+        body = {"device_id": "a", "device_type": "pump", "isolation": "process"}
+        created = await api.http.post("/api/devices", json=body)
+        assert created.status_code == 201
+        found = {key: created.json()[key] for key in ("isolation", "isolation_by", "process")}
+        assert found == {"isolation": "process", "isolation_by": "device", "process": None}
+        for isolation, by in (("shared", "device"), (None, "profile")):
+            patched = await api.http.patch("/api/devices/a", json={"isolation": isolation})
+            assert (patched.json()["isolation"], patched.json()["isolation_by"]) == ("shared", by)
+        assert machines.looks == 3
+        await api.http.patch("/api/devices/a", json={"metadata": {"x": 1}})
+        assert machines.looks == 3
+        listed = (await api.http.get("/api/devices")).json()["items"]
+        assert listed[0]["isolation"] is None
+
+
+async def test_a_device_for_whose_process_there_is_no_room_stays_as_it_is() -> None:
+    machines = Machines()
+    async with world(cluster=machines) as api:
+        await api.http.post("/api/devices", json={"device_id": "a", "device_type": "pump"})
+        machines.room = False
+        refused = await api.http.patch("/api/devices/a", json={"isolation": "process", "metadata": {"x": 1}})
+        assert_problem(refused, 409, "isolation_limit")
+        body = {"device_id": "b", "device_type": "pump", "isolation": "process"}
+        assert_problem(await api.http.post("/api/devices", json=body), 409, "isolation_limit")
+        assert (await api.http.get("/api/devices/a")).json()["metadata"] == {}
+        assert (await api.http.get("/api/devices/b")).status_code == 404
+        back = await api.http.patch("/api/devices/a", json={"isolation": "shared"})
+        assert back.status_code == 200
+
+
+@pytest.mark.parametrize("isolation", ["own", "", 1, ["process"]])
+async def test_what_is_no_isolation_is_refused(isolation: object) -> None:
+    async with world() as api:
+        await api.http.post("/api/devices", json={"device_id": "a", "device_type": "pump"})
+        refused = await api.http.patch("/api/devices/a", json={"isolation": isolation})
+        assert_problem(refused, 422, "invalid")
 
 
 async def test_hosts_are_shown_and_scaled() -> None:
@@ -83,8 +134,16 @@ async def test_hosts_come_from_what_the_coordinator_says() -> None:
             return self
 
         async def remote(self, _: str) -> dict[str, object]:
-            return {"hosts": [host], "hosts_wanted": 2, "balanced": False}
+            isolated = [{"device_id": "d", "process": "device:d", "state": "own"}]
+            own = {**host, "name": "device:d", "leaving": False, "device": "d"}
+            told = {"hosts": [host, own], "hosts_wanted": 2, "balanced": False}
+            return {**told, "isolated": isolated, "max_isolated": 8}
 
     shown = await Overview(Coordinator()).hosts()
     assert (shown.wanted, shown.balanced) == (2, False)
-    assert shown.items == [HostItem("host-0", "leaving", NODE, 7, 3, 1024, 9, 11, 0.2, 0.0, 1.5)]
+    assert shown.items == [
+        HostItem("device:d", "serving", NODE, 7, 3, 1024, 9, 11, 0.2, 0.0, 1.5, "d"),
+        HostItem("host-0", "leaving", NODE, 7, 3, 1024, 9, 11, 0.2, 0.0, 1.5),
+    ]
+    assert shown.isolated == [IsolatedDevice("d", "device:d", "own")]
+    assert shown.max_isolated == 8

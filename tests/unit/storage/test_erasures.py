@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from faulty_influx import FaultyInflux
-from storage_rows import NOON_MS, alarm, event, reading, registration
+from storage_rows import NOON_MS, alarm, event, reading, registration, snapshot
 
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.messages import DeadLetter, EraseData
 from sensorium.actors.origin import Origin
-from sensorium.actors.placement import device_key, shard_of
+from sensorium.actors.placement import SHARDS, device_key, shard_of
+from sensorium.actors.ports import Rehoming
 from sensorium.actors.records import Commit, Registration, TimerRow
 from sensorium.actors.turns import Work, run
 from sensorium.storage import PgLog, PgMembership
@@ -57,9 +58,12 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.01)
 
 
-def erasing(known: Registration, head: int, job_id: str = "j", whole: bool = False) -> Commit:
-    """The commit of the turn that has the device forget, at the shard's offset `head` + 1."""
-    device = Device(known.device_id, Shard(shard_of(known.device_id), head))
+def erasing(
+    known: Registration, head: int, job_id: str = "j", whole: bool = False, shard: int | None = None
+) -> Commit:
+    """The commit of the turn that has the device forget, at its shard's offset `head` + 1."""
+    number = shard_of(known.device_id) if shard is None else shard
+    device = Device(known.device_id, Shard(number, head))
     device.registration = known
     message = EraseData(known.device_id, job_id, whole, ADA)
     return run([Work([message])], {device.id: device}, Surroundings(), 2**42, set()).commit
@@ -134,6 +138,39 @@ async def test_nothing_of_it_is_left_and_the_rest_is_as_it_was(log: PgLog, pool:
     assert (await log.open([SHARD]))[SHARD] == 23
     told = [entry.what for entry in (await AuditLog([pool]).page(thing=GONE)).items]
     assert told == ["device.erased", "device.erase"]
+
+
+async def test_what_an_isolated_device_has_in_another_shard_goes_as_well(log: PgLog, pool: Pool) -> None:
+    """Its offsets there say nothing: all from before goes, however high, and what comes later stays."""
+    await log.claim([SHARD])
+    await filled(log)
+    there = Rehoming(
+        *(GONE, SHARD, SHARDS, {SHARD: 1, SHARDS: 0}, {SHARD: 22, SHARDS: 1}),
+        event(GONE, 1, "isolation")._replace(shard=SHARDS),
+        snapshot(GONE, 1)._replace(shard=SHARDS),
+    )
+    await log.rehome(there)
+    own = reading(GONE, 2, NOON_MS, key=30)._replace(shard=SHARDS)
+    await log.commit(Commit(readings=[own], epochs={SHARDS: 1}))
+    gone = erasing(registration(GONE), 2, shard=SHARDS)
+    gone.epochs = {SHARDS: 1}
+    await log.commit(gone)
+    back = Rehoming(
+        *(GONE, SHARDS, SHARD, {SHARDS: 1, SHARD: 2}, {SHARDS: 3, SHARD: 23}),
+        event(GONE, 23, "isolation"),
+        gone.erasures[0].snapshot._replace(shard=SHARD, offset=23),
+    )
+    await log.rehome(back)
+    later = reading(GONE, 24, NOON_MS, key=31)
+    await log.commit(Commit(readings=[later], epochs={SHARD: 3}))
+    await done(pool)
+    kept = await pool.fetch(READINGS, device_key(GONE))
+    assert [(row["shard"], row["log_offset"]) for row in kept] == [(SHARD, 24)]
+    job = await Erasures([pool]).get("j")
+    assert job is not None
+    assert job.counts["readings"] == 11
+    [found] = await log.load([GONE])
+    assert [row.key for row in found.tail] == [31]
 
 
 @pytest.mark.parametrize("flushed", [True, False], ids=["rollups were there", "rollups were under way"])

@@ -24,8 +24,10 @@ from sensorium.actors.messages import (
     Register,
     SendCommand,
 )
-from sensorium.actors.placement import shard_of
+from sensorium.actors.placement import SHARDS, shard_of
+from sensorium.actors.ports import Rehoming
 from sensorium.actors.profile import Profile, Profiles, WindowSpec
+from sensorium.actors.records import EventRow
 from sensorium.actors.recovery import activate, take_snapshot
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Operator, RuleSpec, Threshold
@@ -40,6 +42,7 @@ from sensorium.storage.rules import PgRules
 pytestmark = pytest.mark.database
 
 ID = "d-1"
+HOME = shard_of(ID)
 PROFILES = Profiles(Profile(windows=(WindowSpec(60.0, 5.0), WindowSpec(600.0, 60.0)), lateness_s=120.0))
 SECOND_MS = 1_000
 
@@ -70,7 +73,24 @@ class Living:
         await self._log.save([take_snapshot(self.device)], {})
         if again:
             [stored] = await self._log.load([ID])
-            self.device = activate(stored, Shard(shard_of(ID), self.device.shard.head), self._around)
+            self.device = activate(stored, self.device.shard, self._around)
+
+    async def move(self) -> None:
+        """To a dedicated shard or back, as a host would."""
+        await self._log.claim([HOME])
+        left = self.device.shard
+        to = Shard(SHARDS if left.number == HOME else HOME, 0)
+        [to.head] = (await self._log.open([to.number])).values()
+        rows = await self._pool.fetch(
+            "SELECT shard, epoch FROM assignments WHERE shard = ANY($1::int[])", [left.number, to.number]
+        )
+        to.head += 1
+        snapshot = take_snapshot(self.device)._replace(shard=to.number, offset=to.head)
+        event = EventRow(to.number, to.head, self.device.key, NOON_MS, "isolation", b"{}")
+        heads = {left.number: left.head, to.number: to.head}
+        await self._log.rehome(Rehoming(ID, left.number, to.number, dict(rows), heads, event, snapshot))
+        [stored] = await self._log.load([ID])
+        self.device = activate(stored, to, self._around)
 
     async def _now_ms(self) -> int:
         found: int = await self._pool.fetchval("SELECT clock_timestamp()")
@@ -92,11 +112,13 @@ async def living(dsn: str, pool: Pool) -> AsyncIterator[Living]:
 
 
 def told(state: WholeDevice) -> WholeDevice:
-    """Without what no event tells of: whether a command may be told now, and until when."""
+    """Without what no event tells of: when a command may be told, and until when; an alarm's counts."""
     commands = [
         msgspec.structs.replace(command, ready=False, due_ms=None, updated_ms=0) for command in state.commands
     ]
-    return msgspec.structs.replace(state, commands=commands)
+    uncounted = {"met": 0, "readings": 0, "last_met_ms": None, "last_reading_ms": None}
+    alarms = [msgspec.structs.replace(alarm, **uncounted) for alarm in state.alarms]
+    return msgspec.structs.replace(state, commands=commands, alarms=alarms)
 
 
 def anything(rng: random.Random, n: int, alarms: list[str]) -> tuple[Message, tuple[str, ...]]:
@@ -118,7 +140,8 @@ def anything(rng: random.Random, n: int, alarms: list[str]) -> tuple[Message, tu
     return rng.choice(choices), names
 
 
-async def test_it_is_what_it_was_at_any_time(living: Living, pool: Pool) -> None:
+@pytest.mark.parametrize("moves", [0.0, 0.08], ids=["in its shard", "isolated now and then"])
+async def test_it_is_what_it_was_at_any_time(living: Living, pool: Pool, moves: float) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -127,6 +150,8 @@ async def test_it_is_what_it_was_at_any_time(living: Living, pool: Pool) -> None
         await living(*anything(rng, n, [alarm.alarm_id for alarm in living.device.alarms.values()]))
         if rng.random() < 0.08:
             await living.save(rng.random() < 0.5)
+        if rng.random() < moves:
+            await living.move()
     states = PastStates([pool], PROFILES)
     from_snapshots = 0
     for at_ms, was in living.past:

@@ -60,6 +60,21 @@ async def test_memory_and_database_select_the_same(log: PgLog, pool: Pool, which
         assert await database.select(which, shards) == await memory.select(which, shards)
 
 
+async def test_a_device_with_a_dedicated_shard_is_selected_by_that(log: PgLog, pool: Pool) -> None:
+    await log.commit(Commit(registrations=DEVICES))
+    async with acquired(pool) as connection:
+        await connection.execute("UPDATE assignments SET device_id = 'a1' WHERE shard = 1024")
+    memory = MemoryStore()
+    memory.registrations = {r.device_id: r for r in DEVICES}
+    memory.homes = {"a1": 1024}
+    database: Registry = PgRegistry(pool)
+    a1 = shard_of("a1")
+    for shards in ([a1], [1024], [a1, 1024], [1025], range(SHARDS), None):
+        assert await database.select(Filter(), shards) == await memory.select(Filter(), shards)
+    assert await database.select(Filter(), [a1]) == []
+    assert await database.select(Filter(), [1024]) == ["a1"]
+
+
 async def test_registrations_by_pages(log: PgLog, pool: Pool) -> None:
     await log.commit(Commit(registrations=DEVICES))
     registry = PgRegistry(pool)

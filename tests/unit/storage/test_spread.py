@@ -14,7 +14,7 @@ from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
 from sensorium.actors.host import DeviceHost, HostSettings
 from sensorium.actors.messages import DeadLetter, Reading, Register
 from sensorium.actors.origin import Origin
-from sensorium.actors.placement import SHARDS, device_key, shard_of
+from sensorium.actors.placement import SHARDS, database_of, device_key, shard_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import (
     Alarm,
@@ -46,7 +46,7 @@ from sensorium.storage._history_sql import AGGREGATIONS
 from sensorium.storage.commands import PgCommands
 from sensorium.storage.database import Pool, acquired, connect
 from sensorium.storage.layout import LayoutMismatch, check_layout
-from sensorium.storage.spread import SpreadLog, database_of, database_of_device, split
+from sensorium.storage.spread import SpreadLog, database_of_device, split
 from sensorium.storage.spread_history import SpreadHistory
 from sensorium.storage.spread_members import SpreadMembership
 from sensorium.storage.spread_reads import SpreadAlarms, SpreadCommands, SpreadDeadLetters, SpreadRegistry
