@@ -55,8 +55,14 @@ demo: $(STAMP)
 up: $(STAMP)
 	$(BIN)/sensorium up --data-dir .sensorium/up $(PORTS) $(ARGS)
 
+# Without a choice of tests, those that share nothing run by two processes first.
 test: $(STAMP)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/pytest --hypothesis-profile=thorough -n 2 tests/unit
+	$(BIN)/pytest tests/integration
+else
 	$(BIN)/pytest --hypothesis-profile=thorough $(ARGS)
+endif
 
 test-fast: $(STAMP)
 	$(BIN)/pytest tests/unit -m "not slow" -n 2 $(ARGS)

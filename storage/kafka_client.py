@@ -23,6 +23,11 @@ RETRY_BACKOFF_MS = 500
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
+def delivery_timeout_s() -> float:
+    """How long a page may wait for its acknowledgement: two requests."""
+    return 2 * REQUEST_TIMEOUT_MS / 1000
+
+
 def options(settings: KafkaSettings) -> dict[str, Any]:
     """What each of aiokafka's clients takes.
 
@@ -72,5 +77,7 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await producer.stop()
     except TimeoutError:
-        # It still waits for batches that no broker takes. Its sender ends with the connections.
+        # It still waits for batches that no broker takes. Left alone, its sender would connect again and deliver
+        # them behind what a later producer has sent; there is no public way to end it.
+        await producer._sender.close()
         await producer.client.close()

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, for_code
 from aiokafka.partitioner import murmur2
 
 from sensorium.actors.errors import InvalidMessage
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Connection
-from sensorium.storage.kafka_client import close_producer, kafka_errors, options
+from sensorium.storage.kafka_client import close_producer, delivery_timeout_s, kafka_errors, options
 from sensorium.storage.kafka_messages import ALERT, COMMAND, KafkaMessage, happened, reading
 from sensorium.storage.kafka_settings import NAME, KafkaSinkSettings
 from sensorium.storage.known_devices import KnownDevices, named
@@ -137,8 +137,14 @@ class KafkaSink:
         for (topic, partition), batch in (*finished, *open_batches.items()):
             batch.close()
             acks.append(await producer.send_batch(batch, topic, partition=partition))
-        # All of them are waited for, so that none is under way when the first failure is told.
-        for answer in await asyncio.gather(*acks, return_exceptions=True):
+        # All of them are waited for, so that none is under way when the first failure is told. An idempotent
+        # producer would wait for brokers that are away for ever, and nobody would be told that they are.
+        try:
+            async with asyncio.timeout(delivery_timeout_s()):
+                answers = await asyncio.gather(*acks, return_exceptions=True)
+        except TimeoutError:
+            raise KafkaTimeoutError(f"not acknowledged within {delivery_timeout_s():g} s") from None
+        for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
 

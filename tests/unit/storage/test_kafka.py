@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from apache_kafka import ApacheKafka
 from msgspec.structs import replace
 from storage_rows import NOON_MS, alarm, event, reading, registration
 from tansu import Tansu
@@ -29,7 +30,7 @@ from sensorium.storage.projection import ProjectionSettings
 from sensorium.storage.projection_runner import ProjectionRunner
 
 pytestmark = [pytest.mark.database, pytest.mark.slow]
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def reader(broker: Tansu, topic: str) -> AsyncIterator[Callable[[int], Any]]:
+async def reader(broker: Tansu | ApacheKafka, topic: str) -> AsyncIterator[Callable[[int], Any]]:
     """`await read(n)`: the next records of the topic, at least n of them."""
     consumer = AIOKafkaConsumer(bootstrap_servers=broker.address, auto_offset_reset="earliest")
     await consumer.start()
