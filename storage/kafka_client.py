@@ -77,7 +77,7 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await producer.stop()
     except TimeoutError:
-        # It still waits for batches that no broker takes. Left alone, its sender would connect again and deliver
-        # them behind what a later producer has sent; there is no public way to end it.
+        # It still waits for batches that no broker takes. Left alone, its sender would connect again and
+        # deliver them behind what a later producer has sent; there is no public way to end it.
         await producer._sender.close()
         await producer.client.close()
