@@ -15,6 +15,7 @@ from sensorium.cluster.api_client import PlatformApi
 from sensorium.cluster.live import ALARMS_ASKED, Counters, alarm, counters, figures
 from sensorium.cluster.run_directory import RunState, read_state
 
+TABLES_SHOWN: Final = 4
 _RAYS_OWN: Final = frozenset({"CPU", "memory", "object_store_memory"})
 
 
@@ -91,6 +92,8 @@ class Status(msgspec.Struct, frozen=True):
     alarms: dict[str, int] = {}
     alarms_capped: bool = False
     projection_lag: dict[str, int] = {}
+    storage_bytes: dict[str, int] = {}
+    """By table with its indexes and partitions, over all databases."""
     nodes: list[Node] = []
     hosting: HostList = HostList()
 
@@ -133,10 +136,13 @@ def of_pages(state: RunState, readiness: dict[str, Any], page: str, alarms: list
     """The status that these answers of the API come to."""
     since_start = figures(Counters(0.0), counters(page, 1.0), [alarm(item) for item in alarms])
     lag: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             if sample.name == "sensorium_projection_lag":
                 lag[sample.labels["name"]] += int(sample.value)
+            elif sample.name == "sensorium_storage_bytes":
+                stored[sample.labels["table"]] += int(sample.value)
     return msgspec.structs.replace(
         of_state(state),
         ready=bool(readiness["ready"]),
@@ -151,6 +157,7 @@ def of_pages(state: RunState, readiness: dict[str, Any], page: str, alarms: list
         alarms=dict(since_start.alarms_by_severity),
         alarms_capped=len(alarms) >= ALARMS_ASKED,
         projection_lag=dict(lag),
+        storage_bytes=dict(stored.most_common()),
     )
 
 
@@ -191,6 +198,8 @@ def table(shown: Status) -> Table:
     rows.add_row("active alarms", (", ".join(counts) or "none") + (" or more" if shown.alarms_capped else ""))
     for name, behind in shown.projection_lag.items():
         rows.add_row(f"lag of {name}", f"{behind:,}")
+    if shown.storage_bytes:
+        rows.add_row("storage", _stored(shown.storage_bytes))
     return rows
 
 
@@ -233,6 +242,13 @@ def _isolated(hosting: HostList) -> str:
     waiting = [f"{one.device_id} is {one.state}" for one in hosting.isolated if one.state != "own"]
     own = len(hosting.isolated) - len(waiting)
     return "; ".join([f"{own} of at most {hosting.max_isolated} in a process of their own", *waiting])
+
+
+def _stored(size_bytes: dict[str, int]) -> str:
+    """All together, and the largest tables."""
+    most = sorted(size_bytes.items(), key=lambda item: -item[1])[:TABLES_SHOWN]
+    parts = ", ".join(f"{table} {size / 1e6:,.1f}" for table, size in most)
+    return f"{sum(size_bytes.values()) / 1e6:,.1f} MB ({parts})"
 
 
 def _told(node: Node) -> str:

@@ -146,7 +146,11 @@ def test_the_status_of_a_platform_that_serves() -> None:
     one = {"severity": "major", "device_id": "d", "rule_name": "r", "detail": "", "start_ms": 1}
     alarms = [one] * 200
     readiness = {"ready": True, "status": "ready", "checks": {"database": "ok"}}
-    shown = status.of_pages(state, readiness, page(5000, [0, 0, 0, 0, 7] + [0] * 10), alarms)
+    stored = [("readings", 2_000_000), ("events", 500_000), ("readings", 1_000_000), ("shards", 1_000)]
+    sizes = "\n".join(f'sensorium_storage_bytes{{table="{name}"}} {size}' for name, size in stored)
+    text = page(5000, [0, 0, 0, 0, 7] + [0] * 10) + f"# TYPE sensorium_storage_bytes gauge\n{sizes}\n"
+    shown = status.of_pages(state, readiness, text, alarms)
+    assert shown.storage_bytes == {"readings": 3_000_000, "events": 500_000, "shards": 1_000}
     assert (shown.ready, shown.hosts, shown.readings_committed, shown.dead_letters) == (True, 2, 5000, 6)
     assert shown.alarms == {"major": 200}
     assert shown.alarms_capped
@@ -155,7 +159,13 @@ def test_the_status_of_a_platform_that_serves() -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(status.table(shown))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for expected in ("ready (pid 42", "200 major or more", "p50 17.5 ms", "lag of webhooks"):
+    for expected in (
+        "ready (pid 42",
+        "200 major or more",
+        "p50 17.5 ms",
+        "lag of webhooks",
+        "3.5 MB (readings 3.0",
+    ):
         assert expected in text, text
 
 
