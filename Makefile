@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo up test test-fast check bench bench-actions bench-coap bench-commands bench-detection bench-history bench-http bench-live bench-models bench-rules bench-runtime bench-ways chaos storm lock clean
+.PHONY: mlflow help install demo up test test-fast check bench bench-actions bench-coap bench-commands bench-detection bench-history bench-http bench-live bench-models bench-rules bench-runtime bench-ways chaos storm lock clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -125,8 +125,19 @@ chaos: $(STAMP)
 lock:
 	uv pip compile --group dev --generate-hashes --no-emit-index-url --python-version 3.11 --universal \
 		pyproject.toml -o requirements.lock --custom-compile-command "make lock" $(UV_ARGS)
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --universal \
+		requirements-mlflow.in -o requirements-mlflow.lock --custom-compile-command "make lock" $(UV_ARGS)
+
+# A real MLflow server for the tests, in an environment of its own.
+mlflow: .venv-mlflow/.installed
+
+.venv-mlflow/.installed: requirements-mlflow.lock
+	$(PYTHON) -m venv .venv-mlflow
+	.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements-mlflow.lock
+	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist */_*.so *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) .venv-mlflow build dist */_*.so *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache .sensorium/demo .sensorium/up
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

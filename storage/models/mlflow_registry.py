@@ -4,8 +4,9 @@ Needs the extra `mlflow`. The artefact is checked and loaded as from a folder; M
 unpickle, are not used.
 """
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,7 +91,8 @@ class MlflowRegistry:
                     file = Path(folder) / name
                     file.write_bytes(data)
                     self._client.log_artifact(run_id, str(file))
-            self._client.set_terminated(run_id)
+            with redirect_stdout(io.StringIO()):  # it prints addresses
+                self._client.set_terminated(run_id)
             try:
                 self._client.create_registered_model(info.name)
             except MlflowException as error:
