@@ -1,8 +1,8 @@
 """`make chaos`: each fault several times under load, and what became of every message that was acknowledged.
 
 `python tests/integration/chaos.py [--runs 5] [--fault "host killed"] [--json]`. Devices publish over MQTT at
-QoS 1 all the time. Faults of one machine happen to a platform of its own, calls that fail to another, and
-faults of several machines to a cluster of three nodes: machines of a network, where one can be made.
+QoS 1 all the time. Faults of one machine happen to a platform of its own, calls that fail and faults of
+several machines to clusters of three nodes: machines of a network, where one can be made.
 
 A fault counts as recovered when the log holds a message of every device that was sent after the fault began;
 devices send about twice a second, so this is never less than half a second. At the end the log is compared
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ import cluster_faults
 import httpx
 import network
 import ray
-from cluster_world import loopback_cluster, networked_cluster
+from cluster_world import World, loopback_cluster, networked_cluster
 from faults import FAULTS, Target, refused_writes
 from field import Load, mqtt_client
 from log_audit import audit
@@ -40,7 +40,7 @@ from recovery import recovered
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rpc_faults import failing_calls
+from rpc_faults import TENTH, failing_calls
 
 from sensorium.actors.fleet import connect
 from sensorium.ingest.broker import free_port
@@ -90,16 +90,16 @@ class Scene(NamedTuple):
 
 
 @asynccontextmanager
-async def one_machine(environment: Mapping[str, str]) -> AsyncIterator[Scene]:
+async def one_machine() -> AsyncIterator[Scene]:
     """A platform of its own, and the broker that its devices publish to."""
     directory = Path(tempfile.mkdtemp(prefix="sens-chaos-"))
     mosquitto = None
-    more = dict(environment)
+    environment = {}
     if MOSQUITTO is not None:
         mosquitto = RealMosquitto(directory)
         mosquitto.start()
-        more["MQTT_BROKER_URL"] = mosquitto.url
-    platform = PlatformProcess(directory / "p", free_port(), free_port(), environment=more)
+        environment["MQTT_BROKER_URL"] = mosquitto.url
+    platform = PlatformProcess(directory / "p", free_port(), free_port(), environment=environment)
     try:
         await asyncio.to_thread(platform.start)
         connect(platform.state.ray_address)
@@ -110,7 +110,7 @@ async def one_machine(environment: Mapping[str, str]) -> AsyncIterator[Scene]:
             lambda: platform.state.database,
             address,
             lambda: refused_writes(target),
-            {name: partial(fault, target) for name, fault in FAULTS.items()} | {CALLS_FAIL: _nothing_more},
+            {name: partial(fault, target) for name, fault in FAULTS.items()},
         )
         ray.shutdown()
         code = await asyncio.to_thread(platform.stop)
@@ -124,17 +124,17 @@ async def one_machine(environment: Mapping[str, str]) -> AsyncIterator[Scene]:
 
 
 @asynccontextmanager
-async def several_machines() -> AsyncIterator[Scene]:
-    """A cluster of three nodes; machines of a network of their own where one can be made."""
-    cluster = loopback_cluster if network.why_not() else networked_cluster
-    with cluster() as world:
+async def several_machines(opened: AbstractContextManager[World]) -> AsyncIterator[Scene]:
+    """A cluster of three nodes."""
+    with opened as world:
         await world.spread_evenly()
         yield Scene(
             lambda: world.url,
             lambda: world.dsn,
             world.broker.address,
             world.refused_writes,
-            {name: partial(fault, world) for name, fault in cluster_faults.FAULTS.items()},
+            {name: partial(fault, world) for name, fault in cluster_faults.FAULTS.items()}
+            | {CALLS_FAIL: _nothing_more},
         )
 
 
@@ -186,7 +186,7 @@ def impossible(name: str) -> str | None:
     """Why a fault cannot be done here; None when it can."""
     if name in cluster_faults.CUTS and (reason := network.why_not()):
         return reason
-    needs_broker = name in cluster_faults.FAULTS or name == "broker restarted"
+    needs_broker = name in cluster_faults.FAULTS or name in (CALLS_FAIL, "broker restarted")
     if needs_broker and MOSQUITTO is None:
         return "Mosquitto is not installed"
     if name in cluster_faults.FAULTS and network.why_not() is None and not BINARIES:
@@ -201,9 +201,13 @@ async def report(names: Sequence[str], runs: int, as_json: bool) -> int:
         print(f"skipped: {name} ({impossible(name)})", file=sys.stderr)
     possible = [name for name in names if not impossible(name)]
     scenes = (
-        (one_machine({}), FAULTS),
-        (one_machine(failing_calls(4, 4, 2, late_us=20_000)), {CALLS_FAIL}),
-        (several_machines(), cluster_faults.FAULTS),
+        (one_machine(), FAULTS),
+        (several_machines(loopback_cluster(**failing_calls(*TENTH))), {CALLS_FAIL}),
+        # Machines of a network of their own, where one can be made.
+        (
+            several_machines(loopback_cluster() if network.why_not() else networked_cluster()),
+            cluster_faults.FAULTS,
+        ),
     )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for opened, known in scenes:

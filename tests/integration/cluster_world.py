@@ -4,7 +4,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -121,6 +121,11 @@ class World:
             yield load
             await self.recovered(load, "the end")
         async with audit(self.dsn) as log:
+            # The broker has acknowledged it all; the last of it is under way to the log.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+                    while await log.count(ids) < load.total:
+                        await asyncio.sleep(0.1)
             stored = await log.stored(ids, "sequence")
             wrong = {i: found for i in ids if (found := stored.get(i, [])) != list(range(load.sent[i]))}
             assert not wrong, f"{len(wrong)} devices, such as {next(iter(wrong.items()))}"
@@ -146,6 +151,11 @@ class World:
         said = (log.read_text(errors="replace") for log in sorted(logs))
         return "\n".join(text[-6000:] for text in said if ":actor_name:Coordinator" in text)
 
+    def failed_calls(self) -> int:
+        """How many calls Ray says it has let fail."""
+        logs = self.machines.folder.glob("ray/session_2*/logs/python-core-worker-*.log")
+        return sum(log.read_text(errors="replace").count("Inject RPC") for log in logs)
+
     def refused_writes(self) -> int:
         """How many transactions the database has refused: who sent them had lost its shards."""
         embedded = isinstance(self.database, EmbeddedPostgres)
@@ -155,7 +165,7 @@ class World:
 
 @contextmanager
 def loopback_cluster(**environment: str) -> Iterator[World]:
-    """All of it on this machine's loopback, started; `environment` is every node's."""
+    """All of it on this machine's loopback, started; `environment` is the workers'."""
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         broker = stack.enter_context(_broker(folder))
@@ -165,8 +175,8 @@ def loopback_cluster(**environment: str) -> Iterator[World]:
         secrets = f"DEVICE_DB_URL='{database.dsn}'\nMQTT_BROKER_URL={broker.url}\n"
         local = {"head_ip": "127.0.0.1", "worker_ips": ["127.0.0.2", "127.0.0.3"]}
         directory, launcher, name = installed(folder, secrets, local)
-        machines = Machines(directory, launcher, environment=environment)
-        yield from _started(World(machines, database, broker), name)
+        machines = Machines(directory, launcher)
+        yield from _started(World(machines, database, broker), name, environment)
 
 
 @contextmanager
@@ -184,15 +194,20 @@ def networked_cluster() -> Iterator[World]:
         inside = {machine: network.inside(machine) for machine in network.machines}
         machines = Machines(directory, launcher, head_ip, inside)
         # Before the nodes are stopped, so that they hear of it.
-        yield from _started(World(machines, database, broker, network), name, network.heal)
+        yield from _started(World(machines, database, broker, network), name, {}, network.heal)
 
 
-def _started(world: World, name: str, before_stop: Callable[[], None] = lambda: None) -> Iterator[World]:
+def _started(
+    world: World,
+    name: str,
+    workers: Mapping[str, str],
+    before_stop: Callable[[], None] = lambda: None,
+) -> Iterator[World]:
     machines = world.machines
     try:
         machines.start_head()
         for number in range(1, len(WORKERS) + 1):
-            machines.start_worker(number)
+            machines.start_worker(number, **workers)
         machines.start_platform()
         yield world
         before_stop()

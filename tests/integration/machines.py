@@ -40,7 +40,6 @@ class Machines:
         launcher: the launcher's file as `deploy` writes it.
         head_ip: where workers find the head.
         inside: by node ("head", "worker-1" …) the command that runs another on that machine.
-        environment: more variables of every node.
 
     Attributes:
         nodes: the node's process, by node.
@@ -52,7 +51,6 @@ class Machines:
         launcher: dict[str, Any],
         head_ip: str = "127.0.0.1",
         inside: Mapping[str, Sequence[str]] | None = None,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.launcher = launcher
@@ -60,7 +58,6 @@ class Machines:
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._head_ip = head_ip
         self._inside = inside or {}
-        self._more = dict(environment or {})
 
     def start_head(self) -> None:
         """Ray on the head, as the launcher starts it."""
@@ -190,7 +187,6 @@ class Machines:
             "RAY_HEAD_IP": self._head_ip,
             _MARK: self.mark,
             _NODE: node,
-            **self._more,
             # The tree under test, where it is not the one that the environment has installed.
             **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         }

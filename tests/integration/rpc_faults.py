@@ -3,6 +3,9 @@
 import json
 from typing import Any, Final
 
+TENTH: Final = (4, 4, 2, 20_000)
+"""One call in ten: see `failing_calls`."""
+
 _CALLS: Final = "CoreWorkerService.grpc_client.PushTask"
 """Every call of an actor: batches, pings, hand-overs, and what Ray Serve says to its replicas."""
 
