@@ -37,7 +37,7 @@ from sensorium.cluster.actions import action_services
 from sensorium.cluster.adapters import adapter_service
 from sensorium.cluster.audit import note_configuration
 from sensorium.cluster.config import Config
-from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
+from sensorium.cluster.deploy.node import RAY_ENVIRONMENT, STARTED_TOGETHER
 from sensorium.cluster.errors import AlreadyRunning
 from sensorium.cluster.lorawan import lorawan_command_services
 from sensorium.cluster.ports import PortTaken, check_free
@@ -79,10 +79,6 @@ _log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES: Final = 200 * 1024 * 1024
 """Batches travel inline, so Ray's shared memory is hardly used."""
-
-STARTED_TOGETHER: Final = 16
-"""Processes that Ray starts side by side. It prints a warning into our output at four times as many, and it
-would take the number of cores for this bound, though our actors claim none."""
 
 PROXY_GONE_S: Final = 20.0
 """In which the HTTP port of a platform that was killed is free again."""

@@ -15,10 +15,16 @@ from typing import Final
 from sensorium.ingest.broker import free_port
 from sensorium.serve.environment import ProxyPorts, serve_environment, short_run_dir
 
+STARTED_TOGETHER: Final = 16
+"""Processes that Ray starts side by side on a node. It prints a warning into our output at four times as
+many, and it would take the node's number of CPUs for this bound, though our actors claim none: what a lost
+node had would start one after the other."""
+
 RAY_ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A host that is replaced leaves a record in Ray's control store; the default keeps 100,000 of them.
     "RAY_maximum_gcs_destroyed_actor_cached_count": "100",
+    "RAY_worker_maximum_startup_concurrency": str(STARTED_TOGETHER),
 }
 """What Ray itself is told, on a deployed cluster and on a single machine."""
 
