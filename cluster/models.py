@@ -1,6 +1,7 @@
 """`sensorium train` and `sensorium models`: training on a running platform, and its models' lives."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ def train(config: Config, training: Training, console: Console) -> ModelInfo:
         need_scikit_learn()
         registry = config.models.open()
         address = config.cluster.ray_address or read_state(config.storage.data_dir).ray_address
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what the platform itself set up
         with _progress(console) as bar:
             task = bar.add_task("devices", total=None)
             for step in train(connect(address), training):
