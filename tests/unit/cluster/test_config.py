@@ -49,6 +49,7 @@ def test_flag_over_environment_over_file_over_default(written) -> None:
         ("http:\n\n  port: '80'", ":3: http.port: must be a whole number"),
         ("http:\n  port: true", ":2: http.port: must be a whole number"),
         ("http:\n  port: 70000", ":2: http.port: must be less than or equal to 65535"),
+        ("http: {host: 192.168.1.5}", ":1: http.host: must be '127.0.0.1', 'localhost' or '0.0.0.0'"),
         ("mqtt: [1]", ":1: mqtt: must be a mapping of settings"),
         ("profiles:\n  pump:\n    isolation: own", ":3: profiles.pump.isolation: "),
         (
