@@ -84,7 +84,7 @@ async def test_a_models_life(
     assert anomaly["expected"] == pytest.approx(12, abs=0.5)
     sound = (await api.get(f"/api/analytics/devices/{IDS[1]}/anomalies")).json()["items"]
     assert [a for a in sound if a["detector"].startswith("model:")] == []
-    events = (await api.get(f"/api/devices/{IDS[0]}/events", params={"kind": "anomaly"})).json()["items"]
+    events = (await api.get(f"/api/devices/{IDS[0]}/events", params={"kinds": "anomaly"})).json()["items"]
     assert f"model:{NAME}@1" in [event["body"]["detector"] for event in events]
 
     # A file that somebody changed is not set to work.
