@@ -142,8 +142,15 @@ class World:
         return self.machines.processes_of(node, title)[0]
 
     def node_of(self, title: str) -> str:
-        """The node that has a process of this title."""
-        return next(name for name in self.machines.nodes if self.machines.processes_of(name, title))
+        """The node that has a process of this title, once one has."""
+        found: list[str] = []
+
+        def there() -> bool:
+            found[:] = [name for name in self.machines.nodes if self.machines.processes_of(name, title)]
+            return bool(found)
+
+        wait_until(there, 20, title)
+        return found[0]
 
     def coordinator_log(self) -> str:
         """The last that it has said."""
