@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import history_load
 import psutil
 
 from sensorium.actors.metrics import metric_set
@@ -79,20 +80,37 @@ class Writer:
             await self.flush()
 
     async def flush(self) -> None:
-        await self._log.commit(Commit(readings=self._rows))
+        if self._rows:
+            await self._log.commit(Commit(readings=self._rows))
         self._rows = []
 
 
+async def stored_day(dsn: str, writer: Writer) -> dict[str, float]:
+    """Bytes a reading of a device at 1 Hz takes after a day, in the log and in all levels of rollups."""
+    pool = await open_pool(dsn)
+    before = await history_load.sizes(pool)
+    for second in range(86_400):
+        await writer.add("day", START_MS + second * 1000)
+    await writer.flush()
+    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
+    await runner.start()
+    while runner.statistics()["entries"] < writer.count:
+        await runner.ping()
+        await asyncio.sleep(0.05)
+    await runner.stop()
+    after = await history_load.sizes(pool)
+    await close_pool(pool)
+    return {name: (after[name] - before[name]) / writer.count for name in after}
+
+
 async def write(writer: Writer, log: PgLog, devices: int) -> None:
-    """A year of one device every 15 minutes, a day of one at 1 Hz, a week of many every 30 minutes."""
+    """A year of one device every 15 minutes, a week of many every 30 minutes."""
     ids = [f"many-{n}" for n in range(devices)]
     await log.commit(
         Commit(registrations=[Registration(i, "many", "active", None, {}, START_MS, START_MS) for i in ids])
     )
     for n in range(366 * 96):
         await writer.add("year", START_MS + n * 900_000)
-    for second in range(86_400):
-        await writer.add("day", START_MS + second * 1000)
     for n in range(7 * 48):
         for device_id in ids:
             await writer.add(device_id, START_MS + n * 1_800_000)
@@ -184,10 +202,11 @@ async def run(devices: int) -> dict[str, Any]:
             members = await PgMembershipFactory(server.dsn)()
             log = PgLog(server.dsn, await members.join("bench"))
             writer = Writer(log)
+            stored = await stored_day(server.dsn, writer)
             await write(writer, log, devices)
             process = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-            projected = await project(server.dsn, writer.count, process)
             count = writer.count
+            projected = await project(server.dsn, count - 86_400, process)
             for n in range(1_000):
                 await writer.add(f"many-{n % devices}", START_MS + 7 * DAY_MS + n)
             await writer.flush()
@@ -196,9 +215,16 @@ async def run(devices: int) -> dict[str, Any]:
                 await connection.execute("ANALYZE")
             answers = await questions(pool)
             await close_pool(pool)
+            loaded = await history_load.measured(writer, server.dsn, START_MS + 8 * DAY_MS)
             await log.close()
             await members.close()
-    return {"readings": count, "projection": projected, "questions": answers}
+    return {
+        "readings": count,
+        "bytes_a_reading": stored,
+        "projection": projected,
+        "questions": answers,
+        **loaded,
+    }
 
 
 def main() -> None:
@@ -211,6 +237,10 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     print(f"{result['readings']:,} readings of three metrics")
+    log, rollups = result["bytes_a_reading"]["log"], result["bytes_a_reading"]["rollups"]
+    print(
+        f"  a day at 1 Hz: {log:.0f} bytes a reading in the log, {rollups:.0f} in rollups (target 120 in all)"
+    )
     for name, value in result["projection"].items():
         print(f"  projection: {name.replace('_', ' ')}: {value:,.1f}")
     for name, found in result["questions"].items():
@@ -218,6 +248,13 @@ def main() -> None:
             f"  {name}: {found['ms']:.1f} ms from {found['source']} (target {found['target_ms']:.0f}),"
             f" plain SQL {found['plain_sql_ms']:.1f} ms"
         )
+    alone, beside = result["copied_a_second"], result["copied_a_second_with_rollups"]
+    print(f"  commits of 5,000: {alone:,.0f} readings/s, {beside:,.0f} with rollups being made")
+    lag = result["lag"]
+    print(
+        f"  at {lag['readings_a_second']:,.0f} readings/s counted after p50 {lag['p50_ms']:.0f},"
+        f" p99 {lag['p99_ms']:.0f} ms (target 1,000)"
+    )
 
 
 if __name__ == "__main__":
