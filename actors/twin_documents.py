@@ -173,6 +173,8 @@ def delta(desired: Document, reported: Document) -> dict[str, Any]:
                 if not isinstance(wanted, dict):
                     break  # something else is desired in the place of its object
                 inner = inner.setdefault(name, {})
+                if not isinstance(inner, dict):
+                    break  # all of the object is to go, or was replaced
             else:
                 inner[path[-1]] = None
     return left

@@ -31,6 +31,7 @@ from sensorium.actors.twin_documents import (
     NOTHING,
     Document,
     FieldWritten,
+    delta,
     patched,
     pointers,
     remaining,
@@ -299,3 +300,10 @@ def test_what_it_takes_in_memory_is_counted(fields: int) -> None:
     taken = tracemalloc.get_traced_memory()[0] / len(kept)
     tracemalloc.stop()
     assert 0.5 < counted / taken < 2.0, (counted, taken)
+
+
+@pytest.mark.parametrize("order", [("/c", "/c/y"), ("/c/y", "/c")])
+def test_of_an_object_that_is_to_go_as_a_whole_no_part_is_named(order: tuple[str, str]) -> None:
+    removed = {pointer: FieldWritten(T0_MS, "test", removed=True) for pointer in order}
+    reported = Document(1, {"c": {"y": 1}, "d": 2}, {}, T0_MS)
+    assert delta(Document(3, {}, removed, T0_MS), reported) == {"c": None}
