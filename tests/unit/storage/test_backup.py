@@ -12,7 +12,7 @@ import pytest
 from conftest import copied
 from storage_rows import alarm, event, reading, registration, snapshot
 
-from sensorium.actors.placement import shard_of
+from sensorium.actors.placement import ALL_SHARDS, shard_of
 from sensorium.actors.records import Commit
 from sensorium.storage import PgLog, PgMembership, close_pool, drop_partitions, migrate, open_pool
 from sensorium.storage.backup import back_up
@@ -333,7 +333,7 @@ async def test_a_backup_of_an_older_schema_is_brought_up_to_date(
     assert await migrate(empty) == 0
     found = await contents(empty)
     assert len(found["devices"]) == 1
-    assert len(found["assignments"]) == 1024
+    assert len(found["assignments"]) == ALL_SHARDS
 
 
 async def test_several_databases_of_one_log(
