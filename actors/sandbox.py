@@ -17,6 +17,7 @@ from sensorium.actors.conditions.recursion import check_recursion
 from sensorium.actors.device import Device, Shard, Surroundings
 from sensorium.actors.errors import InvalidMessage, refused
 from sensorium.actors.messages import Answer, Duplicate, Message, Outcome, Reading, Refusal, Register, Value
+from sensorium.actors.origin import Origin
 from sensorium.actors.placement import shard_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, StoredDevice
@@ -163,8 +164,8 @@ class Sandbox:
         """All rules."""
         return list(self._around.rules.rules.values())
 
-    def create_rule(self, spec: RuleSpec) -> Rule:
-        """A rule that only this sandbox has. Raises `InvalidMessage` for one that can never work."""
+    def create_rule(self, spec: RuleSpec, origin: Origin | None = None) -> Rule:
+        """A rule that only this sandbox has; nobody notes who made it. Raises `InvalidMessage` for one that can never work."""
         validate(spec)
         check_recursion(spec, [rule.spec for rule in self.rules()])
         self._created += 1
@@ -178,7 +179,7 @@ class Sandbox:
         self._use([*self.rules(), rule])
         return rule
 
-    def replace_rule(self, rule_id: str, spec: RuleSpec) -> Rule | None:
+    def replace_rule(self, rule_id: str, spec: RuleSpec, origin: Origin | None = None) -> Rule | None:
         """The rule's next version, here only; None when there is no such rule."""
         validate(spec)
         old = self._around.rules.rules.get(rule_id)
@@ -189,7 +190,7 @@ class Sandbox:
         self._use([rule if r.rule_id == rule_id else r for r in self.rules()])
         return rule
 
-    def delete_rule(self, rule_id: str) -> bool:
+    def delete_rule(self, rule_id: str, origin: Origin | None = None) -> bool:
         """Whether there was such a rule. The real one stays."""
         kept = [rule for rule in self.rules() if rule.rule_id != rule_id]
         if len(kept) == len(self._around.rules.rules):

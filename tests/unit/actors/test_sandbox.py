@@ -1,5 +1,6 @@
 """A fork's devices: like the real ones, under a clock of their own, and leading nowhere."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -175,3 +176,9 @@ async def test_hosts_copy_devices_without_a_trace() -> None:
     assert sandbox.map(Filter(), lambda view: (view.values, view.metadata)) == {
         f"d{n}": ({"a": float(n)}, {"n": n}) for n in range(3)
     }
+
+
+def test_a_fleet_may_call_it_as_it_calls_a_host() -> None:
+    for name in ("create_rule", "replace_rule", "delete_rule"):
+        here, there = (signature(getattr(thing, name)) for thing in (Sandbox, DeviceHost))
+        assert here == there, name
