@@ -61,8 +61,11 @@ class Attributed:
             return
         origin = origin_of(scope)
 
+        # Ray Serve's proxy gives a request an id where it has none, and names that in the answer.
+        unnamed = REQUEST_ID_HEADER not in Headers(scope=scope)
+
         async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if unnamed and message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = origin.request_id
             await send(message)
 
