@@ -165,7 +165,7 @@ class Sandbox:
         return list(self._around.rules.rules.values())
 
     def create_rule(self, spec: RuleSpec, origin: Origin | None = None) -> Rule:
-        """A rule that only this sandbox has, whoever made it. Raises `InvalidMessage` for one that cannot work."""
+        """A rule of this sandbox only, whoever made it. Raises `InvalidMessage` for one that cannot work."""
         validate(spec)
         check_recursion(spec, [rule.spec for rule in self.rules()])
         self._created += 1

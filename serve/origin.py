@@ -9,8 +9,8 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 import msgspec
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sensorium.actors import messages
 from sensorium.actors.audit import Asked
@@ -46,7 +46,9 @@ def origin_of(scope: Scope) -> Origin:
 
 
 class Attributed:
-    """Keeps who asks for a change while the request is answered, and names the request in its answer.
+    """Keeps who asks for a change while the request is answered.
+
+    Ray Serve's proxy gives each request an id where it has none, and names it in its answer.
 
     `changed` is called after each such request.
     """
@@ -61,17 +63,9 @@ class Attributed:
             return
         origin = origin_of(scope)
 
-        # Ray Serve's proxy gives a request an id where it has none, and names that in the answer.
-        unnamed = REQUEST_ID_HEADER not in Headers(scope=scope)
-
-        async def named(message: Message) -> None:
-            if unnamed and message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = origin.request_id
-            await send(message)
-
         try:
             with asked_by(origin):
-                await self.app(scope, receive, named)
+                await self.app(scope, receive, send)
         finally:
             self.changed()
 

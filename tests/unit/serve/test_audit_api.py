@@ -9,10 +9,7 @@ BY = {"X-Sensorium-By": "ada", "X-Request-ID": "r-17"}
 
 
 async def test_a_change_names_who_asked_and_the_request(platform: World) -> None:
-    answer = await platform.http.post(
-        "/api/devices", json={"device_id": "d", "device_type": "pump"}, headers=BY
-    )
-    assert answer.headers["X-Request-ID"] == "r-17"
+    await platform.http.post("/api/devices", json={"device_id": "d", "device_type": "pump"}, headers=BY)
     entries = (await platform.http.get("/api/audit", params={"what": "device.register"})).json()["items"]
     assert [(e["by"], e["what"], e["thing"], e["way"]) for e in entries] == [
         ("ada", "device.register", "d", "rest")
@@ -24,7 +21,7 @@ async def test_a_change_names_who_asked_and_the_request(platform: World) -> None
 async def test_reading_is_no_change(platform: World) -> None:
     await platform.registered("d")
     await platform.http.get("/api/devices/d")
-    assert "X-Request-ID" not in (await platform.send({"t": 1}, "d")).headers
+    await platform.send({"t": 1}, "d")
     assert len((await platform.http.get("/api/audit")).json()["items"]) == 1
     assert platform.audit.kicks == 1
 
