@@ -62,8 +62,11 @@ def spare_the_collector() -> None:
     gc.set_threshold(100_000, 50, 1_000)
 
 
-def remote_class(make: Callable[..., Any]) -> Any:
-    """The actor class of a plain class whose methods are coroutines (and some plain ones)."""
+def remote_class(make: Callable[..., Any], name: str = "") -> Any:
+    """The actor class of a plain class whose methods are coroutines (and some plain ones).
+
+    Its processes have the class's title; with `titled_by_name` the name besides, where one class serves many.
+    """
 
     class Hosted:
         """Any plain object in a Ray actor."""
@@ -89,7 +92,10 @@ def remote_class(make: Callable[..., Any]) -> Any:
             """The process's id."""
             return os.getpid()
 
-    Hosted.__name__ = Hosted.__qualname__ = getattr(make, "__name__", "Hosted")
+    title = getattr(make, "__name__", "Hosted")
+    if name and getattr(make, "titled_by_name", False):
+        title = f"{title}:{name}"
+    Hosted.__name__ = Hosted.__qualname__ = title
     return ray.remote(Hosted)
 
 
@@ -126,7 +132,7 @@ class RayLauncher:
             # Ray would put all that claims nothing on one node, and its SPREAD counts only roughly.
             # Soft, it would start elsewhere where the scheduler has not heard of a new node yet.
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        return RayProcess(remote_class(make).options(**options).remote(*args))
+        return RayProcess(remote_class(make, name).options(**options).remote(*args))
 
     def living(self) -> dict[str, RayProcess]:
         """See `supervision.Launcher.living`."""

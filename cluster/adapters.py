@@ -28,6 +28,9 @@ class AdapterService:
         open_adapter: makes it, in the service's process; must pickle.
     """
 
+    titled_by_name = True
+    """So that whoever looks at the processes can tell them apart."""
+
     def __init__(self, name: str, protocol: str | None, namespace: str, open_adapter: Open) -> None:
         self._name = name
         self._protocol = protocol

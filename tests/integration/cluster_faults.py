@@ -22,7 +22,7 @@ AWAY_S: Final = 10.0
 NOTICED_S: Final = 5.0
 """In which a node that Ray has given up hears of it and ends."""
 
-INGESTOR: Final = "ray::MqttService"
+INGESTOR: Final = "ray::AdapterService:mqtt"
 
 ClusterFault = Callable[[World], Awaitable[None]]
 """Does it and mends it; what is served meanwhile is looked at beside it."""
