@@ -19,7 +19,7 @@ from sensorium.serve import examples
 from sensorium.serve.body import json_bytes, parse
 from sensorium.serve.describe import answer, body
 from sensorium.serve.erasures import SHOWN, erased
-from sensorium.serve.models import MAX_METADATA_BYTES, DeviceBody, DevicePatch, LocationBody
+from sensorium.serve.models import DeviceBody, DevicePatch, LocationBody
 from sensorium.serve.pages import DevicePage, json_response, page_response
 from sensorium.serve.problems import invalid_parameter, problem_of_validation
 from sensorium.serve.query import OPEN_PREFIX, CursorQuery, DevicePath, PageLimitQuery, cursor_in
@@ -28,6 +28,8 @@ from sensorium.storage.erasures import Erasure
 
 MERGE_PATCH = "application/merge-patch+json"
 METADATA_PREFIX = "metadata."
+MAX_QUERY_CHARS = 8_192
+"""Of one parameter: the proxy in front refuses by itself a request whose head takes more than 16 KiB."""
 
 
 METADATA_PARAMETER = {
@@ -97,7 +99,7 @@ def routes(services: Services) -> APIRouter:
         status: StatusFilter = StatusFilter.ACTIVE,
         metadata: Annotated[
             str | None,
-            Query(max_length=MAX_METADATA_BYTES, description="JSON object that the metadata must contain."),
+            Query(max_length=MAX_QUERY_CHARS, description="JSON object that the metadata must contain."),
         ] = None,
         limit: PageLimitQuery = 100,
         cursor: CursorQuery = None,

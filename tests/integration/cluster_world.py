@@ -112,7 +112,8 @@ class World:
                 answer = await api.post(
                     "/api/devices", json={"device_id": device_id, "device_type": "roving"}
                 )
-                assert answer.status_code == 201, answer.text
+                # A call within the cluster that failed after it was carried out, and is made again, finds it.
+                assert answer.status_code in (201, 409), answer.text
         async with (
             mqtt_client(self.broker.address, name) as client,
             Load(client, ids, MESSAGES_PER_S) as load,
