@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import ray
-from ray.exceptions import RayTaskError
 
 from sensorium.actors.backtest import (
     BacktestResult,
@@ -23,10 +22,11 @@ from sensorium.actors.backtest import (
 )
 from sensorium.actors.conditions import validate
 from sensorium.actors.conditions.recursion import check_recursion, needed_derivations
-from sensorium.actors.errors import InvalidMessage, NoHistory, RuleNotFound, SensoriumError
+from sensorium.actors.errors import InvalidMessage, NoHistory, RuleNotFound
 from sensorium.actors.past import Past, StoredPast
 from sensorium.actors.ports import Filter
 from sensorium.actors.profile import Profiles
+from sensorium.actors.ray_tasks import as_task, results_of
 from sensorium.actors.records import Registration
 from sensorium.actors.rules import RuleSpec
 
@@ -39,8 +39,6 @@ PART_DEVICES: Final = 10
 
 PARTS_A_SLOT: Final = 4
 """Parts a CPU at least, so that none waits long for the last one."""
-
-_TASK: Final[dict[str, Any]] = {"num_cpus": 1, "max_retries": 2, "enable_task_events": False}
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -69,7 +67,7 @@ def backtest(fleet: "Fleet", asked: Asked) -> Generator[Progress | BacktestResul
         LogUnavailable: the database does not answer.
     """
     past = fleet.past()
-    order, devices = _get(_remote(_prepare_in_task).remote(past.open_past, asked))
+    order, devices = results_of(as_task(_prepare_in_task).remote(past.open_past, asked))
     yield from _in_parts(past, order, devices)
 
 
@@ -141,7 +139,7 @@ def _in_parts(
     slots = max(1, int(resources.get("CPU", 1)))
     size = max(1, min(PART_DEVICES, len(devices) // (slots * PARTS_A_SLOT)))
     waiting = [devices[start : start + size] for start in range(0, len(devices), size)][::-1]
-    task = _remote(_relive_in_task)
+    task = as_task(_relive_in_task)
     gathering = Gathering(order)
     running: list[Any] = []
     try:
@@ -151,27 +149,13 @@ def _in_parts(
             while waiting and len(running) <= slots:
                 running.append(task.remote(past, order, waiting.pop()))
             done, running = ray.wait(running)
-            for outcomes in _get(done):
+            for outcomes in results_of(done):
                 gathering.add(outcomes)
             yield Progress(gathering.devices, len(devices), gathering.readings)
         yield gathering.result()
     finally:
         for ref in running:
             ray.cancel(ref)
-
-
-def _get(refs: Any) -> Any:
-    """The results; what a task raised of ours comes as it was raised there, without Ray's traceback."""
-    try:
-        return ray.get(refs)
-    except RayTaskError as error:
-        if isinstance(error.cause, SensoriumError):
-            raise error.cause from None
-        raise
-
-
-def _remote(function: Any) -> Any:
-    return ray.remote(**_TASK)(function)
 
 
 def _prepare_in_task(open_past: Any, asked: Asked) -> tuple[Order, list[Registration]]:

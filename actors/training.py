@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import ray
-from ray.exceptions import RayTaskError
 
-from sensorium.actors.errors import InvalidMessage, NoHistory, SensoriumError
+from sensorium.actors.errors import InvalidMessage, NoHistory
 from sensorium.actors.models.info import MAX_METRICS, Kind, ModelInfo, check_name
 from sensorium.actors.past import Past, StoredPast
 from sensorium.actors.ports import Filter
+from sensorium.actors.ray_tasks import as_task, results_of
 from sensorium.actors.records import Registration
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ MAX_TOLD: Final = 50
 """Lines of `ModelInfo.left_out`; the others are counted."""
 COMMON_SHARE: Final = 0.5
 """Of the devices that must have a metric which nobody asked for by name."""
-
-_TASK: Final[dict[str, Any]] = {"num_cpus": 1, "max_retries": 2, "enable_task_events": False}
 
 
 class Training(msgspec.Struct, frozen=True):
@@ -107,11 +105,11 @@ def train(fleet: "Fleet", training: Training) -> Generator[Progress | Trained, N
     """
     check(training)
     past = fleet.past()
-    devices: list[Registration] = _get(_remote(_devices_in_task).remote(past, training))
+    devices: list[Registration] = results_of(as_task(_devices_in_task).remote(past, training))
     parts = [devices[start : start + PART_DEVICES] for start in range(0, len(devices), PART_DEVICES)][::-1]
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     slots = max(1, int(resources.get("CPU", 1)))
-    task = _remote(_learn_in_task)
+    task = as_task(_learn_in_task)
     running: list[Any] = []
     learnt: list[Any] = []
     rows = 0
@@ -121,7 +119,7 @@ def train(fleet: "Fleet", training: Training) -> Generator[Progress | Trained, N
             while parts and len(running) <= slots:
                 running.append(task.remote(past, training, parts.pop()))
             done, running = ray.wait(running)
-            for part in _get(done):
+            for part in results_of(done):
                 learnt += part
                 rows += sum(one.rows if hasattr(one, "rows") else len(one.labels) for one in part)
             yield Progress(len(learnt), len(devices), rows)
@@ -129,7 +127,7 @@ def train(fleet: "Fleet", training: Training) -> Generator[Progress | Trained, N
         for ref in running:
             ray.cancel(ref)
     learnt.sort(key=lambda one: one.device_id)
-    yield _get(_remote(_finish_in_task).remote(training, learnt))
+    yield results_of(as_task(_finish_in_task).remote(training, learnt))
 
 
 async def devices_of(stored: StoredPast, training: Training) -> list[Registration]:
@@ -289,17 +287,3 @@ def _learn_in_task(past: Past, training: Training, devices: Sequence[Registratio
 
 def _finish_in_task(training: Training, learnt: Sequence[Any]) -> Trained:
     return finish(training, learnt, time.time_ns() // 1_000_000)
-
-
-def _get(refs: Any) -> Any:
-    """The results; what a task raised of ours comes as it was raised there, without Ray's traceback."""
-    try:
-        return ray.get(refs)
-    except RayTaskError as error:
-        if isinstance(error.cause, SensoriumError):
-            raise error.cause from None
-        raise
-
-
-def _remote(function: Any) -> Any:
-    return ray.remote(**_TASK)(function)
