@@ -1,5 +1,6 @@
 """Device profiles: what a device type keeps in memory, and the bounds that its readings must respect."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -150,6 +151,7 @@ class Profile(msgspec.Struct, frozen=True):
         rates: how much it may send. The ways in hold it to that, before a host hears of it.
         isolation: "process" gives each device a process of its own, "shared" hosts many in one.
         isolation_resources: what such a process needs.
+        retention_class: the number by which the database knows how long what its devices write is kept.
     """
 
     windows: tuple[WindowSpec, ...] = (WindowSpec(),)
@@ -162,6 +164,7 @@ class Profile(msgspec.Struct, frozen=True):
     rates: Rates = Rates()
     isolation: str = SHARED
     isolation_resources: ProcessNeeds = ProcessNeeds()
+    retention_class: int = 0
 
 
 class Profiles(msgspec.Struct, frozen=True):
@@ -173,6 +176,14 @@ class Profiles(msgspec.Struct, frozen=True):
     def of(self, device_type: str) -> Profile:
         """The profile of a device type."""
         return self.by_type.get(device_type, self.default)
+
+    def kept_as(self, classes: Mapping[str, int]) -> "Profiles":
+        """The same with the retention class of each type that has one of its own."""
+        kept = {
+            name: msgspec.structs.replace(self.of(name), retention_class=number)
+            for name, number in classes.items()
+        }
+        return Profiles(self.default, self.by_type | kept)
 
     def limits(self, protocol: str) -> "RateLimits | None":
         """What a way in holds its devices to; None: nobody is limited."""

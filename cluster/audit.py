@@ -56,6 +56,11 @@ async def note_configuration(dsn: str, config: Config) -> None:
     said = {
         "profiles": msgspec.to_builtins(config.device_profiles),
         "retention": config.storage.retention.model_dump(mode="json"),
+        "retention_of_types": {
+            name: own
+            for name, section in sorted(config.profiles.items())
+            if (own := section.retention.model_dump(exclude_none=True))
+        },
     }
     await note_if_other(dsn, "configuration.change", "configuration", said, this_user("platform"))
 

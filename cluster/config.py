@@ -24,6 +24,7 @@ from sensorium.cluster.tracked_yaml import dotted
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.mqtt_address import BrokerAddress, broker_address
 from sensorium.storage.models.opening import RegistrySettings
+from sensorium.storage.retention_classes import MAX_CLASSES, Days
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "DEVICE_DB_URL": ("storage", "url"),
@@ -97,6 +98,11 @@ class Config(Section):
     def device_profiles(self) -> Profiles:
         """The section `profiles` as devices know it."""
         return sections.profiles(self.profiles, self.analytics.anomaly_detection_enabled, self.ingest.rates())
+
+    @property
+    def kept(self) -> tuple[Days, dict[str, Days]]:
+        """How long what is kept: of all types, and of those that are named with a retention of their own."""
+        return sections.kept(self.storage.retention, self.profiles)
 
     def limits(self, protocol: sections.ProtocolName) -> RateLimits | None:
         """How much devices may send by a protocol; None: any number."""
@@ -181,7 +187,7 @@ def checked(config: Config, places: Mapping[SettingPath, str], within: SettingPa
     Raises:
         ConfigError: it asks for what does not exist in this version.
     """
-    if refused := list(_not_yet(config, places, within)):
+    if refused := [*_not_yet(config, places, within), *_too_many(config, places, within)]:
         raise explain.first(refused)
     return config
 
@@ -227,6 +233,19 @@ def _not_yet(config: Config, places: Mapping[SettingPath, str], within: SettingP
                 path = (*within, section_name, name)
                 where = explain.place(path, places)
                 yield f"{where}{dotted(path)}: {feature} does not exist in this version; remove it"
+
+
+def _too_many(config: Config, places: Mapping[SettingPath, str], within: SettingPath) -> Iterator[str]:
+    seen = {config.kept[0]}
+    for name, days in config.kept[1].items():
+        if days not in seen and len(seen) == MAX_CLASSES:
+            path = (*within, "profiles", name, "retention")
+            yield (
+                f"{explain.place(path, places)}{dotted(path)}: is the {MAX_CLASSES + 1}th retention that"
+                f" differs from the others, and there may be {MAX_CLASSES}: give it those of another one"
+            )
+            return
+        seen.add(days)
 
 
 def _described(section: BaseModel, path: SettingPath) -> Iterator[tuple[str, str]]:

@@ -74,6 +74,7 @@ from sensorium.storage import (
 from sensorium.storage.checkup import check_server
 from sensorium.storage.claim import Role, await_no_other_runtime
 from sensorium.storage.layout import check_layout
+from sensorium.storage.retention_classes import settle
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class Platform:
         self._cluster_claim: Any = None
         self._database_claims: list[Claim] = []
         self._failure: asyncio.Future[SensoriumError] = asyncio.get_running_loop().create_future()
+        self._classes: dict[str, int] = {}
         self._run_dir = short_run_dir(f"{os.getpid()}")
         self.http_url = ""
         self.mqtt_url = ""
@@ -239,6 +241,7 @@ class Platform:
             await migrate(dsn)
         await check_layout(dsns)
         await seal_stored(url, self._config.security.keys())
+        self._classes = await settle(dsns, *self._config.kept)
         await note_configuration(url, self._config)
         self.database_dsn_redacted = urls.redacted(url)
         return url
@@ -278,7 +281,7 @@ class Platform:
     async def _runtime(self, stack: AsyncExitStack, dsn: str, address: BrokerAddress) -> None:
         config = self._config
         settings = HostSettings(
-            profiles=config.device_profiles,
+            profiles=config.device_profiles.kept_as(self._classes),
             auto_register_as=config.auto_register_as,
             activation=ActivationSettings(
                 snapshot_every_turns=config.cluster.snapshot_every_turns,

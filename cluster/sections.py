@@ -4,6 +4,7 @@ How they are read (file, environment, flags) is in `config`.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -27,6 +28,7 @@ from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.actors.units import MAX_UNIT_CHARS
 from sensorium.cluster import urls
 from sensorium.ingest.decode import Bounds
+from sensorium.storage.retention_classes import Days as KeptDays
 from sensorium.storage.sealing import MAX_OLD_KEYS, MIN_KEY_CHARS, Keys
 
 
@@ -135,8 +137,10 @@ class Retention(Section):
     """After how many days what is dropped, in whole partitions; what is left out is kept for ever."""
 
     raw_days: Days | None = None
-    """Readings and events, by the day of their commit, and commands and anomalies that have ended. Rollups go
-    on counting what was dropped."""
+    """Readings, by the day of their commit, and commands and anomalies that have ended. Rollups go on
+    counting what was dropped."""
+    event_days: Days | None = None
+    """Events, by the day of their commit; left out: as `raw_days`."""
     rollup_1m_days: Days | None = None
     """By event time. Partitions of one-minute rollups are a week long …"""
     rollup_1h_days: Days | None = None
@@ -383,10 +387,42 @@ MetricName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class TypeRetention(Section):
-    """How long what is kept of devices of a type; what is left out is as in `storage.retention`."""
+    """How long what is kept of devices of a type. What is left out is as in the profile `default`, and, left
+    out there, as in `storage.retention`."""
 
+    raw_days: Days | None = None
+    """Readings, by the day of their commit."""
+    event_days: Days | None = None
+    """Events, by the day of their commit; left out everywhere: as `raw_days`."""
+    rollup_1m_days: Days | None = None
+    """Rollups, by event time."""
+    rollup_1h_days: Days | None = None
+    rollup_1d_days: Days | None = None
     alarm_days: Days | None = None
     """Alarms that have ended."""
+
+    def over(self, base: "TypeRetention") -> "TypeRetention":
+        """`base` with what this section says."""
+        return base.model_copy(update=self.model_dump(exclude_none=True))
+
+    def days(self) -> KeptDays:
+        """For the database."""
+        return KeptDays(
+            self.raw_days,
+            self.raw_days if self.event_days is None else self.event_days,
+            self.rollup_1m_days,
+            self.rollup_1h_days,
+            self.rollup_1d_days,
+        )
+
+
+def kept(storage: Retention, types: Mapping[str, "DeviceType"]) -> tuple[KeptDays, dict[str, KeptDays]]:
+    """How long what is kept: of all types, and of those that are named with a retention of their own."""
+    of_all = TypeRetention(**storage.model_dump(exclude={"audit_days"}))
+    default = types["default"].retention.over(of_all) if "default" in types else of_all
+    own = {name: section.retention.over(default).days() for name, section in types.items()}
+    own.pop("default", None)
+    return default.days(), {name: days for name, days in own.items() if days != default.days()}
 
 
 Amount = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]

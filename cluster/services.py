@@ -82,16 +82,13 @@ def rollup_service(dsn: str, position: int) -> ProjectionRunner:
 
 def retention_settings(config: Config) -> RetentionSettings:
     """For how long what is kept. A day of the log stays until every projection has read it."""
-    keep = config.storage.retention
-    days = {"1m": keep.rollup_1m_days, "1h": keep.rollup_1h_days, "1d": keep.rollup_1d_days}
     return RetentionSettings(
-        keep.raw_days,
-        tuple((level, n) for level, n in days.items() if n is not None),
+        config.kept[0],
         ((ROLLUPS,) if config.storage.rollups else ())
         + ((ACTIONS,) if config.actions.enabled else ())
         + projections(config),
         config.timeseries.hot_days if config.timeseries.url is not None else None,
-        keep.audit_days,
+        config.storage.retention.audit_days,
         alarm_retention(config),
     )
 

@@ -15,6 +15,7 @@ from sensorium.storage.bulk_jobs import forget_jobs
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.erasures import carry_on
 from sensorium.storage.partitions import LOCK_KEY, TABLES, attached, drop_partitions, ensure_partitions
+from sensorium.storage.retention_classes import DEFAULT, KEPT_FOR_EVER, Days, longest, stored
 from sensorium.storage.rollup import LEVELS, Level
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ LOOK_EVERY_S: Final = 60.0
 ERASE_EVERY_S: Final = 2.0
 """How often to look whether a device's data are to be deleted."""
 READINGS: Final = "readings"
+EVENTS: Final = "events"
 FORGET_PAGE: Final = 5_000
 FORGET_AT_ONCE: Final = 10_000_000
 """Commands deleted in one statement, and in one round: more than an hour's worth of them."""
@@ -63,18 +65,16 @@ class RetentionSettings:
     """For how many days what is kept; None: for ever.
 
     Attributes:
+        days: of the types without a retention of their own; those of the others are in the database. Commands
+            and anomalies that have ended are kept as long as readings, by when they were given and ended.
         hot_days: readings alone, where something else has them by then; the sooner of both counts.
-        raw_days: readings and events, by the day of their commit; commands that have ended, by when they were
-            given; anomalies that have ended.
-        rollup_days: by the level's name, by event time. A partition goes when all of it is older.
         wait_for: the projections that must have read a day of the log before it goes. One that has yet to
             run for the first time has read nothing.
         audit_days: entries of the audit log.
         alarms: those that have ended.
     """
 
-    raw_days: int | None = None
-    rollup_days: tuple[tuple[str, int], ...] = ()
+    days: Days = KEPT_FOR_EVER
     wait_for: tuple[str, ...] = ()
     hot_days: int | None = None
     audit_days: int | None = None
@@ -97,19 +97,22 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
     """
     await ensure_partitions(connection, now)
     dropped = []
+    classes = {**await stored(connection), DEFAULT: settings.days}
     for table in TABLES:
-        kept = [settings.raw_days] + ([settings.hot_days] if table == READINGS else [])
-        if (table_days := min((days for days in kept if days is not None), default=None)) is not None:
-            dropped += await _drop_log(connection, settings, table, now - timedelta(days=table_days))
-    if settings.raw_days is not None:
-        await forget_commands(connection, now - timedelta(days=settings.raw_days))
-        await forget_jobs(connection, now - timedelta(days=settings.raw_days))
-        await forget_anomalies(connection, now - timedelta(days=settings.raw_days))
+        kept = longest(days.events if table == EVENTS else days.raw for days in classes.values())
+        if table == READINGS and settings.hot_days is not None:
+            kept = settings.hot_days if kept is None else min(kept, settings.hot_days)
+        if kept is not None:
+            dropped += await _drop_log(connection, settings, table, now - timedelta(days=kept))
+    if settings.days.raw is not None:
+        await forget_commands(connection, now - timedelta(days=settings.days.raw))
+        await forget_jobs(connection, now - timedelta(days=settings.days.raw))
+        await forget_anomalies(connection, now - timedelta(days=settings.days.raw))
     await forget_alarms(connection, settings.alarms, now)
-    days = dict(settings.rollup_days)
     for level in LEVELS:
-        if level.name in days:
-            dropped += await _drop_rollups(connection, level, now - timedelta(days=days[level.name]))
+        kept = longest(days.rollups(level.name) for days in classes.values())
+        if kept is not None:
+            dropped += await _drop_rollups(connection, level, now - timedelta(days=kept))
     if settings.audit_days is not None:
         await audit_chain.forget(connection, round((now.timestamp() - settings.audit_days * 86_400) * 1000))
     if dropped:

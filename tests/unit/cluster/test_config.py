@@ -10,6 +10,7 @@ from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.services import retention_settings
 from sensorium.storage.retention import AlarmRetention, RetentionSettings
+from sensorium.storage.retention_classes import Days
 
 
 @pytest.fixture
@@ -297,7 +298,7 @@ def test_retention_comes_to_partitions_and_waits_for_the_rollups(tmp_path: Path)
     file = tmp_path / "c.yaml"
     file.write_text("storage:\n  retention: {raw_days: 30, rollup_1m_days: 90}\n")
     settings = retention_settings(load(file))
-    assert settings == RetentionSettings(30, (("1m", 90),), ("rollups", "actions"))
+    assert settings == RetentionSettings(Days(30, 30, 90), ("rollups", "actions"))
     file.write_text("storage:\n  rollups: false\n  retention: {raw_days: 1}\n")
     with pytest.raises(ConfigError, match=r"c.yaml:3: storage.retention.raw_days: "):
         load(file)
@@ -347,3 +348,28 @@ def test_the_influxdb_token_is_from_the_environment_or_a_file_and_hidden(tmp_pat
     assert from_file.secret() == "from-file"
     with pytest.raises(ConfigError, match="token and token_file say the same"):
         load(file, {"INFLUXDB_TOKEN": "hunter2"})
+
+
+def test_retention_is_that_of_the_type_then_of_the_default_profile_then_of_storage(written) -> None:
+    config = load(
+        written(
+            "storage: {retention: {raw_days: 30, rollup_1m_days: 90}}\n"
+            "profiles:\n"
+            "  default: {retention: {rollup_1m_days: 60}}\n"
+            "  pump: {retention: {raw_days: 365}}\n"
+            "  valve: {retention: {event_days: 1000, rollup_1h_days: 5}}\n"
+            "  lamp: {lateness_s: 5}\n"
+        )
+    )
+    assert config.kept == (
+        Days(30, 30, 60),
+        {"pump": Days(365, 365, 60), "valve": Days(30, 1000, 60, 5)},
+    )
+
+
+def test_more_retentions_than_there_may_be_are_refused_by_name(written) -> None:
+    lines = [f"  t{n}: {{retention: {{raw_days: {n + 2}}}}}\n" for n in range(16)]
+    alike = "  same: {retention: {raw_days: 2}}\n"
+    assert len(load(written("profiles:\n" + alike + "".join(lines[:15]))).kept[1]) == 16
+    with pytest.raises(ConfigError, match=r"platform.yaml:18: profiles.t15.retention: is the 17th retention"):
+        load(written("profiles:\n" + alike + "".join(lines)))

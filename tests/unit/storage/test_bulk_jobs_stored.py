@@ -10,6 +10,7 @@ from sensorium.actors.errors import InvalidMessage
 from sensorium.storage.bulk_jobs import BulkItem, BulkJob, BulkJobs
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.retention import RetentionSettings, apply
+from sensorium.storage.retention_classes import Days
 
 pytestmark = pytest.mark.database
 
@@ -59,7 +60,7 @@ async def test_pages_and_retention(pool: Pool) -> None:
     await jobs.finish("j0", "RUNNING", "DONE")
     now = datetime.fromtimestamp(NOON_MS / 1000, UTC) + timedelta(minutes=30, days=3)
     async with acquired(pool) as connection:
-        await apply(connection, RetentionSettings(raw_days=3), now)
+        await apply(connection, RetentionSettings(Days(3)), now)
     assert await jobs.get("j0") is None
     assert await jobs.counts("j0") == {}
     assert len((await jobs.page("command")).items) == 3, "what is open stays"

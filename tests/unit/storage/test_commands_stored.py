@@ -25,6 +25,7 @@ from sensorium.storage.database import Pool, acquired
 from sensorium.storage.hosts import PgMembership
 from sensorium.storage.log import PgLog
 from sensorium.storage.retention import RetentionSettings, apply
+from sensorium.storage.retention_classes import Days
 
 pytestmark = pytest.mark.database
 
@@ -89,7 +90,7 @@ async def test_retention_forgets_what_has_ended_long_ago(log: PgLog, pool: Pool)
     await log.commit(Commit(commands=[open_long, ended_long, command("new", 3_600_000, "FAILED")]))
     now = datetime.fromtimestamp(NOON_MS / 1000, UTC) + timedelta(minutes=30, days=3)
     async with acquired(pool) as connection:
-        await apply(connection, RetentionSettings(raw_days=3), now)
+        await apply(connection, RetentionSettings(Days(3)), now)
     left = await PgCommands(pool).find(["open", "ended", "new"])
     assert sorted(c.command_id for c in left) == ["new", "open"]
 

@@ -20,6 +20,7 @@ from sensorium.storage.retention import (
     forget_alarms,
     sizes,
 )
+from sensorium.storage.retention_classes import Days
 from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
 pytestmark = pytest.mark.database
@@ -31,7 +32,7 @@ async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> No
     await log.close()
     now = datetime.now(UTC)
     later = now + timedelta(days=30)
-    settings = RetentionSettings(raw_days=7, rollup_days=(("1m", 90),), wait_for=("rollups",))
+    settings = RetentionSettings(Days(7, 7, 90), wait_for=("rollups",))
     runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
     await runner.start()
     while runner.statistics()["entries"] < 2:
@@ -88,7 +89,7 @@ async def test_readings_go_before_events_where_they_are_elsewhere(pool: Pool) ->
     async with acquired(pool) as connection:
         await ensure_partitions(connection, now)
         dropped = await apply(
-            connection, RetentionSettings(raw_days=60, hot_days=7), now + timedelta(days=30)
+            connection, RetentionSettings(Days(60, 60), hot_days=7), now + timedelta(days=30)
         )
         assert f"readings_{now:%Y%m%d}" in dropped
         assert not any(name.startswith("events") for name in dropped)
