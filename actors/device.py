@@ -150,6 +150,7 @@ class Device:
         "modelled",
         "newest_ms",
         "registration",
+        "retention_class",
         "schema",
         "seen",
         "shard",
@@ -189,6 +190,7 @@ class Device:
         self.lateness_ms = 0
         self.max_metrics = 0
         self.schema: Schema | None = None
+        self.retention_class = 0
 
     @property
     def alarms(self) -> dict[str, Alarm]:
@@ -591,6 +593,7 @@ class Device:
         self.lateness_ms = round(profile.lateness_s * 1000)
         self.max_metrics = profile.max_metrics
         self.schema = profile.schema
+        self.retention_class = profile.retention_class
         self.commands.downlink = downlink_of(profile.downlink, self.registration.metadata)
         self.watch.book = None
 
@@ -723,5 +726,8 @@ class Device:
         shard = self.shard
         shard.head += 1
         effects.events.append(
-            EventRow(shard.number, shard.head, self.key, time_ms, kind, msgspec.json.encode(body))
+            EventRow(
+                *(shard.number, shard.head, self.key, time_ms, kind, msgspec.json.encode(body)),
+                self.retention_class,
+            )
         )

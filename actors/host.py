@@ -258,7 +258,9 @@ class DeviceHost:
             snapshot = take_snapshot(device)._replace(shard=to, offset=heads[to] + 1)
         heads[to] += 1
         body = _json.encode({"isolation": PROCESS if to >= SHARDS else SHARED})
-        event = EventRow(to, heads[to], device_key(device_id), now_ms, "isolation", body)
+        event = EventRow(
+            to, heads[to], device_key(device_id), now_ms, "isolation", body, device.retention_class
+        )
         return Rehoming(device_id, left, to, epochs, heads, event, snapshot)
 
     # --- calls ------------------------------------------------------------------------------------------

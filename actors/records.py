@@ -33,7 +33,7 @@ class ReadingRow(NamedTuple):
 class EventRow(NamedTuple):
     """Something that happened to a device besides a reading, such as "registered" or "alarm_raised".
 
-    `body` is JSON. Shares the shard's offsets with readings.
+    `body` is JSON. Shares the shard's offsets with readings. `retention_class` is that of the profile.
     """
 
     shard: int
@@ -42,6 +42,7 @@ class EventRow(NamedTuple):
     time_ms: int
     kind: str
     body: bytes
+    retention_class: int = 0
 
 
 class Registration(msgspec.Struct, frozen=True):

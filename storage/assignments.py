@@ -47,7 +47,8 @@ UPDATE assignments SET epoch = epoch + 1, head = $4 WHERE shard = $2 AND epoch =
 """
 
 _EVENT: Final = (
-    "INSERT INTO events (shard, log_offset, device, time, kind, body) VALUES ($1, $2, $3, $4, $5, $6)"
+    "INSERT INTO events (shard, log_offset, device, time, kind, body, class)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7)"
 )
 _SNAPSHOT: Final = """
 INSERT INTO snapshots (device, shard, log_offset, replay_from, saved_at, state)
@@ -152,7 +153,7 @@ class Title:
                     raise Moved(f"shard {shard} is not as it was when {move.device_id} was to change it")
             await connection.execute(_LOST, incarnation)
             body = msgspec.json.decode(event.body)
-            await connection.execute(_EVENT, *event[:5], body)
+            await connection.execute(_EVENT, *event[:5], body, event.retention_class)
             await _write.keep(connection, [snapshot.device])
             await connection.execute(_SNAPSHOT, *snapshot)
             await connection.execute(_ERASED, snapshot.device)

@@ -35,13 +35,18 @@ Told = Callable[[str, int, int], None]
 """Is told, as it goes, of what is copied: the table, the bytes that are done, and those of everything."""
 
 _TABLES: Final = """
-SELECT c.relname::text AS name, parent.relname::text AS parent,
-       pg_get_expr(c.relpartbound, c.oid) AS bound, pg_table_size(c.oid) AS bytes,
+SELECT c.relname::text AS name, coalesce(above.relname, parent.relname)::text AS parent,
+       CASE WHEN above.oid IS NULL THEN pg_get_expr(c.relpartbound, c.oid)
+            ELSE pg_get_expr(parent.relpartbound, parent.oid) END AS bound,
+       CASE WHEN above.oid IS NOT NULL
+            THEN substring(pg_get_expr(c.relpartbound, c.oid) FROM '[0-9]+')::int END AS class,
+       pg_table_size(c.oid) AS bytes,
        array(SELECT attname::text FROM pg_attribute a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
              ORDER BY a.attnum) AS columns
 FROM pg_class c
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class parent ON parent.oid = i.inhparent
+LEFT JOIN pg_inherits j ON j.inhrelid = parent.oid LEFT JOIN pg_class above ON above.oid = j.inhparent
 WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relnamespace = 'public'::regnamespace
   AND c.relname <> ALL ($1::text[])
 ORDER BY c.relname
@@ -66,6 +71,7 @@ class _Table(NamedTuple):
     ends: datetime | None
     columns: tuple[str, ...]
     about_bytes: int
+    retention_class: int | None
 
 
 async def back_up(dsns: Sequence[str], folder: Path, version: str, told: Told) -> Manifest:
@@ -204,6 +210,7 @@ async def _copy(
         table.parent,
         table.bound,
         None if table.ends is None else int(table.ends.timestamp() * 1000),
+        table.retention_class,
     )
 
 
@@ -218,4 +225,6 @@ def _table(row: Any) -> _Table:
     ends = None
     if row["bound"] is not None and (found := _BOUND.fullmatch(row["bound"])):
         ends = datetime.fromisoformat(found[1]).replace(tzinfo=UTC)
-    return _Table(row["name"], row["parent"], row["bound"], ends, tuple(row["columns"]), row["bytes"])
+    return _Table(
+        *(row["name"], row["parent"], row["bound"], ends, tuple(row["columns"]), row["bytes"], row["class"])
+    )

@@ -32,6 +32,7 @@ class TableFile(msgspec.Struct, frozen=True):
         table: whose rows they are.
         parent, bound: of a partition: the table that it is part of, and which part, as SQL.
         ends_ms: of a partition: the end of what it can hold.
+        retention_class: of a partition that has the rows of one class only.
         rows, size_bytes: how many, and their size before compression.
         sha256: of the file.
     """
@@ -45,6 +46,7 @@ class TableFile(msgspec.Struct, frozen=True):
     parent: str | None = None
     bound: str | None = None
     ends_ms: int | None = None
+    retention_class: int | None = None
 
 
 class Sequenced(msgspec.Struct, frozen=True):

@@ -30,14 +30,14 @@ except ImportError:
 READING_COLUMNS: Final = (
     *("shard", "log_offset", "device", "time", "key", "flags", "metric_set", "numbers", "texts"),
 )
-EVENT_COLUMNS: Final = ("shard", "log_offset", "device", "time", "kind", "body")
+EVENT_COLUMNS: Final = ("shard", "log_offset", "device", "time", "class", "kind", "body")
 
 _TEXT_OID: Final = 25
 _NULL: Final = b"\xff\xff\xff\xff"
 
 _EVENT_START: Final = Struct(">hi").pack(len(EVENT_COLUMNS), 2)
 _reading_fixed: Final = Struct(">" + READING_FIXED).pack
-_event_fixed: Final = Struct(">6shiqiqiq").pack
+_event_fixed: Final = Struct(">6shiqiqiqih").pack
 _int32: Final = Struct(">i").pack
 _float_item: Final = Struct(">id").pack
 
@@ -102,11 +102,12 @@ def encode_events(rows: Sequence[EventRow]) -> bytes:
         InvalidMessage: as `encode_readings`.
     """
     out = [HEADER]
-    for shard, offset, device, time_ms, kind, body in rows:
+    for shard, offset, device, time_ms, kind, body, retention_class in rows:
         try:
             out.append(
                 _event_fixed(
                     *(_EVENT_START, shard, 8, offset, 8, device, 8, (time_ms - EPOCH_2000_MS) * 1000),
+                    *(2, retention_class),
                 )
             )
         except struct_error as e:

@@ -19,7 +19,7 @@ from sensorium.storage import _write
 from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
-from sensorium.storage.partitions import attached
+from sensorium.storage.partitions import leaves
 from sensorium.storage.projection import ERASED_DEVICE, ERASED_KIND
 
 CHUNK: Final = 5_000
@@ -135,7 +135,7 @@ async def _empty_log(connection: Connection, job: Any) -> bool:
         ("readings", _EMPTY_READINGS, (ERASED_DEVICE, erased, EMPTY.id)),
         ("events", _EMPTY_EVENTS, (ERASED_DEVICE, ERASED_KIND)),
     ):
-        for _, table in await attached(connection, kind):
+        for _, table, _ in await leaves(connection, kind):
             async with connection.transaction():
                 done = await connection.execute(
                     statement.format(table=table),

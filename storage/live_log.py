@@ -41,8 +41,10 @@ SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0
 # The index on commit times knows nothing of the newest pages until somebody has it summarize them, which the
 # server does once a minute: until then each look reads all of them.
 _SUMMARIZE: Final = """
-SELECT brin_summarize_new_values(i.inhrelid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent IN ('readings_committed_at'::regclass, 'events_committed_at'::regclass)
+SELECT brin_summarize_new_values(i.relid)
+FROM (SELECT * FROM pg_partition_tree('readings_committed_at')
+      UNION ALL SELECT * FROM pg_partition_tree('events_committed_at')) i JOIN pg_class c ON c.oid = i.relid
+WHERE i.isleaf
     AND c.relname LIKE '%' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD') || '%'
 """
 SUMMARIZE_EVERY_S: Final = 3.0

@@ -119,7 +119,7 @@ class PgLog:
                 return await self._title.rehome(connection, move)
         except MissingPartition:
             async with acquired(await self._opened()) as connection:
-                await ensure_partitions(connection)
+                await ensure_partitions(connection, classes={move.event.retention_class})
                 return await self._title.rehome(connection, move)
 
     async def commit(self, commit: Commit) -> None:
@@ -134,7 +134,9 @@ class PgLog:
             await self._transact(commit, readings, events, new_sets)
         except MissingPartition:
             async with acquired(await self._opened()) as connection:
-                await ensure_partitions(connection)
+                await ensure_partitions(
+                    connection, classes={event.retention_class for event in commit.events}
+                )
             await self._transact(commit, readings, events, new_sets)
         self._sets.add(new_sets)
 

@@ -45,6 +45,7 @@ from sensorium.storage._read import (
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.events import as_written
+from sensorium.storage.retention_classes import floors
 from sensorium.storage.spread import database_of_device
 
 MAX_REPLAYED: Final = 500_000
@@ -53,7 +54,7 @@ MAX_EVENTS: Final = 100_000
 TIMEOUT_S: Final = 60.0
 
 _REGISTERED: Final = ("registered", "updated", "decommissioned")
-_KEPT_FROM: Final = "SELECT kept_from FROM retention WHERE kind = 'log'"
+_KEPT_FROM: Final = "SELECT max(kept_from) FROM retention WHERE kind IN ('log', 'events')"
 _REGISTRATION: Final = f"SELECT {DEVICE_COLUMNS} FROM devices WHERE device = $1"
 # A device that was isolated has rows in two shards. Their offsets say nothing to each other, the times do.
 _EVENTS: Final = """
@@ -167,6 +168,8 @@ class PastStates:
         """What the log knew of the device then, as it is given out to activate it from."""
         key = device_key(device_id)
         kept_from_ms = await connection.fetchval(_KEPT_FROM)
+        if of_class := (await floors(connection, [key])).get("events"):
+            kept_from_ms = max(of_class, kept_from_ms or of_class)
         events = await connection.fetch(
             _EVENTS, key, [*_REGISTERED, ERASED, "online", "offline"], MAX_EVENTS + 1, timeout=TIMEOUT_S
         )

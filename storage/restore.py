@@ -18,6 +18,7 @@ from sensorium.storage.backup_files import (
 from sensorium.storage.claim import Claim, Role
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.migrate import migrate, migrations
+from sensorium.storage.partitions import create_class
 
 UNDER_WAY: Final = "restore_under_way"
 """The table that is there while a database is restored: the files that are done. No platform starts on it."""
@@ -30,7 +31,8 @@ _COLUMNS: Final = """
 SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 """
-_PARTITION: Final = re.compile(r"(\w+)_\d{8}")
+_KIND: Final = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)"
+_PARTITION: Final = re.compile(r"((\w+?)_\d{8})(?:_c(\d+))?")
 _BOUND: Final = re.compile(r"FOR VALUES FROM \('[0-9: +-]+'\) TO \('[0-9: +-]+'\)")
 
 
@@ -179,13 +181,25 @@ async def _load(connection: Connection, folder: Path, table: TableFile, before: 
 
 async def _have_partition(connection: Connection, table: TableFile) -> None:
     named = _PARTITION.fullmatch(table.table)
-    if named is None or named[1] != table.parent or not _BOUND.fullmatch(table.bound or ""):
+    number = table.retention_class
+    if (
+        named is None
+        or named[2] != table.parent
+        or named[3] != (None if number is None else str(number))
+        or not _BOUND.fullmatch(table.bound or "")
+    ):
         raise BadBackup(f"the backup has a partition {table.table!r} that is none")
-    if await connection.fetchval("SELECT to_regclass($1) IS NULL", table.table):
-        await connection.execute(f'CREATE TABLE "{table.table}" (LIKE "{table.parent}" INCLUDING ALL)')
-        await connection.execute(
-            f'ALTER TABLE "{table.parent}" ATTACH PARTITION "{table.table}" {table.bound}'
-        )
+    day, by_class = named[1], " PARTITION BY LIST (class)" if number is not None else ""
+    kind = await connection.fetchval(_KIND, day)
+    if kind is not None and kind != ("p" if by_class else "r"):
+        # Made ahead, and empty: the database was.
+        await connection.execute(f'DROP TABLE "{day}"')
+        kind = None
+    if kind is None:
+        await connection.execute(f'CREATE TABLE "{day}" (LIKE "{table.parent}" INCLUDING ALL){by_class}')
+        await connection.execute(f'ALTER TABLE "{table.parent}" ATTACH PARTITION "{day}" {table.bound}')
+    if number is not None and await connection.fetchval(_KIND, table.table) is None:
+        await create_class(connection, day, number)
 
 
 async def _finish(dsn: str) -> None:

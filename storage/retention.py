@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,15 @@ from sensorium.storage.audit_trail import record
 from sensorium.storage.bulk_jobs import forget_jobs
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.erasures import carry_on
-from sensorium.storage.partitions import LOCK_KEY, TABLES, attached, drop_partitions, ensure_partitions
-from sensorium.storage.retention_classes import DEFAULT, KEPT_FOR_EVER, Days, longest, stored
+from sensorium.storage.partitions import (
+    LOCK_KEY,
+    TABLES,
+    attached,
+    drop_classes,
+    drop_partitions,
+    ensure_partitions,
+)
+from sensorium.storage.retention_classes import DEFAULT, KEPT_FOR_EVER, KEPT_FROM, Days, longest, stored
 from sensorium.storage.rollup import LEVELS, Level
 
 _log = logging.getLogger(__name__)
@@ -27,15 +35,12 @@ ERASE_EVERY_S: Final = 2.0
 """How often to look whether a device's data are to be deleted."""
 READINGS: Final = "readings"
 EVENTS: Final = "events"
+_ALWAYS: Final = datetime(9999, 12, 31, tzinfo=UTC)
 FORGET_PAGE: Final = 5_000
 FORGET_AT_ONCE: Final = 10_000_000
 """Commands deleted in one statement, and in one round: more than an hour's worth of them."""
 
 _READ_FROM: Final = "SELECT min(read_from), count(*) FROM projections WHERE name = ANY($1::text[])"
-_KEPT_FROM: Final = """
-INSERT INTO retention (kind, kept_from) VALUES ($1, $2)
-ON CONFLICT (kind) DO UPDATE SET kept_from = greatest(retention.kept_from, excluded.kept_from)
-"""
 _FORGET_COMMANDS: Final = """
 DELETE FROM commands WHERE command_id IN
     (SELECT command_id FROM commands WHERE created_at < $1 AND NOT open
@@ -99,11 +104,14 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
     dropped = []
     classes = {**await stored(connection), DEFAULT: settings.days}
     for table in TABLES:
-        kept = longest(days.events if table == EVENTS else days.raw for days in classes.values())
+        if table == EVENTS:
+            continue
+        kept = longest(days.raw for days in classes.values())
         if table == READINGS and settings.hot_days is not None:
             kept = settings.hot_days if kept is None else min(kept, settings.hot_days)
         if kept is not None:
             dropped += await _drop_log(connection, settings, table, now - timedelta(days=kept))
+    dropped += await _drop_events(connection, settings, {n: days.events for n, days in classes.items()}, now)
     if settings.days.raw is not None:
         await forget_commands(connection, now - timedelta(days=settings.days.raw))
         await forget_jobs(connection, now - timedelta(days=settings.days.raw))
@@ -125,20 +133,43 @@ async def _drop_log(
     connection: Connection, settings: RetentionSettings, table: str, before: datetime
 ) -> list[str]:
     """Drop what is older and was read by all that have to."""
-    row = await connection.fetchrow(_READ_FROM, list(settings.wait_for))
-    assert row is not None
-    read_from_ms, begun = row
-    if begun < len(settings.wait_for):
+    read = await _read_from(connection, settings)
+    if read is None:
         return []
-    if read_from_ms is not None:
-        before = min(before, datetime.fromtimestamp(read_from_ms / 1000, UTC))
-    day = before.astimezone(UTC).date()
+    day = min(before, read).astimezone(UTC).date()
     async with connection.transaction():
         gone = await drop_partitions(connection, day, [table])
         if gone and table == READINGS:
             midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-            await connection.execute(_KEPT_FROM, "log", midnight_ms)
+            await connection.execute(KEPT_FROM, "log", midnight_ms)
     return gone
+
+
+async def _drop_events(
+    connection: Connection, settings: RetentionSettings, days: Mapping[int, int | None], now: datetime
+) -> list[str]:
+    """Drop by class what is older and was read by all that have to."""
+    read = await _read_from(connection, settings)
+    if read is None:
+        return []
+    before = {
+        number: min(now - timedelta(days=kept), read).astimezone(UTC).date()
+        for number, kept in days.items()
+        if kept is not None
+    }
+    # A day of all classes is kept as long as any of them is.
+    of_all = min(before.values()) if len(before) == len(days) else None
+    return await drop_classes(connection, EVENTS, before, of_all)
+
+
+async def _read_from(connection: Connection, settings: RetentionSettings) -> datetime | None:
+    """Up to which commit all have read that have to; None: one of them has not begun."""
+    row = await connection.fetchrow(_READ_FROM, list(settings.wait_for))
+    assert row is not None
+    read_from_ms, begun = row
+    if begun < len(settings.wait_for):
+        return None
+    return _ALWAYS if read_from_ms is None else datetime.fromtimestamp(read_from_ms / 1000, UTC)
 
 
 async def forget_alarms(connection: Connection, keep: AlarmRetention, now: datetime) -> int:
@@ -202,7 +233,7 @@ async def _drop_rollups(connection: Connection, level: Level, before: datetime) 
         for day, name in await attached(connection, level.table):
             end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=level.partition_days)
             if end <= before:
-                await connection.execute(_KEPT_FROM, level.table, int(end.timestamp() * 1000))
+                await connection.execute(KEPT_FROM, level.table, int(end.timestamp() * 1000))
                 await connection.execute(f'DROP TABLE "{name}"')
                 dropped.append(name)
     return dropped

@@ -38,6 +38,31 @@ INSERT INTO retention_class_types (device_type, class)
 SELECT * FROM unnest($1::text[], $2::smallint[])
 ON CONFLICT (device_type, class) DO UPDATE SET until = NULL WHERE retention_class_types.until IS NOT NULL
 """
+KEPT_FROM: Final = """
+INSERT INTO retention (kind, kept_from) VALUES ($1, $2)
+ON CONFLICT (kind) DO UPDATE SET kept_from = greatest(retention.kept_from, excluded.kept_from)
+"""
+# What was written until then bears the class, and is of a day later at most.
+_FLOORS: Final = """
+WITH asked AS (SELECT d.device, d.device_type, d.registered_at, t.since, t.present FROM devices d
+               LEFT JOIN (SELECT device_type, min(since) AS since, bool_or(until IS NULL) AS present
+                          FROM retention_class_types GROUP BY 1) t USING (device_type)
+               WHERE ($1::bigint[] IS NULL OR d.device = ANY($1))
+                   AND ($2::text IS NULL OR d.device_type = $2)),
+     written AS (
+        SELECT t.class, t.until FROM retention_class_types t
+            WHERE t.device_type IN (SELECT device_type FROM asked)
+        UNION ALL
+        SELECT 0, CASE WHEN present THEN since END FROM asked
+            WHERE present IS NOT TRUE OR registered_at < since
+        UNION ALL
+        SELECT unnest(array_append(array(SELECT class FROM retention_class_types t
+                                         WHERE t.device_type = f.device_type), 0::smallint)), f.until
+            FROM former_device_types f WHERE f.device IN (SELECT device FROM asked))
+SELECT split_part(r.kind, '/', 1) AS kind,
+       max(least(r.kept_from, w.until + interval '25 hours')) AS kept_from
+FROM retention r JOIN written w ON r.kind LIKE '%/' || w.class GROUP BY 1
+"""
 _OF_DEVICES: Final = """
 SELECT d.device, t.class FROM devices d
 JOIN retention_class_types t ON t.device_type = d.device_type AND t.until IS NULL
@@ -173,3 +198,19 @@ async def classes_of(connection: Connection, devices: Collection[int]) -> dict[i
     The connection is to the database that has the devices' shards.
     """
     return {row["device"]: row["class"] for row in await connection.fetch(_OF_DEVICES, list(devices))}
+
+
+def kind_of(table: str, number: int) -> str:
+    """By what name the table `retention` notes what is gone of a class; without a class, of all."""
+    return f"{table}/{number}"
+
+
+async def floors(
+    connection: Connection, devices: Collection[int] | None, device_type: str | None = None
+) -> dict[str, int]:
+    """From when on nothing is gone of these devices, or of all of a type, by table (ms).
+
+    As far as it went by class; what devices wrote while they had other classes counts.
+    """
+    rows = await connection.fetch(_FLOORS, None if devices is None else list(devices), device_type)
+    return {row["kind"]: row["kept_from"] for row in rows}

@@ -19,8 +19,10 @@ def reading(device_id: str, offset: int, time_ms: int = NOON_MS, key: int = 1, *
     return ReadingRow(shard, offset, device, time_ms, key, 0, set_of(**values), list(values.values()))
 
 
-def event(device_id: str, offset: int, kind: str = "registered", body: bytes = b"{}") -> EventRow:
-    return EventRow(shard_of(device_id), offset, device_key(device_id), NOON_MS, kind, body)
+def event(
+    device_id: str, offset: int, kind: str = "registered", body: bytes = b"{}", retention_class: int = 0
+) -> EventRow:
+    return EventRow(shard_of(device_id), offset, device_key(device_id), NOON_MS, kind, body, retention_class)
 
 
 def registration(device_id: str, device_type: str = "pump", **metadata: object) -> Registration:

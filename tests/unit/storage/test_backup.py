@@ -49,7 +49,7 @@ async def filled(dsn: str) -> str:
         Commit(
             registrations=[registration("d", site="north"), registration("e")],
             readings=[reading("d", n, key=n, temperature=float(n), text="ü\x01") for n in range(1, 51)],
-            events=[event("d", 51), event("e", 1)],
+            events=[event("d", 51), event("e", 1, retention_class=3)],
             alarms=[alarm("a-1", "d")],
         )
     )

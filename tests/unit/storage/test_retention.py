@@ -5,12 +5,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from storage_rows import NOON_MS, alarm, reading
+from storage_rows import NOON_MS, alarm, event, reading, registration
 
+from sensorium.actors.placement import device_key
 from sensorium.actors.records import Commit
 from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.database import Pool, acquired
-from sensorium.storage.partitions import ensure_partitions
+from sensorium.storage.partitions import attached, create, ensure_partitions, leaves
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import (
     AlarmRetention,
@@ -20,7 +21,7 @@ from sensorium.storage.retention import (
     forget_alarms,
     sizes,
 )
-from sensorium.storage.retention_classes import Days
+from sensorium.storage.retention_classes import KEPT_FROM, Days, floors, settle
 from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
 pytestmark = pytest.mark.database
@@ -52,12 +53,12 @@ async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> No
         await connection.execute("UPDATE projections SET read_from = $1", int(later.timestamp() * 1000))
         dropped += await apply(connection, settings, later)
         assert f"readings_{now:%Y%m%d}" in dropped
-        assert f"events_{now:%Y%m%d}" in dropped
+        assert f"events_{now:%Y%m%d}_c0" in dropped
         # Both buckets are older than 90 days, and their partitions with them.
         assert await connection.fetchval("SELECT count(*) FROM rollups_1m") == 0
         assert await connection.fetchval("SELECT sum(n) FROM rollups_1h") == 2
         kept = dict(await connection.fetch("SELECT kind, kept_from FROM retention"))
-        assert set(kept) == {"log", "rollups_1m"}
+        assert set(kept) == {"log", "events/0", "rollups_1m"}
         assert await connection.fetchval("SELECT count(*) FROM readings") == 0
         assert await apply(connection, settings, later) == []
         assert (await sizes(connection))["rollups_1h"] > 0
@@ -108,3 +109,69 @@ async def test_the_keeper_says_how_much_there_is(dsn: str) -> None:
     await keeper._look(due=True)
     assert keeper.statistics()["storage_bytes"]["readings"] > 0
     assert keeper.statistics()["partitions_dropped"] == 0
+
+
+async def test_events_of_a_class_go_by_themselves(dsn: str, pool: Pool) -> None:
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    await settle([dsn], Days(7, 7), {"pump": Days(7, 60), "valve": Days(7)})
+    events = [event("d", 1), event("p", 1, retention_class=1), event("v", 1, retention_class=2)]
+    # The partitions of classes are made when they are needed.
+    await log.commit(Commit(registrations=[registration("p"), registration("q", "lamp")], events=events))
+    await log.close()
+    today = datetime.now(UTC)
+    keys = {name: device_key(name) for name in ("p", "q")}
+    async with acquired(pool) as connection:
+        there = await leaves(connection, "events")
+        assert {leaf.retention_class for leaf in there if leaf.day == today.date()} == {0, 1, 2}
+        # Days ahead have what was used lately.
+        await ensure_partitions(connection, today + timedelta(days=3))
+        ahead = [leaf for leaf in await leaves(connection, "events") if leaf.day > today.date()]
+        assert {leaf.retention_class for leaf in ahead} == {0, 1, 2}
+        later = today + timedelta(days=30)
+        dropped = await apply(connection, RetentionSettings(Days(7, 7)), later)
+        assert {f"events_{today:%Y%m%d}_c0", f"readings_{today:%Y%m%d}"} <= set(dropped)
+        left = await connection.fetch("SELECT class FROM events ORDER BY 1")
+        assert [row["class"] for row in left] == [1, 2]
+        await connection.execute("UPDATE devices SET registered_at = now()")
+        assert await floors(connection, [keys["p"]]) == {}
+        assert (await floors(connection, [keys["q"]])).keys() == {"events"}
+        assert (await floors(connection, None, "lamp")).keys() == {"events"}
+        dropped = await apply(connection, RetentionSettings(Days(7, 7)), later + timedelta(days=60))
+        assert f"events_{today:%Y%m%d}_c1" in dropped
+        # For ever.
+        assert [row["class"] for row in await connection.fetch("SELECT class FROM events")] == [2]
+        assert (await floors(connection, [keys["p"]])).keys() == {"events"}
+        await connection.execute("UPDATE retention_classes SET event_days = 7 WHERE class = 2")
+        await apply(connection, RetentionSettings(Days(7, 7)), later + timedelta(days=60))
+        # Days without any class are no more.
+        assert all(day >= later.date() for day, _ in await attached(connection, "events"))
+
+
+async def test_a_day_of_all_classes_is_kept_for_the_longest(pool: Pool) -> None:
+    now = datetime.now(UTC)
+    old = now.date() - timedelta(days=20)
+    async with acquired(pool) as connection:
+        await connection.execute("INSERT INTO retention_classes (class, event_days) VALUES (1, 30)")
+        name = await create(connection, "events", old)
+        assert name not in await apply(connection, RetentionSettings(Days(7, 7)), now)
+        assert name in await apply(connection, RetentionSettings(Days(7, 7)), now + timedelta(days=20))
+
+
+async def test_a_device_of_another_class_than_before_has_lost_what_that_class_has(
+    dsn: str, pool: Pool
+) -> None:
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    await settle([dsn], Days(), {"pump": Days(7, 60), "valve": Days(7, 30)})
+    await log.commit(Commit(registrations=[registration("p", "pump")]))
+    await log.commit(Commit(registrations=[registration("p", "valve")]))
+    await log.close()
+    now_ms, day_ms = int(datetime.now(UTC).timestamp() * 1000), 86_400_000
+    async with acquired(pool) as connection:
+        await connection.execute(KEPT_FROM, "events/1", now_ms - day_ms)
+        assert await floors(connection, [device_key("p")]) == {"events": now_ms - day_ms}
+        # What is gone of the former class later on, the device has not written.
+        await connection.execute(KEPT_FROM, "events/1", now_ms + 9 * day_ms)
+        floor_ms = (await floors(connection, [device_key("p")]))["events"]
+        assert abs(floor_ms - now_ms - 25 * 3_600_000) < 60_000
+        await connection.execute(KEPT_FROM, "events/2", now_ms + 5 * day_ms)
+        assert await floors(connection, [device_key("p")]) == {"events": now_ms + 5 * day_ms}
