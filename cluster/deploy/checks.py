@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sensorium.cluster import explain, tracked_yaml, urls
 from sensorium.cluster.config import ENVIRONMENT, checked
+from sensorium.cluster.deploy.certificate import authority
 from sensorium.cluster.deploy.spec import ClusterSpec, Target
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.tracked_yaml import Path as SettingPath
@@ -14,6 +15,8 @@ from sensorium.cluster.tracked_yaml import dotted
 
 _FROM_NODES: Final = ("hosts", "nodes", "ray_address")
 _FILES: Final = ("ca_file", "cert_file", "key_file")
+"""Of the broker's section."""
+
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 Mistake = tuple[SettingPath, str]
@@ -115,6 +118,11 @@ def _of_ssh(spec: ClusterSpec) -> Iterator[Mistake]:
             ("security", "token_file"),
             "is missing; make one with: umask 77; openssl rand -hex 32 > auth_token",
         )
+    if security.tls is not None:
+        try:
+            authority(security.tls.ca_file, security.tls.ca_key_file)
+        except ConfigError as error:
+            yield ("security", "tls"), str(error)
     if spec.secret_variables:
         if security.env_file is None:
             yield ("security", "env_file"), f"is missing: it gives {', '.join(spec.secret_variables)}"

@@ -9,7 +9,14 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from sensorium.cluster.deploy.checks import Order
-from sensorium.cluster.deploy.layout import PODS_CONFIG, PODS_FILES, PODS_TLS, ray_environment
+from sensorium.cluster.deploy.layout import (
+    PODS_AUTHORITY,
+    PODS_CONFIG,
+    PODS_FILES,
+    PODS_TLS,
+    certificate_options,
+    ray_environment,
+)
 from sensorium.cluster.deploy.platform_file import platform_config, serve_config, to_yaml
 from sensorium.cluster.deploy.spec import Kubernetes, Node, Workers
 
@@ -51,7 +58,7 @@ def secrets(order: Order) -> dict[str, str]:
     if kubernetes.token_secret is not None:
         wanted[kubernetes.token_secret] = "auth_token"
     if kubernetes.tls_secret is not None:
-        wanted[kubernetes.tls_secret] = "ca.crt, tls.crt, tls.key"
+        wanted[kubernetes.tls_secret] = "ca.crt, ca.key"
     if kubernetes.files_secret is not None:
         files = (spec.platform.mqtt.ca_file, spec.platform.mqtt.cert_file, spec.platform.mqtt.key_file)
         wanted[kubernetes.files_secret] = ", ".join(file.name for file in files if file) or "files"
@@ -220,7 +227,8 @@ def _pod(order: Order, node: Node, role: str, container: Manifest) -> Manifest:
         volumes.append({"name": "files", "secret": {"secretName": kubernetes.files_secret}})
         mounts.append({"name": "files", "mountPath": str(PODS_FILES), "readOnly": True})
     if kubernetes.tls_secret is not None:
-        volumes.append({"name": "tls", "secret": {"secretName": kubernetes.tls_secret}})
+        volumes.append({"name": "authority", "secret": {"secretName": kubernetes.tls_secret}})
+        volumes.append({"name": "tls", "emptyDir": {"medium": "Memory"}})
         mounts.append(_TLS_MOUNT)
     pod: Manifest = {
         "terminationGracePeriodSeconds": STOP_S,
@@ -242,6 +250,8 @@ def _pod(order: Order, node: Node, role: str, container: Manifest) -> Manifest:
         ],
         "volumes": volumes,
     }
+    if kubernetes.tls_secret is not None:
+        pod["initContainers"] = [_certificate(order)]
     if kubernetes.pull_secret is not None:
         pod["imagePullSecrets"] = [{"name": kubernetes.pull_secret}]
     if role == "worker":
@@ -255,6 +265,23 @@ def _pod(order: Order, node: Node, role: str, container: Manifest) -> Manifest:
             }
         ]
     return {"metadata": {"annotations": dict(_OVERWRITE)}, "spec": pod}
+
+
+def _certificate(order: Order) -> Manifest:
+    """What runs before a pod's containers and makes a certificate for its address."""
+    kubernetes, name = _kubernetes(order), f"{order.spec.name}-head-svc"
+    # The head's has to have the names of its service, which workers find it by; a worker's has them in vain.
+    names = [name, *(f"{name}.{kubernetes.namespace}{rest}" for rest in ("", ".svc", ".svc.cluster.local"))]
+    options = certificate_options(PODS_AUTHORITY, PODS_TLS, names)
+    return {
+        "name": "certificate",
+        "image": kubernetes.image,
+        "command": [*_wrapper(order), *options, "--", "true"],
+        "volumeMounts": [
+            {"name": "authority", "mountPath": str(PODS_AUTHORITY), "readOnly": True},
+            {"name": "tls", "mountPath": str(PODS_TLS)},
+        ],
+    }
 
 
 _TLS_MOUNT: Final[Manifest] = {"name": "tls", "mountPath": str(PODS_TLS), "readOnly": True}

@@ -53,7 +53,7 @@ def setup_commands(order: Order) -> list[str]:
         f"{pip} --require-hashes {given}",
         f"{pip} --no-deps --force-reinstall {shlex.quote(str(there.directory / install.wheel.name))}",
         *([f"chmod 600 {there.token}"] if order.spec.security.token_file else []),
-        *([f"chmod 600 {there.tls}/tls.key"] if order.spec.security.tls else []),
+        *([f"chmod 600 {there.authority}/ca.key"] if order.spec.security.tls else []),
         *([f"chmod 600 {there.secrets}"] if order.spec.security.env_file else []),
     ]
 
@@ -125,9 +125,8 @@ def _mounts(order: Order, directory: Path) -> dict[PurePosixPath, Path]:
     if security.env_file is not None:
         mounts[there.secrets] = security.env_file
     if security.tls is not None:
-        mounts[there.tls / "ca.crt"] = security.tls.ca_file
-        mounts[there.tls / "tls.crt"] = security.tls.cert_file
-        mounts[there.tls / "tls.key"] = security.tls.key_file
+        mounts[there.authority / "ca.crt"] = security.tls.ca_file
+        mounts[there.authority / "ca.key"] = security.tls.ca_key_file
     for name in ("ca_file", "cert_file", "key_file"):
         path = getattr(spec.platform.mqtt, name)
         if path is not None:

@@ -11,6 +11,7 @@ from sensorium.cluster.deploy.spec import Machines, Node, Target
 
 PODS_CONFIG: Final = PurePosixPath("/etc/sensorium/config/platform.yaml")
 PODS_FILES: Final = PurePosixPath("/etc/sensorium/files")
+PODS_AUTHORITY: Final = PurePosixPath("/etc/sensorium/authority")
 PODS_TLS: Final = PurePosixPath("/etc/sensorium/tls")
 _OPEN_FILES: Final = 65_536
 
@@ -35,6 +36,7 @@ class Layout:
         self.data = self.directory / "data"
         self.log = self.directory / "platform.log"
         self.token = self.directory / "auth_token"
+        self.authority = self.directory / "authority"
         self.tls = self.directory / "tls"
         self.secrets = self.directory / "secrets.env"
 
@@ -62,6 +64,12 @@ def ray_environment(order: Order, token: PurePosixPath | None, tls: PurePosixPat
             "RAY_TLS_SERVER_KEY": str(tls / "tls.key"),
         }
     return environment
+
+
+def certificate_options(source: PurePosixPath, directory: PurePosixPath, names: list[str]) -> list[str]:
+    """What has `deploy.node` make the node's certificate, which also names what it is reached by."""
+    named = [option for name in names for option in ("--named", name)]
+    return ["--authority", str(source), "--certificate", str(directory), *named]
 
 
 def head_command(order: Order) -> str:
@@ -98,7 +106,7 @@ def platform_command(order: Order) -> str:
     address = f"127.0.0.1:{order.spec.ray.port}"
     up = [str(layout.bin / "sensorium"), "up", "--ray-address", address]
     up += ["--data-dir", str(layout.data), "--config", str(layout.config)]
-    wrapped = _wrapped(order, up, wait_for=address)
+    wrapped = _wrapped(order, up, ["--wait-for", address])
     return f"({_secrets(order)}exec setsid nohup {wrapped} >{layout.log} 2>&1 </dev/null) &"
 
 
@@ -143,7 +151,15 @@ def _of_node(order: Order, node: Node | None) -> list[str]:
 
 def _started(order: Order, flags: list[str]) -> str:
     ray = [str(Layout(order).bin / "ray"), "start", "--disable-usage-stats", *flags]
-    return f"{_secrets(order)}ulimit -n {_OPEN_FILES}; {_wrapped(order, ray)}"
+    return f"{_secrets(order)}ulimit -n {_OPEN_FILES}; {_wrapped(order, ray, _certificate(order))}"
+
+
+def _certificate(order: Order) -> list[str]:
+    if order.spec.security.tls is None:
+        return []
+    layout = Layout(order)
+    local = order.spec.local if order.target is Target.LOCAL else None
+    return certificate_options(layout.authority, layout.tls, [local.head_ip] if local else [])
 
 
 def _secrets(order: Order) -> str:
@@ -151,10 +167,9 @@ def _secrets(order: Order) -> str:
     return f"set -a; . {Layout(order).secrets}; set +a; " if order.spec.security.env_file is not None else ""
 
 
-def _wrapped(order: Order, command: list[str], wait_for: str | None = None) -> str:
+def _wrapped(order: Order, command: list[str], options: list[str]) -> str:
     layout = Layout(order)
     environment = ray_environment(order, layout.token, layout.tls if order.spec.security.tls else None)
     python = [str(layout.bin / "python"), "-m", "sensorium.cluster.deploy.node", "--name", order.spec.name]
-    waiting = ["--wait-for", wait_for] if wait_for else []
     given = [f"{name}={value}" for name, value in environment.items()]
-    return shlex.join(["env", *given, *python, *waiting, "--", *command])
+    return shlex.join(["env", *given, *python, *options, "--", *command])

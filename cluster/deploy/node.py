@@ -2,6 +2,7 @@
 
 `python -m sensorium.cluster.deploy.node --name NAME [--wait-for HOST:PORT] -- COMMAND [ARGUMENTS]` sets what
 Ray Serve reads when Ray starts, and becomes the command. It imports no Ray, which would start too slowly.
+With `--authority FOLDER --certificate FOLDER` it makes the node's certificate first.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from sensorium.cluster.errors import ConfigError
 from sensorium.ingest.broker import free_port
 from sensorium.serve.environment import ProxyPorts, serve_environment, short_run_dir
 
@@ -63,13 +65,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", required=True, help="of the cluster")
     parser.add_argument("--wait-for", metavar="HOST:PORT", help="before the command is run")
     parser.add_argument("--wait-s", type=float, default=WAIT_S, help="for so long at most")
+    parser.add_argument("--authority", type=Path, help="folder with ca.crt and ca.key")
+    parser.add_argument("--certificate", type=Path, help="folder to make the node's certificate in")
+    parser.add_argument("--named", action="append", default=[], help="another name that the node has")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(arguments)
     try:
+        if given.authority is not None and given.certificate is not None:
+            # Only here: it takes most of a second to import.
+            from sensorium.cluster.deploy import certificate
+
+            certificate.make(given.authority, given.certificate, given.named)
         if given.wait_for is not None:
             wait_for(given.wait_for, given.wait_s)
         environment = {**os.environ, **node_environment(given.name)}
-    except (TimeoutError, ValueError) as error:
+    except (ConfigError, TimeoutError, ValueError) as error:
         sys.exit(f"sensorium: {error}")
     os.execvpe(given.command[0], given.command, environment)
 

@@ -165,11 +165,11 @@ class Install(Section):
 
 
 class Tls(Section):
-    """Between Ray's processes. The certificate has to name the address of every node."""
+    """Between Ray's processes. Each node makes a certificate for its addresses, signed by this authority."""
 
     ca_file: LocalFile
-    cert_file: LocalFile
-    key_file: LocalFile
+    ca_key_file: LocalFile
+    """Without a password. Whoever has it can join, as every node can."""
 
 
 class Security(Section):
@@ -239,7 +239,7 @@ class Kubernetes(Section):
     token_secret: Name | None = None
     """With the key `auth_token`. By default the operator makes one."""
     tls_secret: Name | None = None
-    """With the keys `ca.crt`, `tls.crt` and `tls.key`: TLS between Ray's processes."""
+    """With the keys `ca.crt` and `ca.key`, as in `security.tls`: TLS between Ray's processes."""
     files_secret: Name | None = None
     """Holds the files that `platform` names, by their names."""
     redis: Redis | None = None

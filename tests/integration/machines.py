@@ -97,9 +97,14 @@ class Machines:
         """Of the head's control store."""
         return int(self.launcher["head_start_ray_commands"][2].partition("--port=")[2].split()[0])
 
+    @property
+    def address(self) -> str:
+        """Where programs join."""
+        return f"{self._head_ip}:{self.ray_port}"
+
     def ray(self, *arguments: str) -> str:
         """What a command of Ray's prints, run on the head."""
-        address = f"{self._head_ip}:{self.ray_port}"
+        address = self.address
         command = shlex.join([str(self.folder / "venv/bin/ray"), *arguments, "--address", address])
         environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "auth_token")}
         return self._shell(command, **environment)
@@ -205,7 +210,7 @@ def installed(
     secrets: str,
     local: Mapping[str, Any],
     http_host: str = "127.0.0.1",
-    tls: Mapping[str, str] | None = None,
+    security: Mapping[str, Any] | None = None,
 ) -> tuple[Path, dict[str, Any], str]:
     """Three nodes by `deploy --write-only`, and the files where the launcher copies them.
 
@@ -214,13 +219,14 @@ def installed(
         secrets: lines of `env_file`, with the addresses of a database and a broker that the nodes share.
         local: the specification's section.
         http_host: where the API listens.
-        tls: the specification's section, for Ray's own connections.
+        security: of the specification's section, instead of a token of its own.
 
     Returns:
         the folder of the installation, the launcher's file, and the name to clean up by.
     """
     (folder / "secrets").write_text(secrets)
-    (folder / "token").write_text(uuid.uuid4().hex * 2)
+    if security is None:
+        (folder / "token").write_text(uuid.uuid4().hex * 2)
     (folder / "requirements.lock").touch()
     (folder / "sensorium.whl").touch()
     name = f"test-{uuid.uuid4().hex[:8]}"
@@ -240,8 +246,10 @@ def installed(
             "wheel": "sensorium.whl",
             "directory": str(there_dir),
         },
-        "security": {"token_auth": True, "token_file": "token", "env_file": "secrets"}
-        | ({"tls": dict(tls)} if tls else {}),
+        "security": {
+            **(security or {"token_auth": True, "token_file": "token"}),
+            "env_file": "secrets",
+        },
         "secret_variables": ["DEVICE_DB_URL", "MQTT_BROKER_URL"],
         "platform": {
             "http": {"host": http_host, "port": free_port(), "proxies": "head"},

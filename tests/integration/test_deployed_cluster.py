@@ -1,10 +1,16 @@
-"""A cluster of a head and two workers starts, serves and stops by the commands of `sensorium deploy`."""
+"""A cluster of a head and two workers starts, serves and stops by the commands of `sensorium deploy`.
+
+It has the token and the authority that docs/deploy.md tells to make; whoever lacks one of them is refused.
+"""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ from machines import Machines, installed
 from platform_process import status_json, wait_until
 from real_mosquitto import MOSQUITTO, RealMosquitto
 
+from sensorium.cluster.deploy import certificate
 from sensorium.cluster.errors import NotRunning
 from sensorium.cluster.run_directory import is_running, read_state
 from sensorium.serve.environment import short_run_dir
@@ -25,9 +32,25 @@ pytestmark = [
     pytest.mark.skipif(MOSQUITTO is None, reason="nodes share a real broker; Mosquitto is not installed"),
 ]
 
-START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 45.0
-_MARK = "SENSORIUM_TEST_RUN"
+PAGE = Path(__file__).parents[2] / "docs/deploy.md"
+SECURITY = {
+    "token_auth": True,
+    "token_file": "auth_token",
+    "tls": {"ca_file": "ca.crt", "ca_key_file": "ca.key"},
+}
+JOIN_TIMEOUT_S = 60.0
+
+
+def example(beginning: str) -> str:
+    """The page's example that begins so."""
+    (found,) = re.findall(rf"```sh\n({re.escape(beginning)}.*?)```", PAGE.read_text(), re.DOTALL)
+    return str(found)
+
+
+def make_secrets(folder: Path) -> None:
+    """Make token and authority as the page says."""
+    script = example("(umask 77; openssl rand")
+    subprocess.run(["bash", "-ec", script], cwd=folder, check=True, capture_output=True, timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +79,8 @@ def secrets(folder: Path) -> Iterator[str]:
 def machines(folder: Path, secrets: str) -> Iterator[Machines]:
     """The nodes, not started yet."""
     local = {"head_ip": "127.0.0.1", "worker_ips": ["127.0.0.2", "127.0.0.3"]}
-    directory, launcher, name = installed(folder, secrets, local)
+    make_secrets(folder)
+    directory, launcher, name = installed(folder, secrets, local, security=SECURITY)
     nodes = Machines(directory, launcher)
     try:
         yield nodes
@@ -65,11 +89,51 @@ def machines(folder: Path, secrets: str) -> Iterator[Machines]:
         shutil.rmtree(short_run_dir(name), ignore_errors=True)
 
 
+def joins_who_has_token_and_certificate(machines: Machines) -> None:
+    """The page's example of a program that joins, as it stands and with one thing wrong."""
+    script = example("cd sensorium\n").replace("cd sensorium", f"cd {machines.folder}")
+    script = script.replace("10.0.0.10:6379", machines.address)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(machines.folder)}
+    strangers = machines.folder / "strangers"
+    strangers.mkdir()
+    make_secrets(strangers)
+    certificate.make(strangers, strangers / "tls")
+
+    done = subprocess.run(
+        ["bash", "-ec", script], env=environment, timeout=JOIN_TIMEOUT_S, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.count(" node_")) == (0, 3), done.stdout + done.stderr
+
+    wrong = {
+        "no TLS": (script.replace("RAY_USE_TLS=1", "RAY_USE_TLS=0"), "Failed to connect"),
+        "another authority's certificate": (
+            script.replace("$PWD/tls/tls.", f"{strangers}/tls/tls."),
+            "Failed to connect",
+        ),
+        "no token": (script.replace("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled"), "InvalidAuthToken"),
+        "another token": (script.replace("$PWD/auth_token", f"{strangers}/auth_token"), "InvalidAuthToken"),
+    }
+    with ExitStack() as stack:
+        said = {}
+        for number, (why, (text, _)) in enumerate(wrong.items()):
+            said[why] = strangers / f"{number}.log"
+            output = stack.enter_context(said[why].open("w"))
+            command = ["bash", "-ec", text.replace("venv/bin/ray", "exec venv/bin/ray")]
+            refused = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            stack.callback(refused.wait)
+            # Without a certificate, Ray tries for a minute.
+            stack.callback(refused.kill)
+        for why, (_, words) in wrong.items():
+            wait_until(lambda w=why, words=words: words in said[w].read_text(), JOIN_TIMEOUT_S, why)
+            assert " node_" not in said[why].read_text(), why
+
+
 def test_a_cluster_starts_serves_and_stops_by_the_written_commands(machines: Machines) -> None:
     machines.start_head()
     machines.start_worker(1)
     machines.start_worker(2)
     machines.start_platform()
+    joins_who_has_token_and_certificate(machines)
 
     url = read_state(machines.folder / "data").http_url
     device = {"device_id": "deployed-1", "device_type": "pump"}

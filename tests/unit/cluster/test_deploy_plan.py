@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_orders import example
+from deploy_orders import authority, example
 
 from sensorium.cluster.config import load
 from sensorium.cluster.deploy.checks import read
@@ -205,6 +205,11 @@ def test_secrets_are_referred_to(tmp_path: Path) -> None:
     variables = {v["name"]: v["value"] for v in pod["containers"][0]["env"]}
     assert variables["RAY_USE_TLS"] == "1"
     assert variables["RAY_TLS_CA_CERT"] == "/etc/sensorium/tls/ca.crt"
+    (first,) = pod["initContainers"]
+    assert {"--authority", "/etc/sensorium/authority", "plant-b-head-svc.iot.svc"} < set(first["command"])
+    mounted = {m["name"] for c in (first, *pod["containers"]) for m in c["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    assert made.needs["secret s"] == "with ca.crt, ca.key"
     config = yaml.safe_load(documents["ConfigMap"]["data"]["platform.yaml"])
     assert config["mqtt"]["ca_file"] == "/etc/sensorium/files/broker-ca.pem"
     assert made.needs["secret f"] == "with broker-ca.pem"
@@ -212,9 +217,8 @@ def test_secrets_are_referred_to(tmp_path: Path) -> None:
 
 def test_tls_and_token_reach_the_start_commands(tmp_path: Path) -> None:
     file = example(tmp_path, "cluster-aws.yaml")
-    for name in ("ca.pem", "cert.pem", "key.pem"):
-        (tmp_path / name).touch()
-    tls = "  tls: {ca_file: ../ca.pem, cert_file: ../cert.pem, key_file: ../key.pem}\n"
+    authority(tmp_path)
+    tls = "  tls: {ca_file: ../ca.crt, ca_key_file: ../ca.key}\n"
     file.write_text(file.read_text().replace("  token_auth: true\n", f"  token_auth: true\n{tls}"))
     config = yaml.safe_load(plan(read(file), tmp_path / "out").files["launcher.yaml"])
     starts = [config[f"{kind}_start_ray_commands"] for kind in ("head", "worker")]
@@ -222,8 +226,13 @@ def test_tls_and_token_reach_the_start_commands(tmp_path: Path) -> None:
         for command in commands:
             assert "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/home/ubuntu/sensorium/auth_token" in command
             assert "RAY_USE_TLS=1 RAY_TLS_CA_CERT=/home/ubuntu/sensorium/tls/ca.crt" in command
-    assert config["file_mounts"]["/home/ubuntu/sensorium/tls/tls.key"] == str(tmp_path / "key.pem")
-    assert "chmod 600 /home/ubuntu/sensorium/tls/tls.key" in config["setup_commands"]
+    there = "/home/ubuntu/sensorium"
+    made = f"--authority {there}/authority --certificate {there}/tls -- {there}/venv/bin/ray start"
+    assert made in starts[0][2]
+    assert made in starts[1][1]
+    assert "--certificate" not in starts[0][3]
+    assert config["file_mounts"][f"{there}/authority/ca.key"] == str(tmp_path / "ca.key")
+    assert f"chmod 600 {there}/authority/ca.key" in config["setup_commands"]
 
 
 def test_a_plan_tells_what_would_run(tmp_path: Path) -> None:

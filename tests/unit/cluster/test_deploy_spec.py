@@ -136,6 +136,10 @@ def test_the_smallest_is_one_machine_with_everything_embedded(written) -> None:
         ),
         (replaced(LOCAL, "security: {token_file: token}"), ":5: security: token_file needs token_auth: true"),
         (
+            replaced(LOCAL, "security: {tls: {ca_file: env, ca_key_file: env}}"),
+            "/env: is no certificate in PEM",
+        ),
+        (
             replaced(LOCAL, "security: {env_file: env}"),
             ":5: security.env_file: gives nothing that secret_variables names",
         ),
@@ -179,7 +183,7 @@ def test_the_smallest_is_one_machine_with_everything_embedded(written) -> None:
             "kubernetes.token_secret: needs security.token_auth: true",
         ),
         (
-            replaced(KUBERAY, "security: {tls: {ca_file: env, cert_file: env, key_file: env}}"),
+            replaced(KUBERAY, "security: {tls: {ca_file: env, ca_key_file: env}}"),
             "kubernetes.tls_secret: is missing: security.tls asks",
         ),
         ("name: a\n", "nodes: is missing"),
