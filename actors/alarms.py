@@ -10,8 +10,17 @@ from sensorium.actors.records import Alarm, Registration
 from sensorium.actors.rules import NoData, Rule, RuleSpec, Severity, worse
 
 
-def raised(rule: Rule, device: Registration, value: Value, time_ms: int, severity: Severity) -> Alarm:
+def raised(
+    rule: Rule,
+    device: Registration,
+    value: Value,
+    time_ms: int,
+    severity: Severity,
+    *,
+    by_reading: bool = True,
+) -> Alarm:
     """The alarm that `value` raised. Its id is the same for the same device, rule and start."""
+    counts = by_reading and not isinstance(rule.spec.condition, NoData)
     identity = f"{device.device_id}\0{rule.rule_id}\0{time_ms}".encode()
     return Alarm(
         alarm_id=blake2b(identity, digest_size=16).hexdigest(),
@@ -26,9 +35,10 @@ def raised(rule: Rule, device: Registration, value: Value, time_ms: int, severit
         value=value,
         detail=describe(rule.spec),
         start_ms=time_ms,
-        readings=0 if isinstance(rule.spec.condition, NoData) else 1,
-        last_met_ms=time_ms,
-        last_reading_ms=None if isinstance(rule.spec.condition, NoData) else time_ms,
+        met=1 if by_reading else 0,
+        readings=1 if counts else 0,
+        last_met_ms=time_ms if by_reading else None,
+        last_reading_ms=time_ms if counts else None,
     )
 
 

@@ -3,6 +3,7 @@
 Both are judged in one go, by the same devices: a device's rules do not hear of each other.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final
@@ -18,11 +19,12 @@ from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.formulas import Windowed, nodes_of, parse_formula
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import MetricSet
+from sensorium.actors.past import MAX_TWIN_CHANGES, TwinThen
 from sensorium.actors.placement import shard_of
 from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.records import Alarm, Registration, TailReading
-from sensorium.actors.relive import Relived
-from sensorium.actors.rulebook import RuleBook, asked_of
+from sensorium.actors.relive import NEVER_DUE_MS, Relived
+from sensorium.actors.rulebook import RuleBook, asked_of, looks_at_twin
 from sensorium.actors.rules import NoData, Rule, RuleSpec
 
 DRAFT: Final = "draft"
@@ -178,6 +180,9 @@ class Trial:
     """One device under the rules of an order. Give `take` its readings in the order they came, then `finish`.
 
     The readings must begin `warm_up_ms` before the range, at `from_ms`.
+
+    Attributes:
+        looks_at_twin: whether `recall` is to be called first, with the device's twin from `from_ms` on.
     """
 
     def __init__(self, order: Order, profiles: Profiles, registration: Registration) -> None:
@@ -193,6 +198,8 @@ class Trial:
         if not any(_windows(rule.spec) for rule in rules):
             # No rule looks at a window, and filling them is half of a reading's cost.
             profile = msgspec.structs.replace(profile, windows=())
+        self.looks_at_twin = any(map(looks_at_twin, rules))
+        self._twins: deque[TwinThen] = deque()
         book = RuleBook(rules)
         if not book.asks_detectors:
             profile = msgspec.structs.replace(profile, detectors=())
@@ -200,6 +207,19 @@ class Trial:
         self._relived: Relived | None = None
         self._shapes: dict[MetricSet, tuple[tuple[str, ...], Callable[[Any], list[Any]]]] = {}
         self._alarms: dict[str, dict[str, Alarm]] = {rule.rule_id: {} for rule in judged}
+
+    def recall(self, twins: Sequence[TwinThen]) -> None:
+        """How the device's twin was, in order.
+
+        Raises:
+            InvalidMessage: it changed too often.
+        """
+        if len(twins) > MAX_TWIN_CHANGES:
+            raise InvalidMessage(
+                f"since: the twin of device {self._registration.device_id} changed more than"
+                f" {MAX_TWIN_CHANGES} times in the range; choose a shorter time"
+            )
+        self._twins.extend(twins)
 
     def take(self, rows: Iterable[TailReading]) -> None:
         """Relive these readings.
@@ -209,6 +229,7 @@ class Trial:
         """
         relived = self._relived
         start_ms = self._order.start_ms
+        twin_ms = self._twins[0].time_ms if self._twins else NEVER_DUE_MS
         known: MetricSet | None = None
         all_names: tuple[str, ...] = ()
         pick: Callable[[Any], list[Any]] = list
@@ -216,6 +237,8 @@ class Trial:
         for _, time_ms, key, _, metrics, values in rows:
             if relived is None:
                 relived = self._begin(time_ms)
+            if time_ms > twin_ms:
+                twin_ms = self._turn_twin(relived, time_ms)
             if metrics is not known:
                 known, (all_names, pick) = metrics, self._shape_of(metrics)
             names, picked = all_names, pick(values)
@@ -237,6 +260,7 @@ class Trial:
         """Let time pass to the end of the range; what the rules made of it."""
         order = self._order
         relived = self._relived or self._begin(order.end_ms)
+        self._turn_twin(relived, order.end_ms)
         relived.advance(order.end_ms - 1)
         self._note(relived.emitted)
         drafted = self._of(DRAFT)
@@ -270,6 +294,14 @@ class Trial:
         self._relived = relived = Relived(device, self._around, began_ms)
         relived.surround(self._around)
         return relived
+
+    def _turn_twin(self, relived: Relived, until_ms: int) -> int:
+        """Have its twin as it was until then; when it changes next."""
+        twins = self._twins
+        while twins and twins[0].time_ms < until_ms:
+            relived.turn_twin(*twins.popleft())
+            self._note(relived.emitted)
+        return twins[0].time_ms if twins else NEVER_DUE_MS
 
     def _shape_of(self, metrics: MetricSet) -> tuple[tuple[str, ...], Callable[[Any], list[Any]]]:
         shape = self._shapes.get(metrics)

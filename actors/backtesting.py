@@ -115,6 +115,8 @@ async def relive(
     outcomes = []
     for registration in devices:
         trial = Trial(order, profiles, registration)
+        if trial.looks_at_twin:
+            trial.recall(await stored.twins(registration.device_id, trial.from_ms, order.end_ms))
         await stored.readings(registration.device_id, trial.from_ms, order.end_ms, trial.take)
         outcomes.append(trial.finish())
     return outcomes

@@ -252,7 +252,7 @@ class Device:
             case ReportAnomaly(anomaly=anomaly):
                 return self._report(anomaly, effects)
             case GetTwin() | ChangeTwin() | ClaimTwin() | TwinTold() | TwinUntold() | TakeTwin():
-                return self._twin(message, now_ms, effects)
+                return self._twin(message, now_ms, around, effects)
             case DeadLetter():
                 effects.dead_letters.append(message)
                 return ACCEPTED
@@ -332,8 +332,8 @@ class Device:
         if self.commands.listening:
             self.commands.heard(self, now_ms, effects)
         if self.twin.listening:
-            if time_ms >= newest_ms:
-                self.twin.metered(self, self.metrics.names, values, now_ms, effects)
+            if time_ms >= newest_ms and self.twin.metered(self, self.metrics.names, values, now_ms, effects):
+                watch.twin_changed(self, now_ms, effects)
             self.twin.heard(self, now_ms, effects)
         effects.readings.append(
             ReadingRow(shard.number, offset, self.key, time_ms, key, flags, self.metrics, values)
@@ -661,7 +661,7 @@ class Device:
             case _:
                 raise TypeError(f"no turn for {type(message).__name__}")
 
-    def _twin(self, message: Message, now_ms: int, effects: Commit) -> Outcome:
+    def _twin(self, message: Message, now_ms: int, around: Surroundings, effects: Commit) -> Outcome:
         twin = self.twin
         if self.registration is None:
             return self._not_found()
@@ -671,7 +671,11 @@ class Device:
             case ChangeTwin():
                 if self.registration.status != ACTIVE:
                     return Refusal("conflict", f"device {self.id} is decommissioned; register it again first")
-                return twin.change(self, message, now_ms, effects)
+                versions = twin.versions
+                outcome = twin.change(self, message, now_ms, effects)
+                if twin.versions != versions:
+                    self.twin_changed(around, now_ms, effects)
+                return outcome
             case ClaimTwin():
                 return twin.claim(self)
             case TwinTold(version=version):
@@ -682,6 +686,12 @@ class Device:
                 return twin.take(self, now_ms, effects)
             case _:
                 raise TypeError(f"no turn for {type(message).__name__}")
+
+    def twin_changed(self, around: Surroundings, now_ms: int, effects: Commit) -> None:
+        """Judge the rules that compare with the twin."""
+        if self.watch.book is not around.rules:
+            self._refresh(around, now_ms, effects)
+        self.watch.twin_changed(self, now_ms, effects)
 
     def _act_on_alarm(self, message: ActOnAlarm, now_ms: int, effects: Commit) -> Outcome:
         if self.registration is None:

@@ -3,12 +3,14 @@
 The device is the same `Device` that hosts run; only what surrounds it differs. Nothing it says goes anywhere.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sensorium.actors.device import Device, Surroundings
 from sensorium.actors.messages import Message, Outcome, Reading, RefreshRules, TimerFired, Value
-from sensorium.actors.records import Alarm, Commit
+from sensorium.actors.records import Alarm, Commit, TwinState
 from sensorium.actors.turns import Names
+from sensorium.actors.twin import Twin
+from sensorium.actors.twin_documents import Document
 
 NEVER_DUE_MS: Final = 2**62
 
@@ -69,6 +71,17 @@ class Relived:
         """Take other rules at once: alarms that none of them can clear are cleared."""
         self._around = around
         self.tell(RefreshRules(self.device.id))
+
+    def turn_twin(self, time_ms: int, desired: dict[str, Any], reported: dict[str, Any]) -> None:
+        """From then on its twin says this. Rules hear of it, the device is told nothing."""
+        self.emitted = []
+        self._fire_until(time_ms - 1)
+        self.now_ms = max(self.now_ms, time_ms)
+        device = self.device
+        device.twin = Twin(TwinState(device.id, Document(values=desired), Document(values=reported)))
+        device.twin.listening = False
+        device.twin_changed(self._around, self.now_ms, self._effects)
+        self._absorb()
 
     def _fire_until(self, to_ms: int) -> None:
         timers = self.device.watch.timers

@@ -1,17 +1,18 @@
 """All rules at one time, as devices use them: who is watched by which, compiled once for devices alike."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sensorium.actors.conditions import Test, compile_condition, needed_detectors, needed_windows
 from sensorium.actors.conditions.kinds import AnyCondition
 from sensorium.actors.conditions.recursion import derived_by, formulas_of
 from sensorium.actors.conditions.registry import Index
+from sensorium.actors.conditions.standing import compile_standing, names_twin
 from sensorium.actors.conditions.windowed import windows_in
 from sensorium.actors.derivations import Derivations, bind_derivations
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.profile import WindowSpec
-from sensorium.actors.rules import NOTHING, NoData, Rule, Severity
+from sensorium.actors.rules import NOTHING, Level, NoData, Rule, Severity
 from sensorium.actors.windows import Window
 
 COMPILED_SETS: Final = 4096
@@ -19,14 +20,22 @@ COMPILED_SETS: Final = 4096
 to theirs beyond it."""
 
 
+class Standing(NamedTuple):
+    """The tests of a rule where there is no reading; None is one that cannot tell. See `Check`."""
+
+    test: Test | None
+    clears: Test | None
+    levels: tuple[tuple[Severity, Test | None], ...]
+
+
 class Check:
     """A rule bound to a position of a metric set: what a device calls.
 
     `clears` is the test of the rule's own clear condition, if it has one; `levels` are those of its other
-    severities, worst first.
+    severities, worst first. `standing` has the tests for a change of the twin, of a rule that looks at it.
     """
 
-    __slots__ = ("clears", "for_ms", "levels", "position", "rule", "rule_id", "test", "times")
+    __slots__ = ("clears", "for_ms", "levels", "position", "rule", "rule_id", "standing", "test", "times")
 
     def __init__(
         self,
@@ -35,6 +44,7 @@ class Check:
         test: Test,
         clears: Test | None,
         levels: tuple[tuple[Severity, Test], ...] = (),
+        standing: Standing | None = None,
     ) -> None:
         self.rule = rule
         self.rule_id = rule.rule_id
@@ -42,6 +52,7 @@ class Check:
         self.test = test
         self.clears = clears
         self.levels = levels
+        self.standing = standing
         self.for_ms = round(rule.spec.for_s * 1000)
         self.times = rule.spec.times
 
@@ -52,14 +63,16 @@ class Checks:
     Attributes:
         index: finds those whose condition holds; see `Index`.
         place: where in `each` a rule stands, by its id.
+        of_twin: those that look at the twin.
     """
 
-    __slots__ = ("each", "index", "place")
+    __slots__ = ("each", "index", "of_twin", "place")
 
     def __init__(self, each: tuple[Check, ...] = ()) -> None:
         self.each = each
         self.index = Index(tuple(check.test for check in each))
         self.place = {check.rule_id: n for n, check in enumerate(each)}
+        self.of_twin = tuple(check for check in each if check.standing is not None)
 
 
 class RuleBook:
@@ -202,12 +215,35 @@ def _compile(rules: Sequence[Rule], metrics: MetricSet, windows: Sequence[Window
         test = compile_condition(spec.condition, metrics, windows)
         clears = None if spec.clear is None else compile_condition(spec.clear, metrics, windows)
         if test is not None and (spec.clear is None or clears is not None):
-            checks.append(Check(rule, position, test, clears, _levels(rule, metrics, windows)))
+            levels = _levels(rule, metrics, windows)
+            checks.append(Check(rule, position, test, clears, levels, _standing(rule, metrics, windows)))
     return Checks(tuple(checks))
 
 
 def _levels(rule: Rule, metrics: MetricSet, windows: Sequence[Window]) -> tuple[tuple[Severity, Test], ...]:
-    order = list(Severity)
-    levels = sorted(rule.spec.levels, key=lambda level: order.index(level.severity))
-    compiled = [(level.severity, compile_condition(level.condition, metrics, windows)) for level in levels]
+    compiled = [
+        (level.severity, compile_condition(level.condition, metrics, windows)) for level in _worst_first(rule)
+    ]
     return tuple((severity, test) for severity, test in compiled if test is not None)
+
+
+def _standing(rule: Rule, metrics: MetricSet, windows: Sequence[Window]) -> Standing | None:
+    if not looks_at_twin(rule):
+        return None
+    spec = rule.spec
+    return Standing(
+        compile_standing(spec.condition, metrics, windows),
+        None if spec.clear is None else compile_standing(spec.clear, metrics, windows),
+        tuple((v.severity, compile_standing(v.condition, metrics, windows)) for v in _worst_first(rule)),
+    )
+
+
+def looks_at_twin(rule: Rule) -> bool:
+    """Whether any condition of the rule compares with the device's twin."""
+    return any(map(names_twin, _conditions(rule)))
+
+
+def _worst_first(rule: Rule) -> list[Level]:
+    """The rule's other severities."""
+    order = list(Severity)
+    return sorted(rule.spec.levels, key=lambda level: order.index(level.severity))

@@ -12,7 +12,7 @@ from sensorium.actors.conditions.recursion import check_recursion
 from sensorium.actors.errors import InvalidMessage, LogUnavailable
 from sensorium.actors.memory_members import MemoryMembers
 from sensorium.actors.messages import DeadLetter, Value
-from sensorium.actors.past import Take
+from sensorium.actors.past import Take, TwinThen, moments
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.ports import Filter, Held, HostPorts, Isolated, Rehoming
 from sensorium.actors.records import (
@@ -269,6 +269,14 @@ class MemoryPast:
         ]
         if tail:
             take(sorted(tail))
+
+    async def twins(self, device_id: str, start_ms: int, end_ms: int) -> list[TwinThen]:
+        """As `StoredPast` says."""
+        await self._store._turn()
+        key, kinds = device_key(device_id), ("twin_desired", "twin_reported")
+        rows = [e for e in self._store.events if e.device == key and e.kind in kinds]
+        changes = [(e.kind, e.time_ms, msgspec.json.decode(e.body)["patch"]) for e in sorted(rows)]
+        return moments(start_ms, {}, {}, changes, end_ms) if changes else []
 
     async def alarm_times(
         self, device_id: str, rule_id: str, start_ms: int, end_ms: int

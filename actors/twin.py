@@ -98,6 +98,11 @@ class Twin:
         """What the device says of itself."""
         return NOTHING if self.state is None else self.state.reported
 
+    @property
+    def versions(self) -> tuple[int, int]:
+        """Of what is desired and of what is reported."""
+        return self.desired.version, self.reported.version
+
     def info(self, device_id: str) -> TwinInfo:
         """All of it, for people."""
         told = 0 if self.state is None else self.state.told_version
@@ -194,11 +199,15 @@ class Twin:
 
     def metered(
         self, device: "Device", names: Sequence[str], values: Sequence[Any], now_ms: int, effects: Commit
-    ) -> None:
-        """A reading of a device that reports by its metrics only: what is as desired counts as reported."""
+    ) -> bool:
+        """A reading of a device that reports by its metrics only: what is as desired counts as reported.
+
+        Returns whether that changed anything.
+        """
         state, left = self.state, self._delta
         if state is None or device.commands.downlink not in BY_METADATA:
-            return
+            return False
+        reported = self.reported
         taken = {
             name: left[name]
             for name, value in zip(names, values, strict=True)
@@ -207,6 +216,7 @@ class Twin:
         if taken:
             by = device.commands.downlink
             self.change(device, ChangeTwin(device.id, reported=taken, by=by), now_ms, effects)
+        return self.reported is not reported
 
     def presence(self, device: "Device", online: bool, now_ms: int, effects: Commit) -> None:
         """The device says that it came, or its last will that it went."""

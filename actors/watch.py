@@ -137,14 +137,8 @@ class Watch:
                 if self.tallies[check.rule_id].count(True, time_ms):
                     self._note(check.rule_id, effects)
                 if check.levels:
-                    alarm = active[check.rule_id]
                     severity = self._severity(device, check, values, time_ms, now_ms, effects)
-                    if alarm.escalated:
-                        steps = check.rule.spec.escalation[: alarm.escalated]
-                        severity = worse(severity, steps[-1].severity) if steps else severity
-                    if severity != alarm.severity:
-                        value = _value(check, values, device)
-                        self._change(device, check.rule, severity, value, time_ms, effects)
+                    self._grade(device, check, severity, values, time_ms, effects)
             elif holds is not None:
                 if check.for_ms and HELD + check.rule_id in self.timers:
                     self._cancel(device, HELD + check.rule_id, effects)
@@ -157,6 +151,47 @@ class Watch:
                         self.clear(device, check.rule_id, value, time_ms, "condition_ended", effects)
                     elif due:
                         self._note(check.rule_id, effects)
+
+    def twin_changed(self, device: "Device", now_ms: int, effects: Commit) -> None:
+        """Judge the rules that compare with the twin by the newest values: there is no reading.
+
+        What they find is of the change's time, or of the newest reading's where a device's clock is ahead.
+        """
+        checks = self._checks.of_twin
+        if not checks:
+            return
+        time_ms = max(now_ms, device.newest_ms)
+        nothing = [None] * len(device.metrics.names)
+        for check in checks:
+            rule, rule_id, standing = check.rule, check.rule_id, check.standing
+            value = device.latest[check.position]
+            if standing is None or standing.test is None or value is None:
+                continue
+            holds = self._ask(device, rule, standing.test, nothing, time_ms, now_ms, effects)
+            if holds and rule_id in self.alarms:
+                severity = self._standing_severity(device, check, nothing, time_ms, now_ms, effects)
+                if severity is not None:
+                    self._grade(device, check, severity, nothing, time_ms, effects)
+            elif holds:
+                # How many times it holds is counted by readings.
+                if check.times is None and (
+                    not check.for_ms or self._has_held(device, check, time_ms, now_ms, effects)
+                ):
+                    severity = self._standing_severity(device, check, nothing, time_ms, now_ms, effects)
+                    severity = severity or rule.spec.severity
+                    self._raise(device, rule, severity, value, time_ms, now_ms, effects, by_reading=False)
+            elif holds is not None:
+                if check.for_ms and HELD + rule_id in self.timers:
+                    self._cancel(device, HELD + rule_id, effects)
+                clears = standing.clears
+                if rule_id in self.alarms and (
+                    check.clears is None
+                    or (
+                        clears is not None
+                        and self._ask(device, rule, clears, nothing, time_ms, now_ms, effects)
+                    )
+                ):
+                    self.clear(device, rule_id, value, time_ms, "condition_ended", effects)
 
     def _concerned(self, holding: Sequence[int]) -> list[tuple[int, bool]]:
         """The checks that this reading can change something for, in order, and whether they hold for certain.
@@ -350,6 +385,43 @@ class Watch:
                 return severity
         return check.rule.spec.severity
 
+    def _standing_severity(
+        self,
+        device: "Device",
+        check: Check,
+        nothing: Sequence[Any],
+        time_ms: int,
+        now_ms: int,
+        effects: Commit,
+    ) -> Severity | None:
+        """The same without a reading; None while it cannot be told."""
+        assert check.standing is not None
+        for severity, test in check.standing.levels:
+            if test is None:
+                return None
+            holds = self._ask(device, check.rule, test, nothing, time_ms, now_ms, effects)
+            if holds is not False:
+                return severity if holds else None
+        return check.rule.spec.severity
+
+    def _grade(
+        self,
+        device: "Device",
+        check: Check,
+        severity: Severity,
+        values: Sequence[Any],
+        time_ms: int,
+        effects: Commit,
+    ) -> None:
+        """Give the active alarm this severity, or the worse one that it has escalated to."""
+        alarm = self.alarms[check.rule_id]
+        if alarm.escalated:
+            steps = check.rule.spec.escalation[: alarm.escalated]
+            severity = worse(severity, steps[-1].severity) if steps else severity
+        if severity != alarm.severity:
+            value = _value(check, values, device)
+            self._change(device, check.rule, severity, value, time_ms, effects)
+
     def _failed(
         self, device: "Device", rule: Rule, reason: str, time_ms: int, now_ms: int, effects: Commit
     ) -> None:
@@ -453,9 +525,11 @@ class Watch:
         time_ms: int,
         now_ms: int,
         effects: Commit,
+        *,
+        by_reading: bool = True,
     ) -> None:
         assert device.registration is not None
-        alarm = alarms.raised(rule, device.registration, value, time_ms, severity)
+        alarm = alarms.raised(rule, device.registration, value, time_ms, severity, by_reading=by_reading)
         self.alarms[rule.rule_id] = alarm
         self.tallies[rule.rule_id] = Tally(alarm)
         effects.alarms.append(alarm)

@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from sensorium.actors.metrics import MetricSet
-from sensorium.actors.past import Take
+from sensorium.actors.past import MAX_TWIN_CHANGES, Take, TwinThen, moments
 from sensorium.actors.placement import device_key
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Registration, TailReading
 from sensorium.actors.rules import Rule
 from sensorium.storage._known_sets import KnownSets
+from sensorium.storage._read import twin_of
 from sensorium.storage.database import EPOCH_2000_MS, Pool, acquired, close_pool, open_pool
 from sensorium.storage.decode_copy import COLUMNS, CopiedReading, CopiedReadings
 from sensorium.storage.encode import decode_values
+from sensorium.storage.events import as_written
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
 from sensorium.storage.spread import database_of_device
 from sensorium.storage.spread_reads import SpreadRegistry
+from sensorium.storage.twins import DOCUMENTS, PREFIX, document_at
 
 PAGE_ROWS: Final = 2_000
 STREAM_TIMEOUT_S: Final = 600.0
@@ -42,6 +45,12 @@ SELECT EXISTS (SELECT FROM unnest($1::bigint[]) AS asked (device), LATERAL (
         AND committed_at >= $2::timestamptz - interval '25 hours' LIMIT 1) AS found)
 """
 
+
+_TWIN_CHANGES: Final = f"""
+SELECT kind, time, body FROM events
+WHERE device = $1 AND kind = ANY($2::text[]) AND time > $3 AND time < $4
+ORDER BY log_offset LIMIT {MAX_TWIN_CHANGES + 1}
+"""
 
 _ALARM_TIMES: Final = """
 SELECT start_at, end_at FROM alarms
@@ -115,6 +124,37 @@ class PgStoredPast:
             )
         if waiting:
             take(await self._resolved(waiting, pool))
+
+    async def twins(self, device_id: str, start_ms: int, end_ms: int) -> list[TwinThen]:
+        """As the port says."""
+        key = device_key(device_id)
+        async with (
+            acquired(self._pools[self._database_of(device_id)]) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            body = await connection.fetchval("SELECT body FROM twins WHERE device = $1", key)
+            if body is None:
+                return []
+            state = twin_of(body)
+            began = [
+                await document_at(connection, key, name, start_ms, getattr(state, name)) for name in DOCUMENTS
+            ]
+            rows = await connection.fetch(
+                *(_TWIN_CHANGES, key, [PREFIX + name for name in DOCUMENTS], start_ms, end_ms)
+            )
+        changes = [(row["kind"], row["time"], as_written(row["body"])["patch"]) for row in rows]
+        values = []
+        for name, document in zip(DOCUMENTS, began, strict=True):
+            from_ms = document.changed_ms
+            if from_ms is None or from_ms <= start_ms:
+                values.append(document.values)
+                continue
+            # Its history is not kept so far back.
+            values.append({})
+            place = sum(time_ms <= from_ms for _, time_ms, _ in changes)
+            changes.insert(place, (PREFIX + name, from_ms, document.values))
+        desired, reported = values
+        return moments(start_ms, desired, reported, changes, end_ms)
 
     async def alarm_times(
         self, device_id: str, rule_id: str, start_ms: int, end_ms: int

@@ -102,12 +102,17 @@ class Twins:
 
 
 async def _at(connection: Connection, key: int, name: str, at_ms: int, present: Document) -> Document:
-    rows = await connection.fetch(_SINCE, key, PREFIX + name, at_ms, at_ms - CLOCK_SLACK_MS)
-    changes = [msgspec.convert(as_written(row["body"]), DocumentChange) for row in rows]
-    document = before(changes, present)
+    document = await document_at(connection, key, name, at_ms, present)
     if document.changed_ms is not None and document.changed_ms > at_ms:
         raise NoHistory("the log does not go back so far: its changes since then are not kept any more")
     return document
+
+
+async def document_at(connection: Connection, key: int, name: str, at_ms: int, present: Document) -> Document:
+    """A document as it was, or a newer one: the oldest that is known still."""
+    rows = await connection.fetch(_SINCE, key, PREFIX + name, at_ms, at_ms - CLOCK_SLACK_MS)
+    changes = [msgspec.convert(as_written(row["body"]), DocumentChange) for row in rows]
+    return before(changes, present)
 
 
 def _change(event: Event) -> StoredChange:

@@ -164,6 +164,13 @@ def _stepped(node: Stepped, metrics: MetricSet) -> Worked | None:
 
 @compiles(Formula)
 def _formula(condition: Formula, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
+    return comparison(condition, metrics, windows)
+
+
+def comparison(
+    condition: Formula, metrics: MetricSet, windows: Sequence[Window], *, standing: bool = False
+) -> Test | None:
+    """The test of a formula; with `standing`, without a reading that has any of its metrics."""
     if any(name not in metrics.index for name in condition.metrics()):
         return None
     left = compile_formula(condition.formula, metrics, windows)
@@ -178,7 +185,7 @@ def _formula(condition: Formula, metrics: MetricSet, windows: Sequence[Window]) 
     compare, work = OPERATORS[condition.operator], left.work
 
     def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
-        if all(values[position] is None for position in positions):
+        if not standing and all(values[position] is None for position in positions):
             return None
         try:
             return bool(compare(work(values, time_ms, memory), right_work(values, time_ms, memory)))

@@ -134,7 +134,11 @@ def _either(condition: Either, metrics: MetricSet, windows: Sequence[Window]) ->
 
 @compiles(Not)
 def _not(condition: Not, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
-    inner = compile_condition(condition.condition, metrics, windows)
+    return negated(compile_condition(condition.condition, metrics, windows))
+
+
+def negated(inner: Test | None) -> Test | None:
+    """The test of what the inner one says not."""
     if inner is None:
         return None
 
@@ -146,16 +150,23 @@ def _not(condition: Not, metrics: MetricSet, windows: Sequence[Window]) -> Test 
 
 
 def _compound(parts: Parts, decisive: bool, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:
-    """The test of several parts, of which one that says `decisive` decides for all (Kleene's logic)."""
     if parts[0].metric not in metrics.index:
         return None
-    # A part whose metric the device has not sent yet cannot tell.
-    compiled = [compile_condition(part, metrics, windows) for part in parts]
-    tests = [part for part in compiled if part is not None]
+    return compound([compile_condition(part, metrics, windows) for part in parts], decisive)
+
+
+def compound(parts: Sequence[Test | None], decisive: bool, *, standing: bool = False) -> Test:
+    """The test of several parts, of which one that says `decisive` decides for all (Kleene's logic).
+
+    Args:
+        parts: None is one that cannot tell, as its metric has not been sent yet.
+        standing: there is no reading, whose values the newest would stand in for.
+    """
+    tests = [part for part in parts if part is not None]
     unknown = len(tests) < len(parts)
 
     def test(values: Sequence[Any], time_ms: int, memory: Memory) -> bool | None:
-        if None in values:
+        if None in values and not standing:
             values = [b if v is None else v for v, b in zip(values, memory.latest, strict=True)]
         doubt = unknown
         for part in tests:

@@ -9,11 +9,12 @@ from sensorium.actors import backtest as backtest_module
 from sensorium.actors.actions import DeriveAction
 from sensorium.actors.alarm_matching import match
 from sensorium.actors.backtest import Gathering, Order, Trial, check_range, warm_up_ms
-from sensorium.actors.backtesting import Asked, prepare
+from sensorium.actors.backtesting import Asked, prepare, relive
 from sensorium.actors.conditions.recursion import needed_derivations
 from sensorium.actors.errors import InvalidMessage, NoHistory, RuleNotFound
-from sensorium.actors.messages import TimerFired
+from sensorium.actors.messages import ChangeTwin, TimerFired
 from sensorium.actors.metrics import kind_of, metric_set
+from sensorium.actors.past import MAX_TWIN_CHANGES, TwinThen
 from sensorium.actors.ports import Filter
 from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.records import Alarm, Registration, TailReading
@@ -22,16 +23,19 @@ from sensorium.actors.rules import (
     Always,
     AnomalyScore,
     Condition,
+    Formula,
     Level,
     NoData,
     Operator,
     RateOfChange,
+    Reference,
     Rule,
     RuleSpec,
     Scope,
     Severity,
     Threshold,
     Times,
+    WindowAggregate,
     ZScore,
 )
 from sensorium.actors.testing import MemoryPast, MemoryStore
@@ -114,6 +118,57 @@ def test_it_raises_what_the_device_raised(condition: Condition, spec: dict[str, 
         (a.start_ms, a.end_ms, a.value) for a in raised.values()
     ]
     assert result.draft == result.present
+
+
+TWIN = Threshold("a", Operator.GT, Reference(twin="desired.limit"))
+
+
+@pytest.mark.parametrize(
+    ("condition", "spec"),
+    [
+        (TWIN, {}),
+        (TWIN, {"for_s": 12.0}),
+        (TWIN, {"times": Times(3, 60.0)}),
+        (TWIN, {"clear": Threshold("a", Operator.LT, Reference(twin="desired.limit", factor=0.5))}),
+        (WindowAggregate("a", "mean", Operator.GT, Reference(twin="reported.limit")), {}),
+        (Formula("a + avg(b)", Operator.GT, "2 * twin.desired.limit"), {}),
+    ],
+)
+async def test_the_twin_is_as_it_was(condition: Condition, spec: dict[str, Any]) -> None:
+    rng = random.Random(8)
+    rule = make_rule(condition, "r1", **spec)
+    live = Driver(around_of(rule), register=False)
+    live.device.registration = REGISTERED
+    live.device.furnish(live.around)
+    live.log.registrations.append(REGISTERED)
+    for _ in range(400):
+        live.wait(rng.choice([1, 5, 20]) + rng.randrange(1000) / 1000)
+        if rng.random() < 0.4:
+            part = rng.choice(["desired", "reported"])
+            live.send(ChangeTwin(DEVICE_ID, **{part: {"limit": rng.choice([3, 5, 7, None])}}))
+        else:
+            live.read({"a": rng.uniform(0, 8), "b": rng.uniform(0, 10)}, live.now_ms - T0_MS)
+    store = MemoryStore(lambda: T0_MS)
+    await store.join("host")
+    await store.log(1).commit(live.log)
+    asked = Order(RuleSpec(name="draft", condition=condition, **spec), T0_MS, live.now_ms + 1, rule)
+    [result] = await relive(MemoryPast(store), Profiles(), asked, [REGISTERED])
+    raised = {alarm.alarm_id: alarm for alarm in live.log.alarms}
+    assert len(raised) > 3
+    assert (result.new, result.gone, result.stays) == (0, 0, len(raised))
+    assert [(a.start_ms, a.end_ms, a.value) for a in result.listed] == [
+        (a.start_ms, a.end_ms, a.value) for a in raised.values()
+    ]
+
+
+def test_a_twin_that_changed_too_often_is_refused() -> None:
+    trial = Trial(order(TWIN, 10), Profiles(), REGISTERED)
+    assert trial.looks_at_twin
+    assert not Trial(order(HOT, 10), Profiles(), REGISTERED).looks_at_twin
+    twins = [TwinThen(T0_MS + n, {"limit": n}, {}) for n in range(MAX_TWIN_CHANGES + 1)]
+    trial.recall(twins[1:])
+    with pytest.raises(InvalidMessage, match="since: the twin of device sensor-001 changed more than"):
+        trial.recall(twins)
 
 
 def test_event_time_drives_the_timers() -> None:

@@ -130,6 +130,7 @@ class TestReference:
         d = Driver(around_of(*rules))
         d.read({"t": 1e6, "mode": "x"}, 0)
         assert d.alarms == [], "nothing is desired or reported yet"
+        d.read({"t": 1.0, "mode": "eco"}, 500)
         d.send(ChangeTwin(DEVICE_ID, {"limits": {"high": 10}}, {"mode": "eco"}))
         d.read({"t": 11.0, "mode": "eco"}, 1000)
         assert d.alarms == []

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from storage_rows import NOON_MS, alarm, reading, registration
 from storage_stores import Store
+from tests.unit.actors.driving import DEVICE_ID, TYPE, Driver
 
 from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.messages import ChangeTwin, Register
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Commit, TailReading
 from sensorium.actors.rules import Operator, RuleSpec, Threshold
 from sensorium.storage import stored_past as past_module
+from sensorium.storage.database import Pool, acquired
 from sensorium.storage.decode_copy import CopiedReadings
 from sensorium.storage.stored_past import PgStoredPastFactory
 
@@ -46,6 +49,68 @@ async def test_readings_come_as_they_came(store: Store) -> None:
         assert await stored.has_readings(["nobody", "b"], NOON_MS, NOON_MS + 1)
         assert not await stored.has_readings(["b"], NOON_MS - 10, NOON_MS)
         assert not await stored.has_readings([], NOON_MS, NOON_MS + 1)
+    finally:
+        await stored.close()
+
+
+async def test_twins_as_they_were(store: Store) -> None:
+    driver = Driver(register=False)
+    driver.now_ms = NOON_MS
+    driver.send(Register(DEVICE_ID, TYPE))
+    for second, part, patch in [
+        (1, "desired", {"a": {"b": 1}}),
+        (2, "reported", {"m": 1e300}),
+        (3, "desired", {"a": {"c": 2}}),
+        (3, "desired", {"a": {"b": None}}),
+        (5, "reported", {"m": "x"}),
+    ]:
+        driver.now_ms = NOON_MS + second * 1000
+        driver.send(ChangeTwin(DEVICE_ID, **{part: patch}))  # type: ignore[arg-type]
+    log = store.log(await store.members.join("host"))
+    await log.commit(driver.log)
+    stored = await store.past()
+
+    async def seen(start_s: int, end_s: int) -> list[tuple[float, Any, Any]]:
+        twins = await stored.twins(DEVICE_ID, NOON_MS + start_s * 1000, NOON_MS + end_s * 1000)
+        return [((t.time_ms - NOON_MS) / 1000, t.desired, t.reported) for t in twins]
+
+    both = {"b": 1, "c": 2}
+    try:
+        assert await seen(2, 5) == [
+            (2, {"a": {"b": 1}}, {"m": 1e300}),
+            (3, {"a": both}, {"m": 1e300}),
+            (3, {"a": {"c": 2}}, {"m": 1e300}),
+        ]
+        assert (await seen(0, 2))[:2] == [(0, {}, {}), (1, {"a": {"b": 1}}, {})]
+        assert (await seen(4, 9))[-1] == (5, {"a": {"c": 2}}, {"m": "x"})
+        assert await stored.twins("nobody", NOON_MS, NOON_MS + 1000) == []
+    finally:
+        await stored.close()
+
+
+@pytest.mark.database
+async def test_a_twin_is_empty_before_its_history_begins(postgres_store: Store, pool: Pool) -> None:
+    driver = Driver(register=False)
+    driver.now_ms = NOON_MS
+    driver.send(Register(DEVICE_ID, TYPE))
+    for second, part in [(1, "desired"), (2, "reported"), (3, "desired"), (4, "reported"), (5, "desired")]:
+        driver.now_ms = NOON_MS + second * 1000
+        driver.send(ChangeTwin(DEVICE_ID, **{part: {"n": second}}))  # type: ignore[arg-type]
+    log = postgres_store.log(await postgres_store.members.join("host"))
+    await log.commit(driver.log)
+    async with acquired(pool) as connection:
+        await connection.execute("DELETE FROM events WHERE time <= $1", NOON_MS + 2000)
+    stored = await postgres_store.past()
+    try:
+        twins = await stored.twins(DEVICE_ID, NOON_MS, NOON_MS + 9000)
+        assert [((t.time_ms - NOON_MS) / 1000, t.desired, t.reported) for t in twins] == [
+            (0, {}, {}),
+            (1, {"n": 1}, {}),
+            (2, {"n": 1}, {"n": 2}),
+            (3, {"n": 3}, {"n": 2}),
+            (4, {"n": 3}, {"n": 4}),
+            (5, {"n": 5}, {"n": 4}),
+        ]
     finally:
         await stored.close()
 
