@@ -262,7 +262,8 @@ class Delivery:
 
     async def _attempt(self, works: Sequence[Work]) -> Outcomes:
         activations, around = self._activations, self._around()
-        ids = {m.device_id for work in works for m in work.messages}
+        # In the order of the messages: what follows is the same in each run.
+        ids = dict.fromkeys(m.device_id for work in works for m in work.messages)
         await activations.ensure(ids, around)
         identities = lookups(works, activations.devices)
         known = await self._log.seen(identities) if identities else set()

@@ -472,7 +472,7 @@ class Router:
         found: list[tuple[int | str, str]] = list(moves.items())
         self._resettled = {
             device
-            for device in old.homes.keys() | new.homes.keys()
+            for device in {**old.homes, **new.homes}
             if old.homes.get(device) != new.homes.get(device)
         }
         for device in sorted(self._resettled - held):

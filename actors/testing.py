@@ -75,7 +75,7 @@ class MemoryStore(MemoryMembers):
         self.snapshots: dict[int, Snapshot] = {}
         self.heads: dict[int, int] = {}
         self._rules: dict[str, Rule] = {}
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: dict[asyncio.Event, None] = {}
         self._by_device: dict[int, list[ReadingRow]] = {}
         self._seen: set[tuple[int, int, int]] = set()
         self._tops: dict[int, int] = {}
@@ -105,14 +105,14 @@ class MemoryStore(MemoryMembers):
         """As `RuleStore` says."""
         changed = asyncio.Event()
         changed.set()
-        self._listeners.add(changed)
+        self._listeners[changed] = None
         try:
             while True:
                 await changed.wait()
                 changed.clear()
                 yield None
         finally:
-            self._listeners.discard(changed)
+            self._listeners.pop(changed, None)
 
     async def create(self, spec: RuleSpec, by: str = "") -> Rule:
         """As `RuleStore` says."""

@@ -88,7 +88,7 @@ def run(
     commit = Commit()
     rows = commit.readings
     outcomes: dict[int, Outcome] = {}
-    touched: set[Device] = set()
+    touched: dict[Device, None] = {}
     index = -1
     try:
         for messages, names in works:
@@ -103,7 +103,7 @@ def run(
                     )
                     outcome = device.read(message, names[message.metrics], now_ms, around, commit, again)
                     if outcome is ACCEPTED:
-                        touched.add(device)
+                        touched[device] = None
                         device.turns += 1
                         continue
                 elif isinstance(message, Asked) and message.origin is not None:

@@ -71,7 +71,7 @@ class StormyProcess:
         self.thing = thing
         self._weather = weather
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._calls: dict[asyncio.Task[Any], None] = {}  # in order, so that a seed replays
 
     @property
     def dead(self) -> bool:
@@ -133,8 +133,8 @@ class StormyProcess:
 
     def _arrives(self, method: str, args: tuple[Any, ...]) -> "asyncio.Task[Any]":
         task = asyncio.ensure_future(self._run(method, args))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        self._calls[task] = None
+        task.add_done_callback(self._calls.pop)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
