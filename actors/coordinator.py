@@ -125,6 +125,10 @@ class _Host:
     task: asyncio.Task[None] | None = None
 
 
+class _Urgent(Exception):
+    """Shards have to be claimed: what else is under way cannot be waited for."""
+
+
 class Coordinator:
     """One for a runtime. It may be killed and made anew: `start` goes on with the hosts and services that it
     finds alive. They serve meanwhile.
@@ -463,6 +467,7 @@ class Coordinator:
 
     async def _round(self) -> float:
         """One look, and what follows from it; returns after how long the next one is due."""
+        self._urgent.clear()
         await self._look()
         staying = [h for h in self._hosts.values() if h.serving and not h.leaving]
         takers = {h.name: h.weight for h in staying if h.device is None}
@@ -474,7 +479,10 @@ class Coordinator:
         for name, shards in self._isolation.claims.items():
             claims[name] = [*claims.get(name, ()), *shards]
         if claims:
-            await asyncio.gather(*(self._claim(self._hosts[n], s) for n, s in claims.items()))
+            with suppress(_Urgent):
+                await self._unless_urgent(
+                    asyncio.gather(*(self._claim(self._hosts[n], s) for n, s in claims.items()))
+                )
             await self._look()
             owners = self._owners()
             if any(owners[shard] is None for shards in claims.values() for shard in shards):
@@ -538,7 +546,7 @@ class Coordinator:
             from_host, to_host = self._hosts.get(giver), self._hosts.get(receiver)
             if from_host is None or to_host is None or not (from_host.serving and to_host.serving):
                 return False
-            if not await self._hand_over(from_host, to_host, chunk):
+            if not self._complete or not await self._hand_over(from_host, to_host, chunk):
                 return False
         return True
 
@@ -551,11 +559,11 @@ class Coordinator:
             call = giver.process.call(
                 "hand_over", epochs, receiver.incarnation, timeout_s=HAND_OVER_TIMEOUT_S
             )
-            went = await self._unless_lost(call)
-            if went is None:
-                return False
+            went = await self._unless_urgent(call)
             giver.failures = 0
             self._moves["handed_over"] += len(went)
+        except _Urgent:
+            return False
         except Exception as error:  # a fault of the host's comes as any error: the others go on
             giver.failures += 1
             _log.warning("%s could not hand over to %s: %s", giver.name, receiver.name, error)
@@ -565,19 +573,29 @@ class Coordinator:
                 await self._membership.take(epochs)
             return False
         try:
-            await receiver.process.call("refresh", timeout_s=CALL_TIMEOUT_S)
+            await self._unless_urgent(receiver.process.call("refresh", timeout_s=CALL_TIMEOUT_S))
+        except _Urgent:
+            return False
         except Exception as error:  # it looks by itself every second
             _log.warning("%s will open its new shards later: %s", receiver.name, error)
         await self._look()
         return len(went) == len(shards)
 
-    async def _unless_lost(self, call: Awaitable[T]) -> T | None:
-        """The call's result; None when a host is lost meanwhile, whose shards cannot wait for it."""
-        self._urgent.clear()
-        asked, lost = asyncio.ensure_future(call), asyncio.ensure_future(self._urgent.wait())
+    async def _unless_urgent(self, step: Awaitable[T]) -> T:
+        """The step's result. Raises `_Urgent` once shards lack an owner, and leaves the step alone."""
+        was_complete = self._complete
+        asked, lost = asyncio.ensure_future(step), asyncio.ensure_future(self._urgent.wait())
         try:
-            await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
-            return asked.result() if asked.done() else None
+            while not self._urgent.is_set() and self._complete >= was_complete:
+                await asyncio.wait(
+                    {asked, lost}, return_when=asyncio.FIRST_COMPLETED, timeout=BALANCE_EVERY_S
+                )
+                if asked.done():
+                    return asked.result()
+                if was_complete:
+                    with suppress(Unavailable):
+                        await self._look()
+            raise _Urgent
         finally:
             asked.cancel()
             lost.cancel()
@@ -592,7 +610,8 @@ class Coordinator:
         await asyncio.gather(host.task, return_exceptions=True)
         if host.name in self._hosts:
             host.serving = False
-            await stopped(host.name, host.process)
+            with suppress(_Urgent):
+                await self._unless_urgent(stopped(host.name, host.process))
             await self._lose(host, dead=True)
 
     # --- isolated devices -------------------------------------------------------------------------------
@@ -655,12 +674,15 @@ class Coordinator:
 
     async def _rehome(self, step: Rehome) -> bool:
         host = self._hosts.get(step.host)
-        if host is None or host.process is None or not host.serving:
+        if host is None or host.process is None or not host.serving or not self._complete:
             return False
+        call = host.process.call(
+            "rehome", step.device_id, step.to, step.epochs, timeout_s=HAND_OVER_TIMEOUT_S
+        )
         try:
-            await host.process.call(
-                "rehome", step.device_id, step.to, step.epochs, timeout_s=HAND_OVER_TIMEOUT_S
-            )
+            await self._unless_urgent(call)
+        except _Urgent:
+            return False
         except Exception as error:  # a fault of the host's comes as any error: the others go on
             _log.warning("%s could not give %s another shard: %s", host.name, step.device_id, error)
             return False
@@ -668,7 +690,8 @@ class Coordinator:
         return True
 
     async def _give_up(self) -> None:
-        """End processes of their own that are not wanted any more and have never come up."""
+        """End processes of their own that are not wanted any more and have never come up, and members that
+        joined without our hearing of it and whose names nobody bears now."""
         assert self._membership is not None
         for host in [h for h in self._hosts.values() if h.device is not None and h.leaving and not h.serving]:
             assert host.task is not None
@@ -682,6 +705,9 @@ class Coordinator:
                 await self._membership.fence(host.incarnation, True)
             del self._hosts[host.name]
             self._stir()
+        for member in self._members.alive:
+            if member.host not in self._hosts:
+                await self._membership.fence(member.incarnation)
 
     def _isolated_now(self) -> list[dict[str, Any]]:
         """Each device that has or is to have a process of its own, and where it is."""
