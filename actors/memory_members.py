@@ -84,7 +84,8 @@ class MemoryMembers:
         await self._turn()
         self._check_fence(incarnation)
         for shard in shards:
-            if self._free_from_s(shard) <= _now_s():
+            someones = shard < SHARDS or shard in self.homes.values()
+            if someones and self._free_from_s(shard) <= _now_s():
                 self.owners[shard] = (incarnation, self.owners[shard][1] + 1, None)
         return self._held(incarnation)
 

@@ -63,10 +63,12 @@ DELETE FROM snapshots s WHERE device = $1 AND NOT EXISTS (SELECT FROM devices d 
 """
 _TIMERS: Final = "UPDATE timers SET shard = $2 WHERE device = $1"
 
-_CLAIM: Final = """
+# A dedicated shard that is no device's is nobody's, however late a claim from before arrives.
+_CLAIM: Final = f"""
 UPDATE assignments a SET incarnation = $1, epoch = a.epoch + 1, head = NULL
 FROM (SELECT shard FROM assignments LEFT JOIN hosts h USING (incarnation)
-          WHERE shard = ANY($2::smallint[]) AND clock_timestamp() >= CASE
+          WHERE shard = ANY($2::smallint[]) AND (shard < {SHARDS} OR device_id IS NOT NULL)
+              AND clock_timestamp() >= CASE
               WHEN incarnation IS NULL THEN assignments.free_at
               WHEN h.state = 'fenced' THEN h.free_at ELSE 'infinity' END) AS free
 WHERE a.shard = free.shard

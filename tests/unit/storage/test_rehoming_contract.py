@@ -104,6 +104,16 @@ async def test_the_next_device_in_a_dedicated_shard_goes_on_with_its_offsets(sto
     assert await other.open([OWN]) == {OWN: 2}
 
 
+async def test_a_claim_that_comes_late_takes_no_shard_that_is_no_devices(store: Store) -> None:
+    """Else it would be free for no device ever again."""
+    _, log = await owner(store, SHARD)
+    await log.rehome(to_own(0))
+    await log.rehome(back(0, 1, (2, 1)))
+    assert await log.claim([OWN]) == {SHARD: Held(3, 1)}
+    assert (await store.members.read()).owners[OWN] == (None, 2)
+    await log.rehome(to_own(1, own_head=1, epochs=(3, 2)))
+
+
 async def test_what_is_not_as_it_was_thought_to_be_is_refused_and_changes_nothing(store: Store) -> None:
     incarnation, log = await owner(store, SHARD)
     stranger = store.log(await store.members.join("b"))
