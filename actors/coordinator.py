@@ -480,9 +480,7 @@ class Coordinator:
             claims[name] = [*claims.get(name, ()), *shards]
         if claims:
             with suppress(_Urgent):
-                await self._unless_urgent(
-                    asyncio.gather(*(self._claim(self._hosts[n], s) for n, s in claims.items()))
-                )
+                await self._unless_urgent(self._claim_all([(self._hosts[n], s) for n, s in claims.items()]))
             await self._look()
             owners = self._owners()
             if any(owners[shard] is None for shards in claims.values() for shard in shards):
@@ -529,6 +527,9 @@ class Coordinator:
         """By shard the serving host that owns it."""
         names = {host.incarnation: host.name for host in self._hosts.values() if host.serving}
         return [None if owner is None else names.get(owner) for owner, _ in self._members.owners]
+
+    async def _claim_all(self, claims: Sequence[tuple[_Host, Sequence[int]]]) -> None:
+        await asyncio.gather(*(self._claim(host, shards) for host, shards in claims))
 
     async def _claim(self, host: _Host, shards: Sequence[int]) -> None:
         assert host.process is not None

@@ -471,9 +471,7 @@ class Router:
         leaving: dict[_Lane, set[int | str]] = {}
         found: list[tuple[int | str, str]] = list(moves.items())
         self._resettled = {
-            device
-            for device in {**old.homes, **new.homes}
-            if old.homes.get(device) != new.homes.get(device)
+            device for device in {**old.homes, **new.homes} if old.homes.get(device) != new.homes.get(device)
         }
         for device in sorted(self._resettled - held):
             holder = self._holder_of.get(old.shard_of(device))
