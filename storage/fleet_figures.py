@@ -65,7 +65,7 @@ SELECT count(*) AS days, count(DISTINCT device) AS devices,
        sum(CASE WHEN before IS NULL THEN greatest(last - first, 0)
                 WHEN last >= before THEN last - before ELSE last END)::float8 AS energy
 FROM (SELECT r.device, r.first, r.last,
-             lag(r.last) OVER (PARTITION BY r.device ORDER BY r.bucket) AS before
+             lag(r.last) OVER (PARTITION BY r.device ORDER BY r.bucket, r.first_at) AS before
       FROM rollups_1d r JOIN rollup_metrics m ON m.id = r.metric AND m.kind = 'n' AND m.name = $4
       JOIN devices d ON d.device = r.device AND ($1::text IS NULL OR d.device_type = $1)
       WHERE r.bucket >= $2 AND r.bucket < $3) v

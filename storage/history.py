@@ -32,6 +32,7 @@ from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.influx_lines import SUB_MS, point_ns
 from sensorium.storage.pages import Page, check_limit, cursor
+from sensorium.storage.retention_classes import floors
 from sensorium.storage.rollup import LEVELS
 
 MAX_BUCKETS: Final = 10_000
@@ -39,6 +40,8 @@ YIELD_EVERY_ROWS: Final = 1_000
 DAY_S: Final = 86_400
 HOUR_MS: Final = 3_600_000
 MINUTE_MS: Final = 60_000
+Whose = tuple[Sequence[int] | None, str | None]
+"""Devices by key, or all of a type."""
 NO_LEVEL_MS: Final = 1
 """A grain that no rollup fits."""
 _B = TypeVar("_B")
@@ -191,16 +194,17 @@ class History:
         )
         names = None if metrics is None else list(metrics)
         asked = (device_key(device_id), names, limit, start_ms, *_every(interval_s, zone))
+        whose = ([device_key(device_id)], None)
         grain_ms = _grain_ms(interval_s, zone) if quality is None else NO_LEVEL_MS
         question = (
             None if zone or quality else Question(device_id, None, names, aggregation, _every_ns(interval_s))
         )
         if _aggregation(aggregation) in sql.PERCENTILES:
             make = partial(sql.sketches, interval_s is not None, order, parts)
-            rows = await self._fetch(parts, make, asked, start_ms, end_ms, grain_ms, question)
+            rows = await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
             return await _device_percentiles(rows, sql.PERCENTILES[aggregation])
         make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, parts)
-        rows = await self._fetch(parts, make, asked, start_ms, end_ms, grain_ms, question)
+        rows = await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
         buckets: dict[int, dict[str, Value]] = {}
         sources = 0
         for bucket_ms, name, kind, number, text, source in rows:
@@ -250,6 +254,7 @@ class History:
             of_type, which = "r.device = ANY($1::bigint[])", [device_key(d) for d in device_ids]
         parts = sql.Parts(of_type, "s.name = $2", *_shape(interval_s, zone))
         asked = (which, metric, MAX_BUCKETS + 1, start_ms, *_every(interval_s, zone))
+        whose = (None, device_type) if device_ids is None else (which, None)
         grain_ms = _grain_ms(interval_s, zone)
         question = None
         if device_ids is None and zone is None:
@@ -258,13 +263,14 @@ class History:
             make = partial(sql.sketches, interval_s is not None, "asc", parts)
         else:
             make = partial(sql.type_aggregate, aggregation, interval_s is not None, parts)
-        return await self._fetch(parts, make, asked, start_ms, end_ms, grain_ms, question)
+        return await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
 
     async def _fetch(
         self,
         parts: sql.Parts,
         make: Callable[[], str],
         asked: tuple[Any, ...],
+        whose: Whose,
         start_ms: int | None,
         end_ms: int | None,
         grain_ms: int | None,
@@ -278,7 +284,7 @@ class History:
         if seam is not None:
             # What the log lacks is asked for before: no transaction waits for the archive.
             async with acquired(self._pool) as connection:
-                _, planned = await _planned(connection, start_ms, end_ms, grain_ms)
+                _, planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
             await self._older(parts, planned, seam, question)
         async with (
             acquired(self._pool) as connection,
@@ -286,7 +292,7 @@ class History:
         ):
             # A statement of its own for each plan: preparing it for its parameters lets partitions go early.
             await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
-            projected_ms, now_planned = await _planned(connection, start_ms, end_ms, grain_ms)
+            projected_ms, now_planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
             if self._archive is not None and _place(await self._seam_in(connection)) != _place(seam):
                 raise LogUnavailable("retention has dropped readings in between; ask again")
             if seam is None:
@@ -347,13 +353,16 @@ def _place(seam: Seam | None) -> int | None:
 
 
 async def _planned(
-    connection: Connection, start_ms: int | None, end_ms: int | None, grain_ms: int | None
+    connection: Connection, whose: Whose, start_ms: int | None, end_ms: int | None, grain_ms: int | None
 ) -> tuple[int | None, list[Segment]]:
     """How far the rollups have read, and what is to be read from which level."""
     projected = await connection.fetchrow(sql.PROJECTED)
     if projected is None:
         return None, [Segment(None, *_ends(start_ms, end_ms))]
     kept_from = {kind: int(ms) for kind, ms in msgspec.json.decode(projected["kept_from"]).items()}
+    if any("/" in kind for kind in kept_from):
+        for kind, floor_ms in (await floors(connection, *whose)).items():
+            kept_from[kind] = max(floor_ms, kept_from.get(kind, floor_ms))
     return projected["read_from"], segments(start_ms, end_ms, grain_ms, kept_from)
 
 

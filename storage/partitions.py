@@ -32,6 +32,10 @@ USED_DAYS: Final = 7
 """Classes that had rows in the last days have partitions made ahead."""
 
 
+ROLLUP_KEY: Final = ", PRIMARY KEY (device, metric, bucket)"
+"""Of a partition that has rollups itself; that of all of them would have to have the class in it."""
+
+
 class Leaf(NamedTuple):
     """A table that has rows: its first day, and the class of its rows; None: of all classes."""
 
@@ -119,17 +123,18 @@ async def drop_partitions(connection: Connection, before: date, tables: Sequence
 
 
 async def drop_classes(
-    connection: Connection, table: str, before: Mapping[int, date], before_all: date | None
+    connection: Connection, table: str, before: Mapping[int, date], before_all: date | None, days: int = 1
 ) -> list[str]:
-    """Drop the partitions of each class that are older than `before` says, and those of all by `before_all`.
+    """Drop the partitions of each class that end by what `before` says, and those of all by `before_all`.
 
+    A partition is `days` long.
     What is gone is noted in the table `retention`. Drops none while a backup is made, as `drop_partitions`.
 
     Returns:
         The names of those dropped.
     """
     dropped: list[str] = []
-    gone: set[tuple[int | None, date]] = set()
+    gone: dict[int | None, date] = {}
     async with connection.transaction():
         if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", BACKUP_KEY):
             return dropped
@@ -140,17 +145,18 @@ async def drop_classes(
         )
         for leaf in await leaves(connection, table):
             until = before_all if leaf.retention_class is None else before.get(leaf.retention_class)
-            if until is not None and leaf.day < until:
+            end = leaf.day + timedelta(days=days)
+            if until is not None and end <= until:
                 await connection.execute(f'DROP TABLE "{leaf.name}"')
                 dropped.append(leaf.name)
-                gone.add((leaf.retention_class, until))
+                gone[leaf.retention_class] = end
             else:
                 left.add(leaf.day)
-        for number, until in gone:
+        for number, end in gone.items():
             kind = table if number is None else kind_of(table, number)
-            await connection.execute(KEPT_FROM, kind, _midnight_ms(until))
+            await connection.execute(KEPT_FROM, kind, _midnight_ms(end))
         for day, name in await attached(connection, table):
-            if day < oldest and day not in left and name not in dropped:
+            if day + timedelta(days=days) <= oldest and day not in left and name not in dropped:
                 # A day without any class.
                 await connection.execute(f'DROP TABLE "{name}"')
     return dropped
@@ -201,6 +207,7 @@ async def create(
 async def create_class(connection: Connection, day: str, number: int) -> str:
     """Create the partition of a class in a day's table and give its name. Readers and writers go on."""
     name = f"{day}_c{number}"
-    await connection.execute(f"CREATE TABLE {name} (LIKE {day} INCLUDING ALL)")
+    key = ROLLUP_KEY if day.startswith("rollups_") else ""
+    await connection.execute(f"CREATE TABLE {name} (LIKE {day} INCLUDING ALL{key})")
     await connection.execute(f"ALTER TABLE {day} ATTACH PARTITION {name} FOR VALUES IN ({number})")
     return name

@@ -18,7 +18,7 @@ from sensorium.storage.backup_files import (
 from sensorium.storage.claim import Claim, Role
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.migrate import migrate, migrations
-from sensorium.storage.partitions import create_class
+from sensorium.storage.partitions import ROLLUP_KEY, create_class
 
 UNDER_WAY: Final = "restore_under_way"
 """The table that is there while a database is restored: the files that are done. No platform starts on it."""
@@ -32,6 +32,12 @@ SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 """
 _KIND: Final = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)"
+# Partitions of rollups have a key of their own, once the whole table has none.
+_KEY: Final = f"""
+SELECT CASE WHEN $1 LIKE 'rollups\\_%' AND NOT EXISTS (
+                SELECT FROM pg_constraint WHERE conrelid = to_regclass($1) AND contype = 'p')
+            THEN '{ROLLUP_KEY}' ELSE '' END
+"""
 _PARTITION: Final = re.compile(r"((\w+?)_\d{8})(?:_c(\d+))?")
 _BOUND: Final = re.compile(r"FOR VALUES FROM \('[0-9: +-]+'\) TO \('[0-9: +-]+'\)")
 
@@ -190,13 +196,14 @@ async def _have_partition(connection: Connection, table: TableFile) -> None:
     ):
         raise BadBackup(f"the backup has a partition {table.table!r} that is none")
     day, by_class = named[1], " PARTITION BY LIST (class)" if number is not None else ""
+    key = await connection.fetchval(_KEY, table.parent) if number is None else ""
     kind = await connection.fetchval(_KIND, day)
     if kind is not None and kind != ("p" if by_class else "r"):
         # Made ahead, and empty: the database was.
         await connection.execute(f'DROP TABLE "{day}"')
         kind = None
     if kind is None:
-        await connection.execute(f'CREATE TABLE "{day}" (LIKE "{table.parent}" INCLUDING ALL){by_class}')
+        await connection.execute(f'CREATE TABLE "{day}" (LIKE "{table.parent}" INCLUDING ALL{key}){by_class}')
         await connection.execute(f'ALTER TABLE "{table.parent}" ATTACH PARTITION "{day}" {table.bound}')
     if number is not None and await connection.fetchval(_KIND, table.table) is None:
         await create_class(connection, day, number)

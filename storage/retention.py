@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from sensorium.actors.errors import SensoriumError
@@ -16,15 +16,13 @@ from sensorium.storage.bulk_jobs import forget_jobs
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.erasures import carry_on
 from sensorium.storage.partitions import (
-    LOCK_KEY,
     TABLES,
-    attached,
     drop_classes,
     drop_partitions,
     ensure_partitions,
 )
 from sensorium.storage.retention_classes import DEFAULT, KEPT_FOR_EVER, KEPT_FROM, Days, longest, stored
-from sensorium.storage.rollup import LEVELS, Level
+from sensorium.storage.rollup import LEVELS
 
 _log = logging.getLogger(__name__)
 
@@ -57,11 +55,15 @@ DELETE FROM alarms WHERE alarm_id IN
      ORDER BY start_at, alarm_id LIMIT $3)
 """
 _SIZES: Final = """
-SELECT coalesce(parent.relname, child.relname)::text AS kind,
+SELECT coalesce(root.relname, child.relname)::text AS kind,
+       CASE WHEN above.partstrat = 'l'
+            THEN substring(pg_get_expr(child.relpartbound, child.oid) FROM '[0-9]+')::int END AS class,
        sum(pg_total_relation_size(child.oid))::bigint AS bytes
 FROM pg_class child
-LEFT JOIN pg_inherits i ON i.inhrelid = child.oid LEFT JOIN pg_class parent ON parent.oid = i.inhparent
-WHERE child.relkind = 'r' AND child.relnamespace = 'public'::regnamespace GROUP BY 1 ORDER BY 1
+LEFT JOIN pg_class root ON root.oid = pg_partition_root(child.oid)
+LEFT JOIN pg_inherits i ON i.inhrelid = child.oid
+LEFT JOIN pg_partitioned_table above ON above.partrelid = i.inhparent
+WHERE child.relkind = 'r' AND child.relnamespace = 'public'::regnamespace GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 
@@ -118,9 +120,9 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
         await forget_anomalies(connection, now - timedelta(days=settings.days.raw))
     await forget_alarms(connection, settings.alarms, now)
     for level in LEVELS:
-        kept = longest(days.rollups(level.name) for days in classes.values())
-        if kept is not None:
-            dropped += await _drop_rollups(connection, level, now - timedelta(days=kept))
+        by_class = {number: days.rollups(level.name) for number, days in classes.items()}
+        before, of_all = _ends(by_class, now)
+        dropped += await drop_classes(connection, level.table, before, of_all, level.partition_days)
     if settings.audit_days is not None:
         await audit_chain.forget(connection, round((now.timestamp() - settings.audit_days * 86_400) * 1000))
     if dropped:
@@ -152,14 +154,19 @@ async def _drop_events(
     read = await _read_from(connection, settings)
     if read is None:
         return []
+    return await drop_classes(connection, EVENTS, *_ends(days, now, read))
+
+
+def _ends(
+    days: Mapping[int, int | None], now: datetime, at_most: datetime = _ALWAYS
+) -> tuple[dict[int, date], date | None]:
+    """By class, before when all is too old, and before when what has rows of all classes is."""
     before = {
-        number: min(now - timedelta(days=kept), read).astimezone(UTC).date()
+        number: min(now - timedelta(days=kept), at_most).astimezone(UTC).date()
         for number, kept in days.items()
         if kept is not None
     }
-    # A day of all classes is kept as long as any of them is.
-    of_all = min(before.values()) if len(before) == len(days) else None
-    return await drop_classes(connection, EVENTS, before, of_all)
+    return before, min(before.values()) if len(before) == len(days) else None
 
 
 async def _read_from(connection: Connection, settings: RetentionSettings) -> datetime | None:
@@ -226,22 +233,12 @@ async def forget_anomalies(connection: Connection, before: datetime) -> int:
     return forgotten
 
 
-async def _drop_rollups(connection: Connection, level: Level, before: datetime) -> list[str]:
-    dropped = []
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-        for day, name in await attached(connection, level.table):
-            end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=level.partition_days)
-            if end <= before:
-                await connection.execute(KEPT_FROM, level.table, int(end.timestamp() * 1000))
-                await connection.execute(f'DROP TABLE "{name}"')
-                dropped.append(name)
-    return dropped
-
-
-async def sizes(connection: Connection) -> dict[str, int]:
-    """Bytes by table with its indexes; partitions count for the table that they are part of."""
-    return {row["kind"]: row["bytes"] for row in await connection.fetch(_SIZES)}
+async def sizes(connection: Connection) -> dict[str, dict[int | None, int]]:
+    """Bytes by table, with its indexes and all partitions, and by class; None: of all classes or without."""
+    found: dict[str, dict[int | None, int]] = {}
+    for kind, retention_class, size in await connection.fetch(_SIZES):
+        found.setdefault(kind, {})[retention_class] = size
+    return found
 
 
 class RetentionKeeper:
@@ -253,7 +250,7 @@ class RetentionKeeper:
         self._task: asyncio.Task[None] | None = None
         self._erasing: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
-        self._bytes: dict[str, int] = {}
+        self._bytes: dict[str, dict[int | None, int]] = {}
         self._dropped = 0
         self._trouble = ""
 
@@ -275,10 +272,18 @@ class RetentionKeeper:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def statistics(self) -> dict[str, Any]:
-        """Bytes by table, partitions dropped since the start, and why it cannot do its work at present."""
+        """Bytes by table and by class, partitions dropped since the start, and why it cannot go on.
+
+        Of `storage_class_bytes`, the tables that are kept by class; "" is what has rows of all classes.
+        """
         return {
             "name": "retention",
-            "storage_bytes": dict(self._bytes),
+            "storage_bytes": {kind: sum(of_kind.values()) for kind, of_kind in self._bytes.items()},
+            "storage_class_bytes": {
+                kind: {"" if number is None else str(number): size for number, size in of_kind.items()}
+                for kind, of_kind in self._bytes.items()
+                if of_kind.keys() != {None}
+            },
             "partitions_dropped": self._dropped,
             "trouble": self._trouble,
         }

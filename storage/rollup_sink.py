@@ -1,8 +1,8 @@
 """The projection into the rollup tables: exactly once, because it writes in the cursor's transaction."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from sensorium.storage import partitions
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Connection
 from sensorium.storage.projection import LogEntry, ProjectionSettings, erased_at
+from sensorium.storage.retention_classes import DEFAULT, classes_of, kind_of
 from sensorium.storage.rollup import LEVELS, Collected, Key, Level, Rollup, check
 
 NAME: Final = "rollups"
@@ -24,13 +25,14 @@ CHUNK: Final = 5_000
 
 _COLUMNS: Final = (
     *("device", "bucket", "first_at", "last_at", "total", "squares", "least", "most", "first", "last"),
-    *("metric", "n", "sketch", "first_text", "last_text"),
+    *("metric", "n", "class", "sketch", "first_text", "last_text"),
 )
 _METRIC: Final = (
     'INSERT INTO rollup_metrics (name, kind) VALUES ($1, $2::text::"char") ON CONFLICT DO NOTHING'
 )
 _METRICS: Final = "SELECT name, kind::text, id FROM rollup_metrics"
 _KEPT_FROM: Final = "SELECT kind, kept_from FROM retention"
+_HAS_CLASSES: Final = "SELECT EXISTS (SELECT FROM retention_class_types WHERE until IS NULL)"
 _FORGET: Final = "DELETE FROM {table} WHERE device = ANY($1::bigint[])"
 _STAGE: Final = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS rollup_stage ON COMMIT DELETE ROWS
@@ -38,22 +40,22 @@ AS SELECT {", ".join(_COLUMNS)} FROM rollups_1m WITH NO DATA
 """
 
 
-def _stored(level: Level) -> str:
+def _stored(leaf: str) -> str:
     return f"""
         SELECT device, metric, bucket, first_at, last_at, total, squares, least, most, first, last, n, sketch,
                first_text, last_text
         FROM unnest($1::bigint[], $2::int[], $3::timestamptz[]) AS asked (device, metric, bucket)
-        JOIN {level.table} USING (device, metric, bucket)
+        JOIN "{leaf}" USING (device, metric, bucket)
     """
 
 
-def _write(level: Level) -> str:
+def _replace(leaf: str) -> str:
     others = ", ".join(
-        f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("device", "bucket", "metric")
+        f"{name} = s.{name}" for name in _COLUMNS if name not in ("device", "bucket", "metric", "class")
     )
     return f"""
-        INSERT INTO {level.table} ({", ".join(_COLUMNS)}) SELECT * FROM rollup_stage
-        ON CONFLICT (device, metric, bucket) DO UPDATE SET {others}
+        UPDATE "{leaf}" r SET {others} FROM rollup_stage s
+        WHERE r.device = s.device AND r.metric = s.metric AND r.bucket = s.bucket
     """
 
 
@@ -116,28 +118,40 @@ class RollupSink:
             if number % CHUNK == 0:
                 await asyncio.sleep(0)
         await self._know_metrics(transaction, {key[1:3] for key in coarse[-1]})
+        classes: dict[int, int] = {}
+        if await transaction.fetchval(_HAS_CLASSES):
+            classes = await classes_of(transaction, {key[0] for key in coarse[-1]})
         for level, rollups in zip(LEVELS, (minutes, *coarse), strict=True):
-            floor_ms = kept_from.get(level.table, 0)
-            # In the order of the index: neighbours stand on one page.
-            keys = sorted(key for key in rollups if key[3] >= floor_ms)
-            await _ensure(transaction, level, {key[3] for key in keys})
-            for chunk in _chunks(keys):
-                await self._write(transaction, level, {key: rollups[key] for key in chunk})
+            places = _Places(level, kept_from, await partitions.leaves(transaction, level.table))
+            by_place: dict[Place, list[Key]] = {}
+            for key in rollups:
+                if (place := places.of(key[3], classes.get(key[0], DEFAULT))) is not None:
+                    by_place.setdefault(place, []).append(key)
+            for place, keys in sorted(by_place.items()):
+                leaf = await places.leaf(transaction, place)
+                # In the order of the index: neighbours stand on one page.
+                for chunk in _chunks(sorted(keys)):
+                    await self._write(transaction, leaf, place[1], {key: rollups[key] for key in chunk})
 
-    async def _write(self, transaction: Connection, level: Level, rollups: dict[Key, Rollup]) -> None:
+    async def _write(
+        self, transaction: Connection, leaf: str, retention_class: int, rollups: dict[Key, Rollup]
+    ) -> None:
         ids = self._metric_ids
         by_id = {(device, ids[name, kind], bucket): r for (device, name, kind, bucket), r in rollups.items()}
         columns = [list(column) for column in zip(*by_id, strict=True)]
-        for row in await transaction.fetch(_stored(level), *columns):
+        merged = []
+        for row in await transaction.fetch(_stored(leaf), *columns):
             key = (row[0], row[1], row[2])
             stored = _rollup(row)
-            stored.merge(by_id[key])
-            by_id[key] = stored
-        await transaction.copy_records_to_table(
-            "rollup_stage", records=[_record(key, r) for key, r in by_id.items()], columns=_COLUMNS
-        )
-        await transaction.execute(_write(level))
-        await transaction.execute("TRUNCATE rollup_stage")
+            stored.merge(by_id.pop(key))
+            merged.append(_record(key, stored, retention_class))
+        if merged:
+            await transaction.copy_records_to_table("rollup_stage", records=merged, columns=_COLUMNS)
+            await transaction.execute(_replace(leaf))
+            await transaction.execute("TRUNCATE rollup_stage")
+        if by_id:
+            fresh = [_record(key, rollup, retention_class) for key, rollup in by_id.items()]
+            await transaction.copy_records_to_table(leaf, records=fresh, columns=_COLUMNS)
 
     async def _know_metrics(self, transaction: Connection, used: set[Any]) -> None:
         if missing := sorted(used - self._metric_ids.keys()):
@@ -176,12 +190,12 @@ def _rollup(row: Any) -> Rollup:
     return made
 
 
-def _record(key: tuple[int, int, int], rollup: Rollup) -> tuple[Any, ...]:
+def _record(key: tuple[int, int, int], rollup: Rollup, retention_class: int) -> tuple[Any, ...]:
     device, metric, bucket_ms = key
     return (
         *(device, bucket_ms, rollup.first_ms, rollup.last_ms, rollup.total, rollup.squares, rollup.least),
-        *(rollup.most, rollup.first, rollup.last, metric, rollup.n, sketch.encode(rollup.bins) or None),
-        *(rollup.first_text, rollup.last_text),
+        *(rollup.most, rollup.first, rollup.last, metric, rollup.n, retention_class),
+        *(sketch.encode(rollup.bins) or None, rollup.first_text, rollup.last_text),
     )
 
 
@@ -197,9 +211,41 @@ def partition_start(level: Level, bucket_ms: int) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=bucket_ms // width_ms * width_ms)
 
 
-async def _ensure(transaction: Connection, level: Level, buckets_ms: set[int]) -> None:
-    wanted = {partition_start(level, bucket_ms) for bucket_ms in buckets_ms}
-    have = {day for day, _ in await partitions.attached(transaction, level.table)}
-    for start in sorted(wanted):
-        if start.date() not in have:
-            await partitions.create(transaction, level.table, start.date(), level.partition_days)
+Place = tuple[date, int]
+"""The first day of a range of time, and a retention class."""
+
+
+class _Places:
+    """The tables of a level that rows go into: one for each range and class, and made when there is none."""
+
+    def __init__(self, level: Level, kept_from: Mapping[str, int], leaves: Sequence[partitions.Leaf]) -> None:
+        self._level = level
+        self._kept_from = kept_from
+        self._names = {(leaf.day, leaf.retention_class): leaf.name for leaf in leaves}
+        self._starts: dict[int, date] = {}
+
+    def of(self, bucket_ms: int, retention_class: int) -> Place | None:
+        """Where a bucket of a device of that class is; None: retention has removed it."""
+        width_ms = self._level.partition_days * 86_400_000
+        number = bucket_ms // width_ms
+        if (day := self._starts.get(number)) is None:
+            day = self._starts[number] = partition_start(self._level, bucket_ms).date()
+        kinds = (self._level.table, kind_of(self._level.table, retention_class))
+        if bucket_ms < max(self._kept_from.get(kind, 0) for kind in kinds):
+            return None
+        return day, DEFAULT if (day, None) in self._names else retention_class
+
+    async def leaf(self, transaction: Connection, place: Place) -> str:
+        """The table's name."""
+        day, number = place
+        if (day, None) in self._names:
+            return self._names[day, None]
+        if place not in self._names:
+            level = self._level
+            name = f"{level.table}_{day:%Y%m%d}"
+            if await transaction.fetchval("SELECT to_regclass($1) IS NULL", name):
+                await partitions.create(transaction, level.table, day, level.partition_days, {number})
+            else:
+                await partitions.create_class(transaction, name, number)
+            self._names[place] = f"{name}_c{number}"
+        return self._names[place]

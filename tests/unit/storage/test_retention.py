@@ -3,16 +3,21 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from conftest import copied
 from storage_rows import NOON_MS, alarm, event, reading, registration
 
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Commit
-from sensorium.storage import PgLog, PgMembership
+from sensorium.storage import History, PgLog, PgMembership, close_pool, migrate, open_pool
+from sensorium.storage.backup import back_up
 from sensorium.storage.database import Pool, acquired
+from sensorium.storage.embedded import EmbeddedPostgres
 from sensorium.storage.partitions import attached, create, ensure_partitions, leaves
 from sensorium.storage.projection_runner import ProjectionRunner
+from sensorium.storage.restore import restore
 from sensorium.storage.retention import (
     AlarmRetention,
     RetentionKeeper,
@@ -22,7 +27,8 @@ from sensorium.storage.retention import (
     sizes,
 )
 from sensorium.storage.retention_classes import KEPT_FROM, Days, floors, settle
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink
+from sensorium.storage.rollup import LEVELS
+from sensorium.storage.rollup_sink import SETTINGS, RollupSink, partition_start
 
 pytestmark = pytest.mark.database
 
@@ -58,10 +64,10 @@ async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> No
         assert await connection.fetchval("SELECT count(*) FROM rollups_1m") == 0
         assert await connection.fetchval("SELECT sum(n) FROM rollups_1h") == 2
         kept = dict(await connection.fetch("SELECT kind, kept_from FROM retention"))
-        assert set(kept) == {"log", "events/0", "rollups_1m"}
+        assert set(kept) == {"log", "events/0", "rollups_1m/0"}
         assert await connection.fetchval("SELECT count(*) FROM readings") == 0
         assert await apply(connection, settings, later) == []
-        assert (await sizes(connection))["rollups_1h"] > 0
+        assert (await sizes(connection))["rollups_1h"][0] > 0
 
 
 async def test_alarms_go_by_type_once_they_have_ended(dsn: str, pool: Pool) -> None:
@@ -108,6 +114,8 @@ async def test_the_keeper_says_how_much_there_is(dsn: str) -> None:
     keeper = RetentionKeeper(dsn, RetentionSettings())
     await keeper._look(due=True)
     assert keeper.statistics()["storage_bytes"]["readings"] > 0
+    assert keeper.statistics()["storage_class_bytes"]["events"].keys() == {"0"}
+    assert "readings" not in keeper.statistics()["storage_class_bytes"]
     assert keeper.statistics()["partitions_dropped"] == 0
 
 
@@ -175,3 +183,103 @@ async def test_a_device_of_another_class_than_before_has_lost_what_that_class_ha
         assert abs(floor_ms - now_ms - 25 * 3_600_000) < 60_000
         await connection.execute(KEPT_FROM, "events/2", now_ms + 5 * day_ms)
         assert await floors(connection, [device_key("p")]) == {"events": now_ms + 5 * day_ms}
+
+
+async def counted(dsn: str, entries: int) -> None:
+    """Let the projection count so many entries of the log."""
+    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
+    await runner.start()
+    while runner.statistics()["entries"] < entries:
+        await runner.ping()
+        await asyncio.sleep(0.01)
+    await runner.stop()
+
+
+async def test_rollups_of_a_class_go_by_themselves_and_answers_are_whole(dsn: str, pool: Pool) -> None:
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    await settle([dsn], Days(), {"pump": Days(rollups_1m=7, rollups_1h=200), "valve": Days(rollups_1m=30)})
+    names = ("p", "v", "l")
+    types = ("pump", "valve", "lamp")
+    registrations = [registration(name, of_type) for name, of_type in zip(names, types, strict=True)]
+    await log.commit(Commit(registrations=registrations, readings=[reading(name, 1) for name in names]))
+    await counted(dsn, 3)
+    # The device of the first class becomes one of the second, and an hour of it is of both.
+    await log.commit(Commit(registrations=[registration("p", "valve")], readings=[reading("p", 2, key=2)]))
+    await counted(dsn, 1)
+    history = History(pool)
+
+    async def asked(interval_s: float) -> tuple[float, str]:
+        found = await history.aggregate("p", NOON_MS, NOON_MS + 3_600_000, None, "count", interval_s)
+        return sum(float(bucket.values["temperature"]) for bucket in found), found.source
+
+    async with acquired(pool) as connection:
+        minutes = await leaves(connection, "rollups_1m")
+        assert [leaf.retention_class for leaf in minutes] == [0, 1, 2]
+        rows = await connection.fetch("SELECT class, count(*) FROM rollups_1h GROUP BY 1 ORDER BY 1")
+        assert [tuple(row) for row in rows] == [(0, 1), (1, 1), (2, 2)]
+        assert (await asked(60.0), await asked(3_600.0)) == ((2, "1m"), (2, "1h"))
+        noon = datetime.fromtimestamp(NOON_MS / 1000, UTC)
+        dropped = await apply(connection, RetentionSettings(), noon + timedelta(days=15))
+        assert [name[-3:] for name in dropped] == ["_c1"]
+        # Minutes of the former class are gone, so its readings are counted; hours are there.
+        assert (await asked(60.0), await asked(3_600.0)) == ((2, "raw"), (2, "1h"))
+        found = await history.aggregate_type("valve", "temperature", None, None, "count", 60.0)
+        assert sum(float(bucket.value) for bucket in found) == 3
+        # Of lamps nothing is gone.
+        found = await history.aggregate_type("lamp", "temperature", None, None, "count", 60.0)
+        assert (len(found), found.source) == (1, "1m")
+    # What comes late for what is gone is not begun again.
+    await log.commit(Commit(registrations=[registration("p", "pump")], readings=[reading("p", 3, key=3)]))
+    await counted(dsn, 1)
+    await log.close()
+    async with acquired(pool) as connection:
+        assert [leaf.retention_class for leaf in await leaves(connection, "rollups_1m")] == [0, 2]
+        assert await connection.fetchval("SELECT n FROM rollups_1h WHERE class = 1") == 2
+    assert (await asked(60.0), await asked(3_600.0)) == ((3, "raw"), (3, "1h"))
+
+
+@pytest.mark.slow
+async def test_rollups_from_before_there_were_classes_stay_where_they_are(
+    server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with (
+        copied(server, "template0", "of_older_rollups") as old,
+        copied(server, "template0", "of_their_backup") as other,
+    ):
+        await migrate(old, 26)
+        pool = await open_pool(old)
+        start = partition_start(LEVELS[0], NOON_MS)
+        async with acquired(pool) as connection:
+            name = await create(connection, "rollups_1m", start.date(), 7)
+            await connection.execute("INSERT INTO rollup_metrics (name, kind) VALUES ('temperature', 'n')")
+            await connection.execute(
+                "INSERT INTO rollups_1m (device, bucket, first_at, last_at, total, squares, least, most,"
+                " first, last, metric, n) VALUES ($1, $2, $2, $2, 1, 1, 1, 1, 1, 1, 1, 1)",
+                device_key("p"),
+                NOON_MS,
+            )
+        await migrate(old)
+        await settle([old], Days(), {"pump": Days(rollups_1m=7)})
+        log = PgLog(old, await PgMembership(pool).join("a"))
+        await log.commit(Commit(registrations=[registration("p", "pump")], readings=[reading("p", 1)]))
+        await log.close()
+        await counted(old, 1)
+        async with acquired(pool) as connection:
+            assert [tuple(leaf)[1:] for leaf in await leaves(connection, "rollups_1m")] == [(name, None)]
+            assert [leaf.retention_class for leaf in await leaves(connection, "rollups_1h")] == [1]
+            rows = await connection.fetch("SELECT n, class FROM rollups_1m")
+            assert [tuple(row) for row in rows] == [(2, 0)]
+            # Kept for the longest: for ever.
+            assert name not in await apply(connection, RetentionSettings(), start + timedelta(days=90))
+        await back_up([old], tmp_path / "b", "9.9", lambda *_: None)
+        await restore(tmp_path / "b", [other], lambda *_: None)
+        await close_pool(pool)
+        pool = await open_pool(other)
+        async with acquired(pool) as connection:
+            assert [tuple(leaf)[1:] for leaf in await leaves(connection, "rollups_1m")] == [(name, None)]
+            assert await connection.fetchval("SELECT n FROM rollups_1m") == 2
+            keyed = "SELECT conrelid::regclass::text FROM pg_constraint WHERE conname LIKE 'rollups%pkey'"
+            with_key = {row[0] for row in await connection.fetch(keyed)}
+            assert len(with_key) == 3
+            assert name in with_key
+        await close_pool(pool)
