@@ -14,10 +14,20 @@ from strawberry.scalars import JSON
 from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.records import Alarm as AlarmRecord
 from sensorium.actors.records import Command as CommandRecord
-from sensorium.actors.rules import Rule as RuleRecord
 from sensorium.serve.graphql_context import Info
-from sensorium.serve.graphql_types import Alarm, Command, Device, Rule, Twin, rule_of, twin_of
+from sensorium.serve.graphql_types import (
+    Alarm,
+    BulkJob,
+    Command,
+    Device,
+    Rule,
+    Twin,
+    job_of,
+    rule_of,
+    twin_of,
+)
 from sensorium.serve.origin import BY_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER, WAY_HEADER, origin_of
+from sensorium.serve.pages import SavedRule
 from sensorium.serve.problems import not_found
 
 REST: Final = "http://rest"
@@ -52,20 +62,21 @@ class Mutation:
         device_type: str,
         location: LocationInput | None = None,
         metadata: JSON | None = None,
+        isolation: str | None = None,
     ) -> Device:
-        body = {"device_id": device_id, "device_type": device_type}
+        body = {"device_id": device_id, "device_type": device_type, "isolation": isolation}
         place = None if location is None else _given(vars(location))
-        await _rest(info, "POST", "/api/devices", _given({**body, "location": place, "metadata": metadata}))
+        await rest(info, "POST", "/api/devices", _given({**body, "location": place, "metadata": metadata}))
         return await _registered(info, device_id)
 
     @strawberry.mutation(description="Change a device by a JSON merge patch, as in the REST API.")
     async def update_device(self, info: Info, device_id: str, patch: JSON) -> Device:
-        await _rest(info, "PATCH", f"/api/devices/{_quoted(device_id)}", patch)
+        await rest(info, "PATCH", f"/api/devices/{_quoted(device_id)}", patch)
         return await _registered(info, device_id)
 
     @strawberry.mutation(description="Retire a device: its readings are refused, its history stays.")
     async def decommission_device(self, info: Info, device_id: str) -> Device:
-        await _rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}")
+        await rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}")
         return await _registered(info, device_id)
 
     @strawberry.mutation(description="Send a command; with `waitS` it may have ended.")
@@ -79,6 +90,7 @@ class Mutation:
         retries: int | None = None,
         idempotency_key: str | None = None,
         wait_s: float | None = None,
+        expires_at: str | None = None,
     ) -> Command:
         body = {
             "command": command,
@@ -87,10 +99,45 @@ class Mutation:
             "retries": retries,
             "idempotency_key": idempotency_key,
             "wait_s": wait_s,
+            "expires_at": expires_at,
         }
-        said = await _rest(info, "POST", f"/api/devices/{_quoted(device_id)}/commands", _given(body))
+        said = await rest(info, "POST", f"/api/devices/{_quoted(device_id)}/commands", _given(body))
         found: Any = msgspec.convert(said, CommandRecord)
         return found  # type: ignore[no-any-return]
+
+    @strawberry.mutation(
+        description="One command to all active devices of a selection: `deviceType`, `deviceIds`, `metadata`."
+    )
+    async def send_commands(
+        self,
+        info: Info,
+        command: str,
+        device_type: str | None = None,
+        device_ids: list[str] | None = None,
+        metadata: JSON | None = None,
+        parameters: JSON | None = None,
+        timeout_s: float | None = None,
+        retries: int | None = None,
+        expires_at: str | None = None,
+        per_second: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> BulkJob:
+        select = {"device_type": device_type, "device_ids": device_ids, "metadata": metadata}
+        body = {
+            "command": command,
+            "select": _given(select),
+            "parameters": parameters,
+            "timeout_s": timeout_s,
+            "retries": retries,
+            "expires_at": expires_at,
+            "per_second": per_second,
+            "idempotency_key": idempotency_key,
+        }
+        return job_of(await rest(info, "POST", "/api/commands/bulk", _given(body)))
+
+    @strawberry.mutation(description="Give a command to no more devices, and cancel what is open of it.")
+    async def cancel_bulk_job(self, info: Info, job_id: str) -> BulkJob:
+        return job_of(await rest(info, "DELETE", f"/api/commands/bulk/{_quoted(job_id)}"))
 
     @strawberry.mutation(
         description="Change what is desired of a device by a JSON merge patch; `replace`: as a whole. With"
@@ -105,10 +152,9 @@ class Mutation:
         version: int | None = None,
         by: str | None = None,
     ) -> Twin:
-        place = f"/api/devices/{_quoted(device_id)}/twin/desired"
-        path = place if by is None else f"{place}?by={_quoted(by)}"
+        path = f"/api/devices/{_quoted(device_id)}/twin/desired{_by(by)}"
         matching = {} if version is None else {"If-Match": f'"d{version}"'}
-        await _rest(info, "PUT" if replace else "PATCH", path, values, matching)
+        await rest(info, "PUT" if replace else "PATCH", path, values, matching)
         found = await info.context.twins.load(device_id)
         if found is None:
             raise not_found(f"no device {device_id}")
@@ -116,7 +162,7 @@ class Mutation:
 
     @strawberry.mutation(description="Cancel an open command.")
     async def cancel_command(self, info: Info, device_id: str, command_id: str) -> Command | None:
-        await _rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}/commands/{_quoted(command_id)}")
+        await rest(info, "DELETE", f"/api/devices/{_quoted(device_id)}/commands/{_quoted(command_id)}")
         found: Any = await info.context.services.commands.get(command_id)
         return found  # type: ignore[no-any-return]
 
@@ -134,27 +180,32 @@ class Mutation:
         for_s: float | None = None,
     ) -> Alarm:
         body = _given({"by": by, "assignee": assignee, "text": text, "for_s": for_s})
-        said = await _rest(info, "POST", f"/api/alarms/{_quoted(alarm_id)}/{action.value}", body)
+        said = await rest(info, "POST", f"/api/alarms/{_quoted(alarm_id)}/{action.value}", body)
         found: Any = msgspec.convert(said, AlarmRecord)
         return found  # type: ignore[no-any-return]
 
     @strawberry.mutation(description="Create a rule; `spec` is as in the REST API.")
-    async def create_rule(self, info: Info, spec: JSON) -> Rule:
-        return rule_of(msgspec.convert(await _rest(info, "POST", "/api/analytics/rules", spec), RuleRecord))
+    async def create_rule(self, info: Info, spec: JSON, by: str | None = None) -> Rule:
+        said = await rest(info, "POST", f"/api/analytics/rules{_by(by)}", spec)
+        return rule_of(msgspec.convert(said, SavedRule))
 
     @strawberry.mutation(description="Replace a rule.")
-    async def replace_rule(self, info: Info, rule_id: str, spec: JSON) -> Rule:
-        said = await _rest(info, "PUT", f"/api/analytics/rules/{_quoted(rule_id)}", spec)
-        return rule_of(msgspec.convert(said, RuleRecord))
+    async def replace_rule(self, info: Info, rule_id: str, spec: JSON, by: str | None = None) -> Rule:
+        said = await rest(info, "PUT", f"/api/analytics/rules/{_quoted(rule_id)}{_by(by)}", spec)
+        return rule_of(msgspec.convert(said, SavedRule))
 
     @strawberry.mutation(description="Delete a rule; its id is given back.")
     async def delete_rule(self, info: Info, rule_id: str) -> str:
-        await _rest(info, "DELETE", f"/api/analytics/rules/{_quoted(rule_id)}")
+        await rest(info, "DELETE", f"/api/analytics/rules/{_quoted(rule_id)}")
         return rule_id
 
 
 def _given(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _by(by: str | None) -> str:
+    return "" if by is None else f"?by={_quoted(by)}"
 
 
 def _quoted(text: str) -> str:
@@ -166,7 +217,7 @@ async def _registered(info: Info, device_id: str) -> Device:
     return found  # type: ignore[no-any-return]
 
 
-async def _rest(
+async def rest(
     info: Info, method: str, path: str, body: Any = None, more: Mapping[str, str] | None = None
 ) -> Any:
     """What the REST API answers, asked within this process. Raises its problem."""

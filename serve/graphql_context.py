@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 from strawberry.dataloader import DataLoader
 
 from sensorium.actors.errors import DeviceNotFound
-from sensorium.actors.messages import DeviceInfo, GetDevice, GetLatest, GetTwin, Latest
+from sensorium.actors.messages import DeviceInfo, GetDevice, GetLatest, GetTwin, GetWindow, Latest, WindowInfo
 from sensorium.actors.records import Registration
 from sensorium.actors.twin import TwinInfo
 from sensorium.serve.services import ReadsForMany, Services
@@ -43,25 +43,30 @@ class Context:
         self.latest: DataLoader[str, Latest | None] = DataLoader(
             lambda ids: self._ask_all(ids, GetLatest, Latest), cache=False
         )
+        self.windows: DataLoader[tuple[str, str, float | None], WindowInfo | None] = DataLoader(
+            self._windows, cache=False
+        )
         self.twins: DataLoader[str, TwinInfo | None] = DataLoader(
             lambda ids: self._ask_all(ids, GetTwin, TwinInfo), cache=False
         )
 
     async def _ask_all(self, device_ids: Sequence[str], message: Any, kind: type[T]) -> list[T | None]:
         """From the devices themselves; the router gathers what goes to one host."""
-
-        async def one(device_id: str) -> T | None:
-            async with self._at_once:
-                try:
-                    return msgspec.convert(
-                        await self.services.router.ask(message(device_id), self.services.timeout_s), kind
-                    )
-                except DeviceNotFound:
-                    return None
-
         asked = list(dict.fromkeys(device_ids))
-        found = dict(zip(asked, await asyncio.gather(*map(one, asked)), strict=True))
+        answers = await asyncio.gather(*(self._ask(message(device_id), kind) for device_id in asked))
+        found = dict(zip(asked, answers, strict=True))
         return [found[device_id] for device_id in device_ids]
+
+    async def _windows(self, keys: Sequence[tuple[str, str, float | None]]) -> list[WindowInfo | None]:
+        return await asyncio.gather(*(self._ask(GetWindow(*key), WindowInfo) for key in keys))
+
+    async def _ask(self, message: Any, kind: type[T]) -> T | None:
+        async with self._at_once:
+            try:
+                answered = await self.services.router.ask(message, self.services.timeout_s)
+            except DeviceNotFound:
+                return None
+        return msgspec.convert(answered, kind)
 
 
 Info: TypeAlias = strawberry.Info[Context, None]

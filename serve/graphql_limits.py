@@ -23,10 +23,15 @@ MAX_ALIASES: Final = 30
 MAX_TOKENS: Final = 2_000
 MAX_FIRST: Final = 1_000
 
-_FIRST: Final = {"devices": 100, "alarms": 100, "commands": 100, "readings": 100}
+_FIRST: Final = dict.fromkeys(("devices", "alarms", "anomalies", "commands", "events", "readings"), 100)
 """Fields that are lists, and how many items they have when nobody says; below a device it is fewer."""
 _OF_A_DEVICE: Final = 10
-_WEIGHTS: Final = {"latest": 2, "connectivity": 2, "twin": 2, "aggregate": 100, "aggregated": 200}
+_OF_THE_DEVICE: Final = (
+    *("latest", "window", "twin", "connectivity", "lastSeenMs", "activeAlarms"),
+    *("isolation", "isolationBy", "process"),
+)
+"""What the device itself is asked for."""
+_WEIGHTS: Final = {**dict.fromkeys(_OF_THE_DEVICE, 2), "aggregate": 100, "aggregated": 200}
 
 
 class CostLimit(SchemaExtension):

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 import strawberry
@@ -18,9 +19,10 @@ from sensorium.actors.rules import Severity
 from sensorium.serve.alarms import AlarmState
 from sensorium.serve.anomalies import AnomalyGrade
 from sensorium.serve.devices import StatusFilter
+from sensorium.serve.events import kinds_in
 from sensorium.serve.feed_filter import FeedFilter, read_filter
 from sensorium.serve.feed_frames import Frame
-from sensorium.serve.graphql_changes import Mutation
+from sensorium.serve.graphql_changes import Mutation, rest
 from sensorium.serve.graphql_context import Info
 from sensorium.serve.graphql_errors import Told
 from sensorium.serve.graphql_limits import (
@@ -35,20 +37,27 @@ from sensorium.serve.graphql_types import (
     AlarmPage,
     AnomalyPage,
     Bucket,
+    BulkJob,
     Change,
     Command,
     CommandPage,
     Device,
     DevicePage,
     EpochMs,
+    Event,
+    EventPage,
     LiveMessage,
     ReadingPage,
     Rule,
+    RuleVersion,
     TypeBucket,
     change_of,
     checked_first,
+    event_of,
+    job_of,
     reading_of,
     rule_of,
+    version_of,
 )
 from sensorium.serve.history import Aggregation, Order
 from sensorium.serve.problems import Problem, not_found
@@ -132,6 +141,34 @@ class Query:
         found: Any = await info.context.services.alarms.get(alarm_id)
         return found  # type: ignore[no-any-return]
 
+    @strawberry.field(description="What became of an alarm and what people did about it, oldest first.")
+    async def alarm_life(self, info: Info, alarm_id: str) -> list[Event]:
+        found = await info.context.services.alarms.get(alarm_id)
+        if found is None:
+            raise not_found(f"no alarm {alarm_id}")
+        return [event_of(event) for event in await info.context.services.alarms.life(found)]
+
+    @strawberry.field(
+        description="What happened to a device besides its readings; `kinds` such as alarm_* or online."
+    )
+    async def events(
+        self,
+        info: Info,
+        device_id: str,
+        kinds: list[str] | None = None,
+        start_ms: EpochMs | None = None,
+        end_ms: EpochMs | None = None,
+        order: Order = Order.DESC,
+        first: int = 100,
+        after: str | None = None,
+    ) -> EventPage:
+        cursor = f"events {device_id} {order.value}"
+        page = await info.context.services.events.page(
+            *(device_id, None if kinds is None else kinds_in(",".join(kinds)), start_ms, end_ms, order.value),
+            *(cursor_in(cursor, after), checked_first(first)),
+        )
+        return EventPage(items=[event_of(event) for event in page.items], next=_next(cursor, page.next))
+
     @strawberry.field(description="What detectors found odd at a device, newest first.")
     async def anomalies(
         self,
@@ -164,12 +201,13 @@ class Query:
         end_ms: EpochMs | None = None,
         first: int = 100,
         after: str | None = None,
+        job_id: str | None = None,
     ) -> CommandPage:
         page = await info.context.services.commands.page(
             device_id=device_id,
             state=None if state is None else state.value,
             command=command,
-            job_id=None,
+            job_id=job_id,
             start_ms=start_ms,
             end_ms=end_ms,
             after=cursor_in("commands", after),
@@ -190,6 +228,15 @@ class Query:
     async def rule(self, info: Info, rule_id: str) -> Rule | None:
         found = await info.context.services.rules.get(rule_id)
         return None if found is None else rule_of(found)
+
+    @strawberry.field(description="What a rule said before, newest first, and who said so.")
+    async def rule_versions(self, info: Info, rule_id: str) -> list[RuleVersion]:
+        side = info.context.services.actions
+        return [] if side is None else [version_of(found) for found in await side.versions.list(rule_id)]
+
+    @strawberry.field(description="How far one command to many devices is.")
+    async def bulk_job(self, info: Info, job_id: str) -> BulkJob:
+        return job_of(await rest(info, "GET", f"/api/commands/bulk/{quote(job_id, safe='')}"))
 
     @strawberry.field(description="A device's readings by event time, from the log and the archive.")
     async def readings(

@@ -13,6 +13,7 @@ from sensorium.actors.twin import TwinInfo
 from sensorium.actors.twin_documents import Document
 from sensorium.serve.graphql_context import Info
 from sensorium.serve.graphql_limits import MAX_FIRST
+from sensorium.serve.pages import SavedRule
 from sensorium.serve.problems import Problem
 
 EpochMs = NewType("EpochMs", int)
@@ -142,6 +143,11 @@ class Command:
     result: JSON | None
     job_id: str | None
     steps: list[CommandStep]
+    timeout_ms: int
+    number: int
+    ready: bool
+    due_ms: EpochMs | None
+    downlink: str
 
     @strawberry.field(description="The device that is told.")
     async def device(self, info: Info) -> "Device | None":
@@ -167,6 +173,23 @@ class Twin:
     told_version: int
 
 
+@strawberry.type(
+    description="Figures of a metric over a rolling window; `startMs` is included, `endMs` is not."
+)
+class Window:
+    metric: str
+    start_ms: EpochMs
+    end_ms: EpochMs
+    count: int
+    sum: float | None
+    mean: float | None
+    stddev: float | None
+    min: float | None
+    max: float | None
+    first: float | None
+    last: float | None
+
+
 @strawberry.type(description="A device as it is registered, and what is known of it beside.")
 class Device:
     device_id: str
@@ -179,8 +202,33 @@ class Device:
 
     @strawberry.field(description="online, offline or never_seen; null once the device is gone.")
     async def connectivity(self, info: Info) -> str | None:
-        found: DeviceInfo | None = await info.context.infos.load(self.device_id)
+        found = await _asked(self, info)
         return None if found is None else found.connectivity
+
+    @strawberry.field(description="When something of it was received last.")
+    async def last_seen_ms(self, info: Info) -> EpochMs | None:
+        found = await _asked(self, info)
+        return None if found is None or found.last_seen_ms is None else EpochMs(found.last_seen_ms)
+
+    @strawberry.field(description="How many alarms stand.")
+    async def active_alarms(self, info: Info) -> int:
+        found = await _asked(self, info)
+        return 0 if found is None else found.active_alarms
+
+    @strawberry.field(description="process where it is to have one of its own, else shared; null once gone.")
+    async def isolation(self, info: Info) -> str | None:
+        found = await _asked(self, info)
+        return None if found is None else found.isolation
+
+    @strawberry.field(description="device where its isolation was said of it, profile where of its type.")
+    async def isolation_by(self, info: Info) -> str | None:
+        found = await _asked(self, info)
+        return None if found is None else found.isolation_by
+
+    @strawberry.field(description="The Ray actor of its own that it is in; null among others.")
+    async def process(self, info: Info) -> str | None:
+        found = await _asked(self, info)
+        return None if found is None else found.process
 
     @strawberry.field(description="The newest value of each metric, from the device itself.")
     async def latest(self, info: Info, metrics: list[str] | None = None) -> list[MetricValue]:
@@ -192,6 +240,13 @@ class Device:
             for name, value in found.metrics.items()
             if metrics is None or name in metrics
         ]
+
+    @strawberry.field(
+        description="A number metric over a window of `lengthS` seconds, or the profile's first, from the"
+        " device itself; null where there is none."
+    )
+    async def window(self, info: Info, metric: str, length_s: float | None = None) -> Window | None:
+        return _as(await info.context.windows.load((self.device_id, metric, length_s)))  # type: ignore[no-any-return]
 
     @strawberry.field(description="Its twin, from the device itself; null once the device is gone.")
     async def twin(self, info: Info) -> Twin | None:
@@ -205,8 +260,10 @@ class Device:
         first: int = 10,
         start_ms: EpochMs | None = None,
         end_ms: EpochMs | None = None,
+        quality: Quality | None = None,
     ) -> list[Reading]:
-        points = await info.context.readings.load((self.device_id, start_ms, end_ms, checked_first(first)))
+        asked = (self.device_id, start_ms, end_ms, checked_first(first), quality)
+        points = await info.context.readings.load(asked)
         return [reading_of(point) for point in points]
 
     @strawberry.field(description="Its newest alarms, newest first.")
@@ -220,7 +277,15 @@ class Device:
         return [_as(command) for command in found]
 
 
-@strawberry.type(description="A stored rule; `spec` is as in the REST API.")
+@strawberry.type(description="Something about a rule that is probably a mistake, and where.")
+class RuleWarning:
+    detail: str
+    pointer: str
+
+
+@strawberry.type(
+    description="A stored rule; `spec` is as in the REST API. `warnings` are told to who writes it only."
+)
 class Rule:
     rule_id: str
     version: int
@@ -230,6 +295,47 @@ class Rule:
     spec: JSON
     created_ms: EpochMs
     updated_ms: EpochMs
+    warnings: list[RuleWarning]
+
+
+@strawberry.type(description="What a rule said from then on, and who said so.")
+class RuleVersion:
+    rule_id: str
+    version: int
+    spec: JSON
+    changed_ms: EpochMs
+    changed_by: str
+
+
+@strawberry.type(description="Something that happened, such as alarm_raised, and what it left.")
+class Event:
+    time_ms: EpochMs
+    kind: str
+    body: JSON
+
+
+@strawberry.type(description="One command to many devices, and how far it is.")
+class BulkJob:
+    job_id: str
+    kind: str
+    state: str
+    created_ms: EpochMs
+    per_second: float
+    spec: JSON
+    total: int
+    pending: int
+    given: int
+    refused: int
+    cancelled: int
+    finished: bool
+    commands: JSON
+    failures: JSON
+
+
+@strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
+class EventPage:
+    items: list[Event]
+    next: str | None
 
 
 @strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
@@ -323,9 +429,39 @@ def reading_of(point: Any) -> Reading:
     )
 
 
+async def _asked(device: Device, info: Info) -> DeviceInfo | None:
+    """What it says of itself; None once it is gone."""
+    found: DeviceInfo | None = await info.context.infos.load(device.device_id)
+    return found
+
+
+def event_of(event: Any) -> Event:
+    """From an event of the log."""
+    time_ms, kind, body = event
+    return Event(time_ms=EpochMs(time_ms), kind=kind, body=body)
+
+
+def version_of(version: Any) -> RuleVersion:
+    """From a stored version."""
+    rule_id, number, spec, changed_ms, changed_by = version
+    return RuleVersion(
+        rule_id=rule_id,
+        version=number,
+        spec=msgspec.to_builtins(spec),
+        changed_ms=EpochMs(changed_ms),
+        changed_by=changed_by,
+    )
+
+
+def job_of(said: dict[str, Any]) -> BulkJob:
+    """From what the REST API says of it."""
+    return BulkJob(**said)
+
+
 def rule_of(rule: RuleRecord) -> Rule:
     """From a stored rule."""
     spec = rule.spec
+    told = rule.warnings if isinstance(rule, SavedRule) else ()
     return Rule(
         rule_id=rule.rule_id,
         version=rule.version,
@@ -335,6 +471,7 @@ def rule_of(rule: RuleRecord) -> Rule:
         spec=msgspec.to_builtins(spec),
         created_ms=EpochMs(rule.created_ms),
         updated_ms=EpochMs(rule.updated_ms),
+        warnings=[RuleWarning(detail=one.detail, pointer=one.pointer) for one in told],
     )
 
 

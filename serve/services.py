@@ -406,7 +406,12 @@ class ReadsForMany(Protocol):
         self, device_ids: Sequence[str], state: str | None, limit: int
     ) -> dict[str, list[Command]]: ...
     async def readings(
-        self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None, limit: int
+        self,
+        device_ids: Sequence[str],
+        start_ms: int | None,
+        end_ms: int | None,
+        limit: int,
+        quality: Quality | None = None,
     ) -> dict[str, list[Any]]: ...
 
 

@@ -9,8 +9,10 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from sensorium.actors.messages import Quality
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Alarm, Command, Registration
+from sensorium.storage._history_sql import of_quality
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import (
     ALARM_COLUMNS,
@@ -39,11 +41,15 @@ COMMANDS: Final = (
     f"{_READ_ALL} SELECT body FROM commands WHERE device = asked.device"
     " AND ($2::text IS NULL OR state = $2) ORDER BY number DESC LIMIT $3) AS found"
 )
-READINGS: Final = (
-    f"{_READ_ALL} SELECT time, flags, metric_set, numbers, texts FROM readings WHERE device = asked.device"
-    " AND ($2::timestamptz IS NULL OR time >= $2) AND ($3::timestamptz IS NULL OR time < $3)"
-    " ORDER BY time DESC LIMIT $4) AS found"
-)
+READINGS: Final = {
+    quality: (
+        f"{_READ_ALL} SELECT r.time, r.flags, r.metric_set, r.numbers, r.texts FROM readings r"
+        " WHERE r.device = asked.device"
+        " AND ($2::timestamptz IS NULL OR r.time >= $2) AND ($3::timestamptz IS NULL OR r.time < $3)"
+        f" {of_quality(quality)} ORDER BY r.time DESC LIMIT $4) AS found"
+    )
+    for quality in (None, *Quality)
+}
 
 
 def _alarm(row: Any) -> Alarm:
@@ -84,14 +90,20 @@ class Batched:
         )
 
     async def readings(
-        self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None, limit: int
+        self,
+        device_ids: Sequence[str],
+        start_ms: int | None,
+        end_ms: int | None,
+        limit: int,
+        quality: Quality | None = None,
     ) -> dict[str, list[Point]]:
         """The newest of each device by event time, newest first, as far back as the log goes."""
+        statement = READINGS[quality]
 
         async def read(n: int, ids: Sequence[str]) -> dict[str, list[Point]]:
             keys = {device_key(device_id): device_id for device_id in ids}
             async with acquired(self._pools[n]) as connection:
-                rows = await connection.fetch(READINGS, list(keys), start_ms, end_ms, check_limit(limit))
+                rows = await connection.fetch(statement, list(keys), start_ms, end_ms, check_limit(limit))
                 sets = await self._sets[n].find(connection, {row["metric_set"] for row in rows})
             found: dict[str, list[Point]] = {}
             for key, time_ms, flags, set_id, numbers, texts in rows:

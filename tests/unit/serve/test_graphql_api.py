@@ -8,10 +8,17 @@ import msgspec
 import pytest
 import websockets
 
+from sensorium.actors import records
 from sensorium.actors.errors import LogUnavailable
+from sensorium.actors.messages import DeviceInfo, LatestValue, WindowInfo
 from sensorium.actors.records import Alarm
+from sensorium.actors.twin import TwinInfo
+from sensorium.actors.twin_documents import Document
 from sensorium.serve import feed as feeds
+from sensorium.serve.bulk_models import BulkStatus
 from sensorium.serve.feed import LiveFeed
+from sensorium.serve.graphql_schema import schema
+from sensorium.serve.pages import AlarmEventItem, ReadingItem, RuleVersionItem, SavedRule
 from tests.unit.serve.feed_log import AT_MS, FeedLog, reading, served
 from tests.unit.serve.world import World, world
 
@@ -170,6 +177,106 @@ async def test_changes_are_those_of_the_rest_api(platform: World) -> None:
     assert gone["decommissionDevice"] == {"status": "decommissioned"}
 
 
+@pytest.mark.parametrize(
+    ("record", "shown", "elsewhere"),
+    [
+        (DeviceInfo, "Device", set()),
+        (records.Alarm, "Alarm", set()),
+        (records.Command, "Command", set()),
+        (records.CommandStep, "CommandStep", set()),
+        (records.Anomaly, "Anomaly", set()),
+        (SavedRule, "Rule", set()),
+        (RuleVersionItem, "RuleVersion", set()),
+        (BulkStatus, "BulkJob", set()),
+        (WindowInfo, "Window", {"device_id"}),
+        (TwinInfo, "Twin", {"device_id"}),
+        (Document, "TwinDocument", set()),
+        (ReadingItem, "Reading", set()),
+        (AlarmEventItem, "Event", set()),
+        (LatestValue, "MetricValue", set()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_field_of_rest_is_shown(record: type, shown: str, elsewhere: set[str]) -> None:
+    """`elsewhere`: what the field around it says."""
+    kind: Any = schema.get_type_by_name(shown)
+    fields = {name.python_name for name in kind.fields}
+    assert {field.name for field in msgspec.structs.fields(record)} - elsewhere <= fields
+
+
+async def test_what_a_device_says_of_itself(platform: World) -> None:
+    await some(platform, 3)
+    await data(
+        platform,
+        'mutation { registerDevice(deviceId: "own", deviceType: "t", isolation: "process") { deviceId } }',
+    )
+    found = await data(
+        platform,
+        """{ devices { items { deviceId isolation isolationBy process lastSeenMs activeAlarms
+             window(metric: "temperature") { count mean }
+             other: window(metric: "temperature", lengthS: 17) { count }
+             good: readings(quality: GOOD) { quality }
+             suspect: readings(quality: SUSPECT) { quality } } } }""",
+    )
+    own, first, *_ = found["devices"]["items"]
+    assert (own["isolation"], own["isolationBy"], own["process"]) == ("process", "device", None)
+    assert (own["lastSeenMs"], own["activeAlarms"], own["window"]) == (None, 0, None)
+    assert (first["isolation"], first["isolationBy"]) == ("shared", "profile")
+    assert (first["lastSeenMs"] >= AT_MS, first["activeAlarms"]) == (True, 1)
+    assert (first["window"], first["other"]) == ({"count": 1, "mean": 95.0}, None)
+    assert (first["good"], first["suspect"]) == ([{"quality": "good"}], [])
+
+
+async def test_events_and_the_life_of_an_alarm(platform: World) -> None:
+    await some(platform, 1)
+    found = await data(
+        platform,
+        """{ events(deviceId: "sensor-000", kinds: ["registered", "alarm_*"], order: ASC)
+             { items { kind timeMs } }
+             alarms { items { alarmId } } ruleVersions(ruleId: "none") { version } }""",
+    )
+    assert [event["kind"] for event in found["events"]["items"]] == ["registered", "alarm_raised"]
+    (alarm,) = found["alarms"]["items"]
+    life = await data(
+        platform, "query($id: String!) { alarmLife(alarmId: $id) { kind body } }", id=alarm["alarmId"]
+    )
+    assert isinstance(life["alarmLife"], list)
+    error = await refused(platform, '{ alarmLife(alarmId: "none") { kind } }')
+    assert error["extensions"]["status"] == 404
+    error = await refused(platform, '{ events(deviceId: "sensor-000", kinds: ["a b"]) { next } }')
+    assert error["extensions"]["status"] == 422
+
+
+async def test_commands_to_many(platform: World) -> None:
+    for n in range(3):
+        await platform.registered(f"m{n}", device_type="many")
+    send = """mutation($key: String) { sendCommands(command: "blink", deviceType: "many",
+              timeoutS: 5, perSecond: 50, idempotencyKey: $key) { jobId kind state total pending spec } }"""
+    job = (await data(platform, send, key="k"))["sendCommands"]
+    assert (job["kind"], job["state"], job["total"]) == ("command", "RUNNING", 3)
+    assert (await data(platform, send, key="k"))["sendCommands"]["jobId"] == job["jobId"]
+    asked = "query($id: String!) { bulkJob(jobId: $id) { jobId finished failures } }"
+    assert (await data(platform, asked, id=job["jobId"]))["bulkJob"]["jobId"] == job["jobId"]
+    cancel = "mutation($id: String!) { cancelBulkJob(jobId: $id) { state } }"
+    assert (await data(platform, cancel, id=job["jobId"]))["cancelBulkJob"]["state"].startswith("CANCELL")
+    assert (await refused(platform, asked, id="0" * 32))["extensions"]["status"] == 404
+
+
+async def test_a_command_expires_and_a_rule_says_who_wrote_it(platform: World) -> None:
+    await platform.registered("ab", device_type="t")
+    at_ms = AT_MS + 600_000
+    send = """mutation($at: String!) { sendCommand(deviceId: "ab", command: "x", expiresAt: $at)
+              { expiresMs timeoutMs number downlink ready dueMs } }"""
+    sent = (await data(platform, send, at=str(at_ms)))["sendCommand"]
+    assert (sent["expiresMs"], sent["timeoutMs"], sent["number"] > 0) == (at_ms, 30_000, True)
+    assert (sent["downlink"], sent["ready"], sent["dueMs"]) == ("mqtt", True, None)
+    await platform.send({"humidity": 40.0}, "ab")
+    create = """mutation($spec: JSON!) { createRule(spec: $spec, by: "ada l")
+                { ruleId warnings { detail pointer } } }"""
+    made = (await data(platform, create, spec=RULE))["createRule"]
+    assert [warning["pointer"] for warning in made["warnings"]] == ["#/condition/metric"]
+
+
 async def test_twins_are_shown_and_desired(platform: World) -> None:
     await platform.registered("ab", device_type="t")
     desire = (
@@ -242,6 +349,10 @@ async def test_a_fault_of_ours_is_not_told(platform: World, monkeypatch: pytest.
             + " } }" * 5
             + " } } }",
             "depth",
+        ),
+        (
+            '{ anomalies(deviceId: "a", first: 900) { items { device { alarms(first: 90) { state } } } } }',
+            "would cost",
         ),
         ("{" + " ".join(f"a{n}: rules {{ name }}" for n in range(40)) + "}", "aliases"),
         ("{ rules { " + "name " * 3_000 + "} }", "tokens"),

@@ -614,12 +614,17 @@ class BatchedSide:
         return {d: [c for c in found if c.device_id == d][:limit] for d in device_ids}
 
     async def readings(
-        self, device_ids: Sequence[str], start_ms: int | None, end_ms: int | None, limit: int
+        self,
+        device_ids: Sequence[str],
+        start_ms: int | None,
+        end_ms: int | None,
+        limit: int,
+        quality: Quality | None = None,
     ) -> dict[str, list[Point]]:
         self.asked.append(("readings", *device_ids))
         history = ReadSide(self.store)
         return {
-            d: (await history.readings(d, start_ms, end_ms, None, limit, "desc", None)).items
+            d: (await history.readings(d, start_ms, end_ms, None, limit, "desc", None, quality)).items
             for d in device_ids
         }
 

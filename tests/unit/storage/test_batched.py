@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from storage_rows import NOON_MS, alarm, reading, registration
 
+from sensorium.actors.messages import Quality, ReadingFlag
 from sensorium.actors.placement import shard_of
 from sensorium.actors.records import Command, CommandState, Commit
 from sensorium.storage import PgLog, PgMembership
@@ -35,9 +36,8 @@ async def filled(dsn: str, pool: Pool) -> AsyncIterator[None]:
         for n in range(3):
             shard = shard_of(device_id)
             offsets[shard] = offsets.get(shard, 0) + 1
-            readings.append(
-                reading(device_id, offsets[shard], NOON_MS + n, key=n, level=float(n), mode="eco")
-            )
+            row = reading(device_id, offsets[shard], NOON_MS + n, key=n, level=float(n), mode="eco")
+            readings.append(row._replace(flags=int(ReadingFlag.SUSPECT)) if n == 1 else row)
     await log.commit(
         Commit(
             readings=readings,
@@ -88,6 +88,10 @@ async def test_one_statement_for_sixty_devices(filled: None, single: tuple[Pool,
     assert len(statements) == 2
     _, statements = await counted(batched.readings(IDS, None, None, 1))
     assert len(statements) == 1
+    for quality, times in ((Quality.GOOD, [2, 0]), (Quality.SUSPECT, [1])):
+        found, statements = await counted(batched.readings(IDS, None, None, 5, quality))
+        assert [[point.time_ms - NOON_MS for point in found[d]] for d in IDS] == [times] * 60
+        assert len(statements) == 1
 
 
 async def test_each_database_is_asked_for_its_own(two_dsns: list[str], two_pools: list[Pool]) -> None:
