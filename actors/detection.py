@@ -2,13 +2,13 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from sensorium.actors.detectors.catalogue import make_detector
 from sensorium.actors.detectors.score import AnomalySeverity, Score, severity_of
+from sensorium.actors.episodes import Episodes, anomaly
 from sensorium.actors.metrics import NUMBER, MetricSet
 from sensorium.actors.profile import MAX_WATCHED, DetectorSpec
 from sensorium.actors.records import Anomaly, Commit
@@ -16,14 +16,8 @@ from sensorium.actors.records import Anomaly, Commit
 if TYPE_CHECKING:
     from sensorium.actors.device import Device
 
-QUIET_READINGS: Final = 20
-"""Readings as ever that end an episode, so that one that flickers is one row and not many."""
-GAP_MS: Final = 3_600_000
-"""An odd reading this much later than the one before it begins an episode of its own."""
 LARGEST: Final = 1e100
 """Values beyond it are not judged: their squares would not fit. Nor is NaN, which no comparison takes."""
-
-_ORDER: Final = list(AnomalySeverity)
 
 
 class Episode(msgspec.Struct, array_like=True):
@@ -49,7 +43,7 @@ class WatcherState(msgspec.Struct, array_like=True):
     episode: Episode | None
 
 
-class Watcher:
+class Watcher(Episodes):
     """One detector on one metric, and its present episode."""
 
     __slots__ = ("detector", "episode", "metric", "position", "score", "spec", "threshold", "update")
@@ -66,80 +60,28 @@ class Watcher:
         """Of the metric's newest reading."""
 
     def record(self, device: "Device", episode: Episode, reason: str | None = None) -> Anomaly:
-        """The episode as it is told; with a reason it has ended."""
-        assert device.registration is not None
-        identity = f"{device.id}\0{self.metric}\0{self.spec.detector}\0{episode.start_ms}".encode()
-        return Anomaly(
-            blake2b(identity, digest_size=16).hexdigest(),
-            device.id,
-            device.registration.device_type,
-            self.metric,
-            self.spec.detector,
-            episode.severity.value,
-            episode.score,
-            episode.value,
-            episode.expected,
-            episode.readings,
-            episode.start_ms,
-            episode.peak_ms,
-            None if reason is None else episode.last_ms,
-            reason,
-        )
+        """As `Episodes` says."""
+        return anomaly(device, self.metric, self.spec.detector, episode, reason)
 
     def odd(self, device: "Device", score: Score, value: float, time_ms: int, effects: Commit | None) -> None:
         """A reading at or above the threshold: an episode begins, goes on or gets worse."""
-        episode = self.episode
-        if episode is not None and time_ms - episode.last_ms > GAP_MS:
-            self.end(device, "gap", effects)
-            episode = None
+        episode = self._goes_on(device, time_ms, effects)
         if episode is None:
             severity = severity_of(score.value)
             if severity is AnomalySeverity.NONE:
                 # A threshold below the least severity is what the profile wants to hear of.
                 severity = AnomalySeverity.WARNING
-            self.episode = episode = Episode(
-                time_ms, time_ms, time_ms, score.value, value, score.expected, severity
-            )
-            self._tell(device, "anomaly", time_ms, effects)
-            return
-        episode.readings += 1
-        episode.quiet = 0
-        episode.last_ms = time_ms
-        if score.value > episode.score:
-            episode.score, episode.value, episode.expected = score.value, value, score.expected
-            episode.peak_ms = time_ms
-            severity = severity_of(score.value)
-            if _ORDER.index(severity) > _ORDER.index(episode.severity):
-                episode.severity = severity
-                self._tell(device, "anomaly_changed", time_ms, effects)
-
-    def as_ever(self, device: "Device", effects: Commit | None) -> None:
-        """A reading below the threshold while an episode goes on."""
-        assert self.episode is not None
-        self.episode.quiet += 1
-        if self.episode.quiet >= QUIET_READINGS:
-            self.end(device, "quiet", effects)
-
-    def end(self, device: "Device", reason: str, effects: Commit | None) -> None:
-        """The episode is over, if there is one."""
-        episode, self.episode = self.episode, None
-        if episode is not None and effects is not None:
-            anomaly = self.record(device, episode, reason)
-            effects.anomalies.append(anomaly)
-            device.event("anomaly_ended", episode.last_ms, anomaly, effects)
-
-    def _tell(self, device: "Device", kind: str, time_ms: int, effects: Commit | None) -> None:
-        if effects is not None and self.episode is not None:
-            anomaly = self.record(device, self.episode)
-            effects.anomalies.append(anomaly)
-            device.event(kind, time_ms, anomaly, effects)
+            self.episode = Episode(time_ms, time_ms, time_ms, score.value, value, score.expected, severity)
+            self._begun(device, time_ms, effects)
+        elif score.value > episode.score:
+            self._peak(device, score.value, value, score.expected, time_ms, effects)
 
 
 class Detection:
     """The watchers of one device. Where it has none, the device has no detection at all.
 
     Writes of an episode: its beginning, each rise of its severity, its end; so four at most for
-    `QUIET_READINGS` readings of a metric, and usually none.
+    `episodes.QUIET` readings of a metric, and usually none.
     """
 
     __slots__ = ("gone", "watchers")

@@ -4,13 +4,12 @@ A device whose type no model judges has none of it. What judges is `models.book`
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from sensorium.actors.detection import GAP_MS
 from sensorium.actors.detectors.score import AnomalySeverity, severity_of
+from sensorium.actors.episodes import GAP_MS, Episodes, anomaly
 from sensorium.actors.models.info import Contribution
 from sensorium.actors.records import Anomaly, Commit, TailReading
 
@@ -19,13 +18,9 @@ if TYPE_CHECKING:
 
 DETECTOR: Final = "model:"
 """Begins the detector of an anomaly that a model found; NAME@VERSION follows."""
-QUIET_JUDGEMENTS: Final = 20
-"""Judgements as ever that end an episode."""
 RISE: Final = 0.02
 """By how much a score has to rise for the peak to be told and explained anew."""
 NEVER_MS: Final = -(2**62)
-
-_ORDER: Final = list(AnomalySeverity)
 
 
 class ModelEpisode(msgspec.Struct, array_like=True):
@@ -45,7 +40,7 @@ class ModelEpisode(msgspec.Struct, array_like=True):
     quiet: int = 0
 
 
-class ModelMemory(msgspec.Struct, array_like=True):
+class ModelMemory(Episodes, msgspec.Struct, array_like=True):
     """What one model remembers of the device, and its present episode.
 
     `numbers` are a `Scorer`'s state: an array of doubles at work, their bytes before and in a snapshot.
@@ -66,10 +61,7 @@ class ModelMemory(msgspec.Struct, array_like=True):
         effects: Commit | None,
     ) -> None:
         """A judgement of 0.5 or more: an episode begins, goes on or gets worse. See `asks`."""
-        episode = self.episode
-        if episode is not None and time_ms - episode.last_ms > GAP_MS:
-            self.end(device, "gap", effects)
-            episode = None
+        episode = self._goes_on(device, time_ms, effects)
         if episode is None:
             top = explanation[0] if explanation else Contribution("", "", 0.0, 0.0, 0.0)
             self.episode = ModelEpisode(
@@ -77,67 +69,20 @@ class ModelMemory(msgspec.Struct, array_like=True):
                 severity_of(score),
                 list(explanation or ()),
             )
-            self._tell(device, "anomaly", time_ms, effects)
-            return
-        episode.readings += 1
-        episode.quiet = 0
-        episode.last_ms = time_ms
-        if explanation:
-            episode.score, episode.peak_ms = score, time_ms
-            episode.value, episode.expected = explanation[0].value, explanation[0].expected
+            self._begun(device, time_ms, effects)
+        elif explanation:
             episode.explanation = list(explanation)
-            severity = severity_of(score)
-            if _ORDER.index(severity) > _ORDER.index(episode.severity):
-                episode.severity = severity
-                self._tell(device, "anomaly_changed", time_ms, effects)
+            self._peak(device, score, explanation[0].value, explanation[0].expected, time_ms, effects)
 
     def asks(self, score: float, time_ms: int) -> bool:
         """Whether `found` needs an explanation: at the beginning, and when the peak rises by `RISE`."""
         episode = self.episode
         return episode is None or time_ms - episode.last_ms > GAP_MS or score >= episode.score + RISE
 
-    def as_ever(self, device: "Device", effects: Commit | None) -> None:
-        """A judgement below 0.5 while an episode goes on."""
-        assert self.episode is not None
-        self.episode.quiet += 1
-        if self.episode.quiet >= QUIET_JUDGEMENTS:
-            self.end(device, "quiet", effects)
-
-    def end(self, device: "Device", reason: str, effects: Commit | None) -> None:
-        """The episode is over, if there is one."""
-        episode, self.episode = self.episode, None
-        if episode is not None and effects is not None:
-            anomaly = self._record(device, episode, reason)
-            effects.anomalies.append(anomaly)
-            device.event("anomaly_ended", episode.last_ms, anomaly, effects)
-
-    def _tell(self, device: "Device", kind: str, time_ms: int, effects: Commit | None) -> None:
-        if effects is not None and self.episode is not None:
-            anomaly = self._record(device, self.episode)
-            effects.anomalies.append(anomaly)
-            device.event(kind, time_ms, anomaly, effects)
-
-    def _record(self, device: "Device", episode: ModelEpisode, reason: str | None = None) -> Anomaly:
-        assert device.registration is not None
-        detector = DETECTOR + self.label
-        identity = f"{device.id}\0{episode.metric}\0{detector}\0{episode.start_ms}".encode()
-        return Anomaly(
-            anomaly_id=blake2b(identity, digest_size=16).hexdigest(),
-            device_id=device.id,
-            device_type=device.registration.device_type,
-            metric=episode.metric,
-            detector=detector,
-            severity=episode.severity.value,
-            score=episode.score,
-            value=episode.value,
-            expected=episode.expected,
-            readings=episode.readings,
-            start_ms=episode.start_ms,
-            peak_ms=episode.peak_ms,
-            end_ms=None if reason is None else episode.last_ms,
-            end_reason=reason,
-            explanation=tuple(episode.explanation),
-        )
+    def record(self, device: "Device", episode: ModelEpisode, reason: str | None = None) -> Anomaly:
+        """As `Episodes` says."""
+        explanation = tuple(episode.explanation)
+        return anomaly(device, episode.metric, DETECTOR + self.label, episode, reason, explanation)
 
 
 class Modelled:

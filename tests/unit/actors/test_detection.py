@@ -6,8 +6,8 @@ import random
 import msgspec
 import pytest
 
-from sensorium.actors.detection import GAP_MS, QUIET_READINGS
 from sensorium.actors.detectors import FlatlineDetector
+from sensorium.actors.episodes import GAP_MS, QUIET
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Decommission, RefreshRules
 from sensorium.actors.profile import DetectorSpec, Profile
@@ -43,7 +43,7 @@ def test_an_episode_is_one_anomaly_with_beginning_peak_and_end() -> None:
     usual(device)
     for n, value in enumerate((24.0, 60.0, 40.0), 100):
         device.read({"t": value}, n * 1000)
-    usual(device, QUIET_READINGS, 103)
+    usual(device, QUIET, 103)
     assert told(device) == [("anomaly", None), ("anomaly_changed", None), ("anomaly_ended", "quiet")]
     assert len({a.anomaly_id for a in device.log.anomalies}) == 1
     last = device.log.anomalies[-1]
@@ -71,7 +71,7 @@ def test_what_is_committed_with_the_reading_is_the_anomaly_and_its_event() -> No
 def test_a_flood_of_odd_readings_is_few_rows() -> None:
     device = driver(DetectorSpec("zscore", ("t",), threshold=0.05))
     usual(device, 1000)
-    assert len(device.log.anomalies) < 1000 * 4 / QUIET_READINGS
+    assert len(device.log.anomalies) < 1000 * 4 / QUIET
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e200])
@@ -179,7 +179,7 @@ def test_rules_go_by_scores_and_episodes() -> None:
     device.read({"t": 60.0}, 100_000)
     assert device.alarms == [("odd", "ACTIVE", None)]
     assert device.log.alarms[-1].value == 60.0
-    usual(device, QUIET_READINGS, 101)
+    usual(device, QUIET, 101)
     assert device.alarms[-1] == ("odd", "CLEARED", "condition_ended")
     assert len(device.alarms) == 2
 
