@@ -13,8 +13,8 @@ import tempfile
 import time
 from typing import Any
 
-import psutil
 import ray
+from surroundings import cpu_s
 
 from sensorium.actors.backtest import BacktestResult
 from sensorium.actors.backtesting import Asked, backtest
@@ -97,19 +97,6 @@ async def create(dsn: str, condition: Condition) -> Rule:
     rule = await PgRules(pool).create(RuleSpec(name="present", condition=condition))
     await close_pool(pool)
     return rule
-
-
-def cpu_s(name: str) -> float:
-    """CPU time of all processes of ours whose command line holds the name."""
-    total = 0.0
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if name in " ".join(process.cmdline()):
-                times = process.cpu_times()
-                total += times.user + times.system
-        except psutil.NoSuchProcess:
-            continue
-    return total
 
 
 def attempt(past: Past, asked: Asked) -> tuple[float, float, BacktestResult]:

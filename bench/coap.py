@@ -3,6 +3,9 @@
 `make bench-coap` or `python bench/coap.py [--json] [--seconds 12] [--open 200]`: confirmable POSTs of JSON
 from many sockets through a whole platform, so many of them open at once. What is not answered in time is sent
 again by the same message id, as RFC 7252 has it. At the end the answers are held against the log.
+
+Beside it stands what the same requests get of a bare aiocoap server that answers at once and keeps nothing,
+just before and just after: what the library and the machine allow.
 """
 
 import argparse
@@ -10,28 +13,24 @@ import asyncio
 import json
 import math
 import os
-import signal
 import statistics
-import tempfile
+import sys
 import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Awaitable
 from typing import Any, cast
 
-from commands import start
-from surroundings import machine, mosquitto, readings_of
+import aiocoap
+from aiocoap import resource
+from registered import platform_with
+from surroundings import cpu_s, machine
 
-from sensorium.actors.messages import Register
-from sensorium.actors.runtime import join_ray, make_router
-from sensorium.cluster.run_directory import read_state
 from sensorium.ingest.broker import free_port
-from sensorium.storage.database import open_pool
 
 DEVICES = 1_000
 SOCKETS = 40
 WARM_UP_S = 3.0
 ACK_TIMEOUT_S = 2.0
-TIMEOUT_S = 240.0
 
 _CON_POST = b"\x42\x02"
 """With a token of two bytes, which is the message id again."""
@@ -126,7 +125,13 @@ def _path(*segments: str) -> bytes:
     return out
 
 
-async def measured(port: int, device_ids: list[str], options: argparse.Namespace) -> dict[str, Any]:
+async def measured(
+    port: int, device_ids: list[str], options: argparse.Namespace, server: str
+) -> dict[str, Any]:
+    """Rates and delays of so many open requests.
+
+    `server` is what the command line of the process that answers has in it, for its CPU time.
+    """
     answers = Answers()
     loop = asyncio.get_running_loop()
     sockets = []
@@ -140,14 +145,15 @@ async def measured(port: int, device_ids: list[str], options: argparse.Namespace
     for each in sockets:
         each.begin()
     begin_s = time.perf_counter()
-    start_s = end_s = 0.0
+    start_s = end_s = cpu_before_s = 0.0
     while (now_s := time.perf_counter()) - begin_s < WARM_UP_S + options.seconds:
         if not answers.counts and now_s - begin_s >= WARM_UP_S:
-            answers.counts, start_s = True, now_s
+            answers.counts, start_s, cpu_before_s = True, now_s, cpu_s(server)
         await asyncio.sleep(0.05)
         for each in sockets:
             each.repeat()
     answers.counts, answers.ended, end_s = False, True, time.perf_counter()
+    used_s = cpu_s(server) - cpu_before_s
     async with asyncio.timeout(60):
         while sum(each.repeat() for each in sockets):
             await asyncio.sleep(0.05)
@@ -155,6 +161,7 @@ async def measured(port: int, device_ids: list[str], options: argparse.Namespace
     return {
         "open_at_once": max(1, options.open // SOCKETS) * SOCKETS,
         "readings_per_s": round(answers.counted / (end_s - start_s)),
+        "cpu_us": round(used_s / answers.counted * 1e6),
         "p50_ms": round(cuts[49], 1),
         "p99_ms": round(cuts[98], 1),
         "answers": dict(answers.codes),
@@ -162,26 +169,51 @@ async def measured(port: int, device_ids: list[str], options: argparse.Namespace
     }
 
 
+class Bare(resource.Resource):
+    """Answers every POST below it with 2.04, at once."""
+
+    def render_post(self, request: aiocoap.Message) -> Awaitable[aiocoap.Message]:
+        answer: asyncio.Future[aiocoap.Message] = asyncio.get_running_loop().create_future()
+        answer.set_result(aiocoap.Message(code=aiocoap.CHANGED))
+        return answer
+
+
+class Everything(Bare, resource.PathCapable):
+    """Whatever the path is."""
+
+
+async def serve_bare(port: int) -> None:
+    """Until this process is ended."""
+    site = resource.Site()
+    site.add_resource(["sensors"], Everything())
+    await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port))
+    print("ready", flush=True)
+    await asyncio.get_running_loop().create_future()
+
+
+async def bare(device_ids: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """What `measured` says of it."""
+    port = free_port()
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--bare", str(port)), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        await server.stdout.readline()
+        found = await measured(port, device_ids, options, f"--bare {port}")
+    finally:
+        server.terminate()
+        await server.wait()
+    return found
+
+
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as name:
-        directory = Path(name)
-        with mosquitto(directory) as (broker_port, _):
-            coap_port = free_port()
-            process = await asyncio.to_thread(start, directory / "data", broker_port, coap_port)
-            try:
-                state = read_state(directory / "data")
-                await asyncio.to_thread(join_ray, state.ray_address)
-                pool = await open_pool(state.database, 2)
-                device_ids = [f"bench-{n:05}" for n in range(DEVICES)]
-                async with make_router(f"bench-{os.getpid()}") as router, asyncio.timeout(TIMEOUT_S):
-                    await asyncio.gather(*(router.ask(Register(d, "bench"), 60) for d in device_ids))
-                    result = await measured(coap_port, device_ids, options)
-                    result["committed"] = await readings_of(pool)
-                pool.terminate()
-            finally:
-                process.send_signal(signal.SIGTERM)
-                await asyncio.to_thread(process.wait, 60)
-    return {"machine": machine(), **result}
+    device_ids = [f"bench-{n:05}" for n in range(DEVICES)]
+    before = await bare(device_ids, options)
+    async with platform_with(device_ids) as platform:
+        result = await measured(platform.coap_port, device_ids, options, "AdapterService:coap")
+        result["committed"] = await platform.committed()
+    return {"machine": machine(), **result, "bare": [before, await bare(device_ids, options)]}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -193,6 +225,12 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"answers {result['answers']}, sent again {result['sent_again']}, committed {result['committed']:,}"
     )
+    print(f"CPU time of the process that answers: {result['cpu_us']} µs a reading")
+    for when, found in zip(("before", "after"), result["bare"], strict=True):
+        print(
+            f"a bare aiocoap server, {when}: {found['readings_per_s']:,} requests/s, {found['cpu_us']} µs"
+            f" each, p50 {found['p50_ms']} ms"
+        )
 
 
 def main() -> None:
@@ -200,7 +238,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seconds", type=float, default=12.0, help="of the measured run")
     parser.add_argument("--open", type=int, default=200, help="requests open at once")
+    parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.bare is not None:
+        asyncio.run(serve_bare(options.bare))
     result = asyncio.run(run(options))
     print(json.dumps(result)) if options.json else show(result)
 

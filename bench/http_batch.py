@@ -10,28 +10,18 @@ import asyncio
 import gzip
 import itertools
 import json
-import os
-import signal
 import statistics
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
-from commands import start
-from surroundings import machine, mosquitto, readings_of
-
-from sensorium.actors.messages import Register
-from sensorium.actors.runtime import join_ray, make_router
-from sensorium.cluster.run_directory import read_state
-from sensorium.storage.database import open_pool
+from registered import platform_with
+from surroundings import machine
 
 DEVICES = 1_000
 WARM_UP_S = 3.0
-TIMEOUT_S = 240.0
 
 
 async def measured(url: str, device_ids: list[str], options: argparse.Namespace) -> dict[str, Any]:
@@ -84,23 +74,10 @@ async def measured(url: str, device_ids: list[str], options: argparse.Namespace)
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as name:
-        directory = Path(name)
-        with mosquitto(directory) as (broker_port, _):
-            process = await asyncio.to_thread(start, directory / "data", broker_port)
-            try:
-                state = read_state(directory / "data")
-                await asyncio.to_thread(join_ray, state.ray_address)
-                pool = await open_pool(state.database, 2)
-                device_ids = [f"bench-{n:05}" for n in range(DEVICES)]
-                async with make_router(f"bench-{os.getpid()}") as router, asyncio.timeout(TIMEOUT_S):
-                    await asyncio.gather(*(router.ask(Register(d, "bench"), 60) for d in device_ids))
-                    result = await measured(state.http_url, device_ids, options)
-                    result["committed"] = await readings_of(pool)
-                pool.terminate()
-            finally:
-                process.send_signal(signal.SIGTERM)
-                await asyncio.to_thread(process.wait, 60)
+    device_ids = [f"bench-{n:05}" for n in range(DEVICES)]
+    async with platform_with(device_ids) as platform:
+        result = await measured(platform.http_url, device_ids, options)
+        result["committed"] = await platform.committed()
     return {"machine": machine(), **result}
 
 

@@ -49,3 +49,16 @@ async def readings_of(pool: Pool) -> int:
     async with acquired(pool) as connection:
         count: int = await connection.fetchval("SELECT count(*) FROM readings")
     return count
+
+
+def cpu_s(name: str) -> float:
+    """CPU time of all processes of ours whose command line holds the name."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if name in " ".join(process.cmdline()):
+                times = process.cpu_times()
+                total += times.user + times.system
+        except psutil.NoSuchProcess:
+            continue
+    return total
