@@ -31,7 +31,15 @@ from sensorium.actors.isolation import (
     process_of,
 )
 from sensorium.actors.lease import LEASE_S
-from sensorium.actors.placement import ALL_SHARDS, SHARDS, Node, choose_node, plan
+from sensorium.actors.placement import (
+    ALL_SHARDS,
+    SHARDS,
+    Node,
+    choose_node,
+    database_of,
+    plan,
+    shard_of,
+)
 from sensorium.actors.ports import HostPortsFactory, Members, Membership, MembershipFactory, Wanted
 from sensorium.actors.profile import PROCESS, ProcessNeeds
 from sensorium.actors.router import HostGone, Table
@@ -63,13 +71,16 @@ TAKE_AFTER: Final = 3
 """Hand-overs in a row that a host may fail before its shards are taken from it."""
 
 CUT_OFF_S: Final = 1.5
-"""For how long a host's lease may be over, while the database answers us, before the host is replaced."""
+"""For how long a host's lease in a database may be over, while that answers us, before it is replaced."""
 
 HEAD_START_S: Final = 5.0
 """How long whatever else was lost waits for the first service, which the devices' messages come in by: a
 process that starts takes seconds of a core, and many would make each other late."""
 
 MAX_HOSTS: Final = 1024
+
+EPOCHS_A_TERM: Final = 1 << 40
+"""More than shards ever have together: the table of a later coordinator is a later table."""
 
 COMING_S: Final = 10.0
 """For how long an isolated device waits for its own process before it is served by a host with others."""
@@ -152,6 +163,7 @@ class Coordinator:
         self._isolation = IsolationPlan({}, [], [], [])
         self._beyond = False
         """Whether there are more of them than `max_isolated`."""
+        self._term = 0
         self._table = Table(-1, (), {})
         self._complete = False
         self._balanced = False
@@ -166,6 +178,7 @@ class Coordinator:
         async with self._starting:
             if self._membership is None:
                 self._membership = await _until_available(self._spec.open_membership)
+                self._term = await _until_available(self._membership.term)
                 await self._adopt(self._membership)
                 found = bool(self._hosts)
                 await _until_available(self._learn_isolated)
@@ -283,6 +296,7 @@ class Coordinator:
             "replaced": dict(replaced),
             "moves": dict(self._moves),
             "balanced": self._balanced,
+            "databases_away": [position + 1 for position in self._members.away],
             "hosts_wanted": self._wanted(),
             "isolated": self._isolated_now(),
             "isolated_beyond": self._beyond,
@@ -294,7 +308,7 @@ class Coordinator:
 
     async def _adopt(self, membership: Membership) -> None:
         """Go on with what a coordinator before this one has left alive, and end the rest."""
-        members = await _until_available(membership.read)
+        members = self._members = await _until_available(membership.read)
         living = dict(self._launcher.living())
         answers = dict(
             zip(living, await asyncio.gather(*(_answers(p) for p in living.values())), strict=True)
@@ -363,7 +377,10 @@ class Coordinator:
                 self._add(_Host(name, choose_node(self._usable_nodes(), counts)))
 
     def _fit_isolated(self) -> None:
+        members = self._members
         for host in [host for host in self._hosts.values() if host.device is not None]:
+            if database_of(shard_of(host.device or ""), members.databases) in members.away:
+                continue  # perhaps nobody has told us that it is wanted
             needs = self._isolated.get(host.device or "")
             if host.needs is None:
                 host.needs = needs
@@ -392,15 +409,17 @@ class Coordinator:
         self._stir()
         since_s: list[float] = []
 
-        async def look(lease_age_s: float) -> None:
-            """Raises when the host alone is cut off from the database."""
-            if lease_age_s < LEASE_S:
+        async def look(lease_ages_s: Sequence[float]) -> None:
+            """Raises when the host alone is cut off from a database."""
+            over = {n for n, age_s in enumerate(lease_ages_s) if age_s >= LEASE_S}
+            if over and self._membership is not None:
+                over -= {*(await self._membership.read()).away}
+            if not over:
                 since_s.clear()
-            elif self._membership is not None:
-                await self._membership.read()
+            else:
                 since_s.append(asyncio.get_running_loop().time())
                 if since_s[-1] - since_s[0] >= CUT_OFF_S:
-                    raise LeaseOver("it has no contact with the database, which we have")
+                    raise LeaseOver("it has no contact with a database, which we have")
 
         while isinstance(error := await watched(host.process, look), Unavailable) and not isinstance(
             error, Fenced
@@ -475,22 +494,26 @@ class Coordinator:
             return BALANCE_EVERY_S
         todo = plan(self._owners()[:SHARDS], takers)
         self._isolation = self._plan_isolation()
-        claims = {name: list(shards) for name, shards in todo.claims.items()}
-        for name, shards in self._isolation.claims.items():
-            claims[name] = [*claims.get(name, ()), *shards]
-        if claims:
+        claims: dict[str, list[int]] = {}
+        for name, shards in [*todo.claims.items(), *self._isolation.claims.items()]:
+            claims.setdefault(name, []).extend(self._within_reach(shards))
+        if any(claims.values()):
             with suppress(_Urgent):
-                await self._unless_urgent(self._claim_all([(self._hosts[n], s) for n, s in claims.items()]))
+                await self._unless_urgent(
+                    self._claim_all([(self._hosts[n], s) for n, s in claims.items() if s])
+                )
             await self._look()
             owners = self._owners()
-            if any(owners[shard] is None for shards in claims.values() for shard in shards):
+            if any(owners[s] is None for shards in claims.values() for s in self._within_reach(shards)):
                 return min(BALANCE_EVERY_S, max(RETRY_S / 10, self._members.claimable_in_s))
             return 0.0
-        to_isolate = bool(self._isolation.moves or self._isolation.rehomes)
+        steps = [*(m[2] for m in self._isolation.moves), *(r.to for r in self._isolation.rehomes)]
+        to_isolate = bool(self._within_reach(steps))
         if to_isolate and await self._isolate():
             return 0.0
-        if todo.moves:
-            for (giver, receiver), shards in todo.moves.items():
+        moves = {pair: near for pair, far in todo.moves.items() if (near := self._within_reach(far))}
+        if moves:
+            for (giver, receiver), shards in moves.items():
                 if not await self._move(giver, receiver, shards):
                     return RETRY_S
             return 0.0
@@ -499,7 +522,7 @@ class Coordinator:
         await self._give_up()
         # An own process for which there is no room may take for ever.
         hosts = [host for host in self._hosts.values() if host.device is None or host.serving]
-        settled = all(h.serving and not h.leaving for h in hosts) and not to_isolate
+        settled = all(h.serving and not h.leaving for h in hosts) and not steps and not self._members.away
         # What was asked for since the round began, it has not seen.
         self._balanced = settled and self._complete and not self._wake.is_set()
         self._announce()
@@ -509,8 +532,10 @@ class Coordinator:
         assert self._membership is not None
         self._members = await self._membership.read()
         owners = self._owners()
-        version = sum(epoch for _, epoch in self._members.owners)
-        was_complete, self._complete = self._complete, None not in owners[:SHARDS]
+        # Of a database that is away, a coordinator before this one may have known more.
+        version = self._term * EPOCHS_A_TERM + sum(epoch for _, epoch in self._members.owners)
+        unowned = self._within_reach([s for s, owner in enumerate(owners[:SHARDS]) if owner is None])
+        was_complete, self._complete = self._complete, not unowned
         if self._complete and not was_complete and self._replaced:
             _log.warning("every shard has an owner again")
         known = list(self._table.hosts or [""] * ALL_SHARDS)
@@ -520,8 +545,13 @@ class Coordinator:
             known[shard] = process_of(device_id)
         hosts = [known[shard] if owner is None else owner for shard, owner in enumerate(owners)]
         addresses = {h.name: h.process.address for h in self._hosts.values() if h.serving and h.process}
-        self._table = Table(version, hosts, addresses, homes)
+        self._table = Table(version, hosts, addresses, homes, self._members.databases)
         self._announce()
+
+    def _within_reach(self, shards: Sequence[int]) -> list[int]:
+        """Those of the shards whose database is not away."""
+        members = self._members
+        return [s for s in shards if database_of(s, members.databases) not in members.away]
 
     def _owners(self) -> list[str | None]:
         """By shard the serving host that owns it."""
@@ -541,9 +571,16 @@ class Coordinator:
             _log.warning("%s could not claim %d shards: %s", host.name, len(shards), error)
 
     async def _move(self, giver: str, receiver: str, shards: Sequence[int]) -> bool:
-        """Have shards handed over, some at a time; whether all of them went."""
-        for start in range(0, len(shards), HAND_OVER_SHARDS):
-            chunk = shards[start : start + HAND_OVER_SHARDS]
+        """Have shards handed over, some of a database at a time; whether all of them went."""
+        parts = [
+            [s for s in shards if database_of(s, self._members.databases) == position]
+            for position in range(self._members.databases)
+        ]
+        for chunk in [
+            part[start : start + HAND_OVER_SHARDS]
+            for part in parts
+            for start in range(0, len(part), HAND_OVER_SHARDS)
+        ]:
             from_host, to_host = self._hosts.get(giver), self._hosts.get(receiver)
             if from_host is None or to_host is None or not (from_host.serving and to_host.serving):
                 return False
@@ -667,9 +704,11 @@ class Coordinator:
         """Take the steps of the plan; whether all of them worked."""
         worked = True
         for giver, receiver, shard in self._isolation.moves:
-            worked = await self._move(giver, receiver, [shard]) and worked
+            if self._within_reach([shard]):
+                worked = await self._move(giver, receiver, [shard]) and worked
         for step in self._isolation.rehomes:
-            worked = await self._rehome(step) and worked
+            if self._within_reach([step.to]):
+                worked = await self._rehome(step) and worked
         await self._look()
         return worked
 

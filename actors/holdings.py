@@ -70,6 +70,7 @@ class Holdings:
         self.coming: set[int] = set()
         self._changed = asyncio.Event()
         self._stale = asyncio.Event()
+        self._began_s = clock_s()
 
     @property
     def steady(self) -> bool:
@@ -98,8 +99,9 @@ class Holdings:
 
     @property
     def lease_age_s(self) -> float:
-        """Time since the last renewal."""
-        return self._lease.age_s(self._clock_s())
+        """Time since the last renewal or, before the first, since the beginning."""
+        now_s = self._clock_s()
+        return min(self._lease.age_s(now_s), now_s - self._began_s)
 
     async def changed(self, timeout_s: float) -> None:
         """Return at the next change of what is owned or frozen, or after the time-out."""
@@ -124,6 +126,10 @@ class Holdings:
                 self._lease.renewed(asked_s)
             if fresh or gone or self._in_doubt:
                 self._stale.set()
+
+    def look(self) -> None:
+        """Have `follow` refresh soon."""
+        self._stale.set()
 
     async def follow(self) -> None:
         """Take in what a renewal has found, until cancelled. A task of its own: to open shards takes time."""

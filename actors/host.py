@@ -6,27 +6,20 @@ A plain class that knows nothing of Ray; `runtime` makes a Ray actor of it.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from sensorium.actors.activations import Activations, ActivationSettings
+from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.cloning import CLONE_CHUNK, Clones, clone
 from sensorium.actors.command_waiters import CommandWaiters
+from sensorium.actors.compartment import TURNS, Compartment, shared_out
 from sensorium.actors.conditions import validate
-from sensorium.actors.delivery import Delivery
 from sensorium.actors.device import Surroundings
-from sensorium.actors.errors import (
-    Fenced,
-    InvalidMessage,
-    LogUnavailable,
-    Moved,
-    Unavailable,
-    refused,
-)
-from sensorium.actors.holdings import Holdings
+from sensorium.actors.errors import Fenced, InvalidMessage, Moved, Unavailable, refused
+from sensorium.actors.figures import add_up
 from sensorium.actors.isolation import isolated_in
 from sensorium.actors.messages import (
     ACCEPTED,
@@ -35,49 +28,35 @@ from sensorium.actors.messages import (
     Message,
     Outcome,
     Reading,
-    RefreshRules,
     Refusal,
     SendCommand,
-    TimerFired,
     batch_decoder,
 )
 from sensorium.actors.models.info import ActiveModel
 from sensorium.actors.origin import Origin, asked_by
-from sensorium.actors.passivation import Passivation
+from sensorium.actors.passivation import Correction
 from sensorium.actors.past import Past
-from sensorium.actors.placement import SHARDS, device_key
-from sensorium.actors.ports import Filter, Held, HostPorts, HostPortsFactory, Rehoming
-from sensorium.actors.profile import PROCESS, SHARED, Profiles
-from sensorium.actors.records import Command, Commit, EventRow, Snapshot, StoredDevice
-from sensorium.actors.recovery import take_snapshot
+from sensorium.actors.placement import database_of, shard_of
+from sensorium.actors.ports import Filter, HostPorts, HostPortsFactory
+from sensorium.actors.profile import Profiles
+from sensorium.actors.records import Command, StoredDevice
 from sensorium.actors.rulebook import RuleBook
-from sensorium.actors.rules import NoData, Rule, RuleSpec
-from sensorium.actors.ticker import Ticker
+from sensorium.actors.rules import Rule, RuleSpec
 from sensorium.actors.turns import Names, Work
 from sensorium.actors.view import DeviceView
 
 if TYPE_CHECKING:
     from sensorium.actors.models.book import ModelBook
 
-SENDERS_KNOWN = 4_096
-"""Senders of which a host remembers what came last."""
-
 MAP_CHUNK = 100
 """Devices that a mapped function sees before waiting messages get their turn."""
 
-SAVE_PAUSE_S = 0.05
-"""Between two batches of snapshots, so that many that come due together do not crowd out the commits."""
+WORST_OF_ALL: Final = ("lease_age_s", "timers_lag_s", "log_down_s")
+"""Statistics of which the largest of any database counts."""
 
-ARM_CHUNK = 500
-"""Devices of a new no-data rule that share one commit."""
-
-RULE_OVERLAP_MS = 3_600_000
-"""How old a rule may be that a starting host still brings to its devices."""
-
-_IDLE_S = 1.0
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
-_json = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,154 +93,123 @@ class DeviceHost:
         own = name if isolated_in(name) is not None else None
         self._around = Surroundings(settings.profiles, RuleBook(), settings.auto_register_as, process=own)
         self._names: dict[Names, Names] = {}
-        self._ahead = asyncio.Lock()
-        """Held while memory may be ahead of the log; whoever reads state for others takes it too."""
-        self._snapshots = 0
         self._waiters = CommandWaiters()
-        self._stopping = False
-        self._newcomers: set[int] = set()
-        """Shards whose devices may lack the timers of young rules."""
-        self._armed = asyncio.Event()
+        self._compartments: list[Compartment] = []
+        """One for each database of the log, by its position."""
         self._models: Sequence[ActiveModel] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._sequences: dict[str, int] = {}
-        """By sender the newest batch; of `SENDERS_KNOWN`, those that were heard last."""
+        self._turns: list[asyncio.Task[None]] = []
+        """Those of the tasks that end by themselves."""
 
     # --- life -------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the ports, the rules and the shards. Raises `LogUnavailable`."""
+        """Open the ports, the rules and the shards. Raises `LogUnavailable` without the first database."""
         self._ports: HostPorts = await self._open_ports(self.incarnation)
-        self._ticker = Ticker(self._ports.log, (), self._clock_ms, self._fire)
-        clock_s = asyncio.get_running_loop().time
-        self._holdings = Holdings(self._ports.log, self, clock_s)
-        shard_of = self._holdings.owned.shard_of
-        self._activations = Activations(self._ports.log, (), self._settings.activation, clock_s, shard_of)
-        self._passivation = Passivation(self._activations, self._ahead, self._save_now)
-        self._delivery = Delivery(
-            self.name,
-            self._ports.log,
-            self._activations,
-            self._holdings,
-            self._passivation,
-            self._ahead,
-            lambda: self._around,
-            self._clock_ms,
-            self._committed,
-        )
+        self._compartments = self._made()
         rules = await self._ports.rules.load()
         self._around = replace(self._around, rules=RuleBook(rules))
         await self._take_models()
-        await self._holdings.refresh()
+        main, *others = self._compartments
+        await main.holdings.refresh()
+        for compartment in others:
+            compartment.holdings.look()
         if self._claimed:
-            await self._holdings.claim(self._claimed)
-        self._tasks = [
-            asyncio.create_task(self._delivery.serve(), name=f"{self.name} turns"),
-            asyncio.create_task(self._save(), name=f"{self.name} snapshots"),
-            asyncio.create_task(self._passivation.run(), name=f"{self.name} passivation"),
+            await self.claim(self._claimed)
+        for compartment in self._compartments:
+            for name, job in compartment.jobs().items():
+                task = asyncio.create_task(job, name=f"{self.name} {name}")
+                (self._turns if name == TURNS else self._tasks).append(task)
+        self._tasks += [
+            *self._turns,
             asyncio.create_task(self._watch_rules(), name=f"{self.name} rules"),
             asyncio.create_task(self._watch_models(), name=f"{self.name} models"),
-            asyncio.create_task(self._arm_newcomers(), name=f"{self.name} new shards"),
-            asyncio.create_task(self._ticker.run(), name=f"{self.name} timers"),
-            asyncio.create_task(self._holdings.run(), name=f"{self.name} lease"),
-            asyncio.create_task(self._holdings.follow(), name=f"{self.name} shards"),
         ]
 
-    async def stop(self) -> None:
-        """Finish what waits, save every unsaved device, give back the ports."""
-        self._stopping = True
-        if self._tasks:
-            self._delivery.stop()
-        if self._tasks:
-            turns, *others = self._tasks
-            for task in others:
-                task.cancel()
-            await asyncio.gather(turns, *others, return_exceptions=True)
-            while not self._holdings.fenced and (snapshots := self._activations.take_unsaved()):
-                await self._store(snapshots)
-            self._tasks = []
-            await self._ports.close()
+    def _made(self) -> list[Compartment]:
+        logs = self._ports.logs
+        made: list[Compartment] = []
+        correction = Correction(lambda: sum(one.activations.estimated_bytes for one in made))
+        for log in logs:
+            compartment = Compartment(
+                self.name,
+                log,
+                self._ports.registry,
+                shared_out(self._settings.activation, len(logs)),
+                correction,
+                lambda: self._around,
+                self._clock_ms,
+                lambda commit: self._waiters.tell(commit.commands),
+            )
+            made.append(compartment)
+        return made
 
-    async def ping(self) -> float:
-        """Proof of life: the seconds since the lease was renewed. Raises `Fenced` once it may not commit."""
-        if self._holdings.fenced:
+    async def stop(self) -> None:
+        """Finish what waits, save every unsaved device, give back the ports.
+
+        Raises `LogUnavailable` for a database that is away, when all of the others have been done.
+        """
+        if self._tasks:
+            for compartment in self._compartments:
+                compartment.stop()
+            for task in self._tasks:
+                if task not in self._turns:
+                    task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._tasks = []
+            try:
+                await _all(compartment.save_all() for compartment in self._compartments)
+            finally:
+                await self._ports.close()
+
+    async def ping(self) -> list[float]:
+        """Proof of life: by database the seconds since the lease was renewed.
+
+        Raises `Fenced` once it may not commit.
+        """
+        if any(compartment.holdings.fenced for compartment in self._compartments):
             raise Fenced(f"{self.name} lost its shards")
-        return self._holdings.lease_age_s
+        return [compartment.holdings.lease_age_s for compartment in self._compartments]
 
     # --- shards -----------------------------------------------------------------------------------------
 
     @property
     def _shards(self) -> list[int]:
-        return sorted(self._holdings.owned.epochs)
+        return sorted(shard for one in self._compartments for shard in one.holdings.owned.epochs)
+
+    def _of(self, device_id: str) -> Compartment:
+        """The compartment of the device's database."""
+        if len(self._compartments) == 1:
+            return self._compartments[0]
+        return self._compartments[database_of(shard_of(device_id), len(self._compartments))]
+
+    def _by_compartment(self, shards: Iterable[int]) -> list[tuple[Compartment, list[int]]]:
+        parts: list[list[int]] = [[] for _ in self._compartments]
+        for shard in shards:
+            parts[database_of(shard, len(parts))].append(shard)
+        return [(one, part) for one, part in zip(self._compartments, parts, strict=True) if part]
 
     async def refresh(self) -> None:
-        """Look at once at what the database says this host owns. See `Holdings.refresh`."""
-        await self._holdings.refresh()
+        """Look at once at what the databases say this host owns. See `Holdings.refresh`."""
+        await _all(compartment.holdings.refresh() for compartment in self._compartments)
 
     async def claim(self, shards: Sequence[int]) -> dict[int, int]:
         """Own those of the shards that are free. See `Holdings.claim`."""
-        return await self._holdings.claim(shards)
+        return _merged(await _all(one.holdings.claim(part) for one, part in self._by_compartment(shards)))
 
     async def hand_over(self, epochs: Mapping[int, int], to: int) -> dict[int, int]:
-        """Give shards to another incarnation. See `Holdings.hand_over`."""
-        return await self._holdings.hand_over(epochs, to)
+        """Give shards to another incarnation. See `Holdings.hand_over`.
+
+        Those of each database go by themselves: when it raises, some may have gone.
+        """
+        parts = self._by_compartment(epochs)
+        return _merged(
+            await _all(one.holdings.hand_over({s: epochs[s] for s in part}, to) for one, part in parts)
+        )
 
     async def rehome(self, device_id: str, to: int, epochs: Mapping[int, int]) -> None:
         """Give a device a shard of its own, or have it back in that of its key. See `Holdings.rehome`."""
-        await self._holdings.rehome(device_id, to, epochs)
-
-    async def opened(self, held: Mapping[int, Held]) -> None:
-        """See `holdings.Tenant`."""
-        await self._activations.open({shard: one.head for shard, one in held.items()})
-        self._ticker.own({*self._holdings.owned.epochs, *held})
-        self._newcomers |= held.keys()
-        self._armed.set()
-
-    async def closed(self, shards: Iterable[int]) -> None:
-        """See `holdings.Tenant`."""
-        gone = set(shards)
-        async with self._ahead:
-            self._activations.close(gone)
-        self._ticker.own(self._holdings.owned.epochs)
-        self._newcomers -= gone
-
-    async def drained(self) -> None:
-        """See `holdings.Tenant`."""
-        await self._delivery.drained()
-
-    async def flush(self, shards: Iterable[int]) -> None:
-        """See `holdings.Tenant`."""
-        wanted = set(shards)
-        while True:
-            async with self._ahead:
-                snapshots = self._activations.take_unsaved(wanted)
-            if not snapshots:
-                return
-            try:
-                await self._save_now(snapshots)
-            except BaseException:
-                self._activations.unsaved(snapshots)
-                raise
-
-    def heads(self, shards: Iterable[int]) -> Mapping[int, int]:
-        """See `holdings.Tenant`."""
-        return self._activations.certain_heads(shards)
-
-    async def packed(self, device_id: str, left: int, to: int, epochs: Mapping[int, int]) -> Rehoming:
-        """See `holdings.Tenant`."""
-        now_ms = self._clock_ms()
-        heads = {} if to in self._holdings.owned.epochs else await self._ports.log.open([to])
-        async with self._ahead:
-            await self._activations.ensure([device_id], self._around)
-            heads = self._activations.certain_heads((left, to)) | heads
-            device = self._activations.devices[device_id]
-            snapshot = take_snapshot(device)._replace(shard=to, offset=heads[to] + 1)
-        heads[to] += 1
-        body = _json.encode({"isolation": PROCESS if to >= SHARDS else SHARED})
-        event = EventRow(
-            to, heads[to], device_key(device_id), now_ms, "isolation", body, device.retention_class
-        )
-        return Rehoming(device_id, left, to, epochs, heads, event, snapshot)
+        await self._of(device_id).holdings.rehome(device_id, to, epochs)
 
     # --- calls ------------------------------------------------------------------------------------------
 
@@ -281,22 +229,14 @@ class DeviceHost:
             raise InvalidMessage(f"not a batch: {error}") from error
         if not all(type(m) is not Reading or m.metrics < len(names) for m in batch.messages):
             raise InvalidMessage("not a batch: a reading refers to metrics that it does not carry")
-        self._in_turn(batch.sender, batch.sequence)
-        outcomes, moved = await self._delivery.run(Work(batch.messages, names))
+        compartment = self._of(batch.messages[0].device_id) if batch.messages else self._compartments[0]
+        compartment.in_turn(batch.sender, batch.sequence)
+        outcomes, moved = await compartment.delivery.run(Work(batch.messages, names))
         return _encode(BatchReply(batch.sequence, outcomes, moved))
-
-    def _in_turn(self, sender: str, sequence: int) -> None:
-        """Raises `InvalidMessage` for a batch after which the sender has sent another."""
-        newest = self._sequences.pop(sender, 0)
-        self._sequences[sender] = max(newest, sequence)
-        if len(self._sequences) > SENDERS_KNOWN:
-            del self._sequences[next(iter(self._sequences))]
-        if sequence < newest:
-            raise InvalidMessage(f"{sender} has sent {newest} after {sequence}, which comes too late")
 
     async def ask(self, message: Message, names: Names = ()) -> Outcome:
         """One message's turn, for a caller with this host's handle. Raises as `deliver`, and `Moved`."""
-        outcomes, moved = await self._delivery.run(Work([message], [names]))
+        outcomes, moved = await self._of(message.device_id).delivery.run(Work([message], [names]))
         if moved:
             raise Moved(f"{message.device_id} is not hosted by {self.name}; ask for the routing table")
         return outcomes.get(0, ACCEPTED)
@@ -341,25 +281,38 @@ class DeviceHost:
             Moved: one of the shards is not this host's, or no longer; ask for the routing table.
             LeaseOver: this host cannot tell.
         """
-        asked = self._shards if shards is None else shards
-        self._holdings.check_homes(asked, known)
+        results: dict[str, Any] = {}
+        for compartment, asked in self._by_compartment(self._shards if shards is None else shards):
+            results |= await self._map(compartment, which, function, asked, known)
+        return results
+
+    async def _map(
+        self,
+        compartment: Compartment,
+        which: Filter,
+        function: Callable[[DeviceView], Any],
+        asked: Sequence[int],
+        known: Sequence[int] | None,
+    ) -> dict[str, Any]:
+        holdings, activations = compartment.holdings, compartment.activations
+        holdings.check_homes(asked, known)
         ids = await self._ports.registry.select(which, asked)
         results: dict[str, Any] = {}
         for start in range(0, len(ids), MAP_CHUNK):
             chunk = ids[start : start + MAP_CHUNK]
-            await self._passivation.room()
-            async with self._ahead:
-                await self._activations.ensure(chunk, self._around, scan=True)
-                self._holdings.epochs(asked)
-                self._holdings.check_lease()
+            await compartment.passivation.room()
+            async with compartment.ahead:
+                await activations.ensure(chunk, self._around, scan=True)
+                holdings.epochs(asked)
+                holdings.check_lease()
                 for device_id in chunk:
-                    view = DeviceView(self._activations.devices[device_id], self._around, self._clock_ms())
+                    view = DeviceView(activations.devices[device_id], self._around, self._clock_ms())
                     try:
                         results[device_id] = function(view)
                     except Exception as error:  # the caller's code: its errors are the caller's to see
                         results[device_id] = error
-        self._holdings.epochs(asked)
-        self._holdings.check_homes(asked, known)
+        holdings.epochs(asked)
+        holdings.check_homes(asked, known)
         return results
 
     async def clone(
@@ -375,20 +328,23 @@ class DeviceHost:
             InvalidMessage: there are more than `limit`.
             Moved, LeaseOver: as `map`.
         """
-        asked = self._shards if shards is None else shards
-        self._holdings.check_homes(asked, known)
-        ids = await self._ports.registry.select(which, asked)
-        if len(ids) > limit:
-            raise InvalidMessage(f"{self.name} alone has {len(ids)} such devices, above the limit of {limit}")
+        parts = self._by_compartment(self._shards if shards is None else shards)
+        found: list[list[str]] = []
+        for compartment, asked in parts:
+            compartment.holdings.check_homes(asked, known)
+            found.append(await self._ports.registry.select(which, asked))
+        if (count := sum(map(len, found))) > limit:
+            raise InvalidMessage(f"{self.name} alone has {count} such devices, above the limit of {limit}")
         devices: list[StoredDevice] = []
-        for start in range(0, len(ids), CLONE_CHUNK):
-            async with self._ahead:
-                active, log = self._activations.devices, self._ports.log
-                devices += await clone(ids[start : start + CLONE_CHUNK], active, log)
-                self._holdings.epochs(asked)
-                self._holdings.check_lease()
-        self._holdings.epochs(asked)
-        self._holdings.check_homes(asked, known)
+        for (compartment, asked), ids in zip(parts, found, strict=True):
+            holdings, active = compartment.holdings, compartment.activations.devices
+            for start in range(0, len(ids), CLONE_CHUNK):
+                async with compartment.ahead:
+                    devices += await clone(ids[start : start + CLONE_CHUNK], active, compartment.log)
+                    holdings.epochs(asked)
+                    holdings.check_lease()
+            holdings.epochs(asked)
+            holdings.check_homes(asked, known)
         return Clones(devices, self._around.profiles, list(self._around.rules.rules.values()))
 
     def past(self) -> Past:
@@ -399,10 +355,11 @@ class DeviceHost:
 
     async def rules_of(self, device_id: str) -> list[dict[str, Any]]:
         """The rules that watch a device, each with the alarm it holds there or None."""
-        async with self._ahead:
-            await self._activations.ensure([device_id], self._around)
-            self._holdings.check_lease()
-            device = self._activations.devices[device_id]
+        compartment = self._of(device_id)
+        async with compartment.ahead:
+            await compartment.activations.ensure([device_id], self._around)
+            compartment.holdings.check_lease()
+            device = compartment.activations.devices[device_id]
             rules = device.covering(self._around)
             return [{"rule": rule, "alarm": device.alarms.get(rule.rule_id)} for rule in rules]
 
@@ -429,67 +386,30 @@ class DeviceHost:
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start, and gauges, by name."""
+        parts = [compartment.statistics() for compartment in self._compartments]
         return {
             "name": self.name,
             "incarnation": self.incarnation,
-            "lease_age_s": round(self._holdings.lease_age_s, 3),
-            "devices_active": len(self._activations.devices),
-            "devices_unsaved": self._activations.dirty,
-            "activations": self._activations.activated,
-            **self._passivation.statistics(),
-            "snapshots": self._snapshots,
-            "shards_owned": len(self._holdings.owned.epochs),
+            **add_up(parts),
+            **{name: max(part[name] for part in parts) for name in WORST_OF_ALL},
             "rules": len(self._around.rules.rules),
             **({} if self._around.models is None else self._around.models.statistics()),
-            **self._ticker.statistics(),
-            **self._delivery.statistics(),
         }
 
     def _intern(self, names: Names) -> Names:
         return self._names.setdefault(names, names) if len(self._names) < 65_536 else names
 
-    # --- snapshots and rules ----------------------------------------------------------------------------
-
-    async def _save(self) -> None:
-        while not self._holdings.fenced:
-            async with self._ahead:
-                snapshots = self._activations.take_due()
-            if snapshots:
-                await self._store(snapshots)
-                await asyncio.sleep(SAVE_PAUSE_S)
-            else:
-                await asyncio.sleep(_IDLE_S if not self._activations.dirty else _IDLE_S / 10)
-
-    async def _save_now(self, snapshots: Sequence[Snapshot]) -> None:
-        try:
-            await self._ports.log.save(snapshots, self._activations.heads(snapshots))
-        except Fenced:
-            self._holdings.fenced = True
-            raise
-        self._snapshots += len(snapshots)
-
-    async def _store(self, snapshots: Sequence[Snapshot]) -> None:
-        try:
-            await self._save_now(snapshots)
-        except LogUnavailable:
-            self._activations.unsaved(snapshots)
-            if self._stopping:
-                raise
-            await asyncio.sleep(_IDLE_S)
-        except Fenced:
-            return
+    # --- rules and models -------------------------------------------------------------------------------
 
     async def _watch_rules(self) -> None:
-        since_ms = self._clock_ms() - RULE_OVERLAP_MS
         async for _ in self._ports.rules.changes():
             try:
                 rules = await self._ports.rules.load()
-                self._around = replace(self._around, rules=RuleBook(rules))
-                fresh = [rule for rule in rules if rule.updated_ms > since_ms]
-                await self._arm([rule for rule in fresh if isinstance(rule.spec.condition, NoData)])
-                since_ms = max([since_ms, *(rule.updated_ms for rule in fresh)])
             except Unavailable:
                 continue  # `changes` yields again once the database is back
+            self._around = replace(self._around, rules=RuleBook(rules))
+            for compartment in self._compartments:
+                compartment.rules_changed()
 
     async def _watch_models(self) -> None:
         if self._ports.models is not None:
@@ -511,39 +431,6 @@ class DeviceHost:
             for label, fault in book.broken.items():
                 _logger.error("%s: the model %s cannot judge here: %s", self.name, label, fault)
 
-    def _committed(self, commit: Commit) -> None:
-        self._ticker.add(commit.timers)
-        self._waiters.tell(commit.commands)
-
-    async def _fire(self, due: Sequence[TimerFired]) -> None:
-        await self._delivery.run(Work(due))
-
-    async def _arm_newcomers(self) -> None:
-        """What changed shortly before a shard came here may not have reached its devices yet."""
-        while True:
-            await self._armed.wait()
-            self._armed.clear()
-            shards = sorted(self._newcomers)
-            since_ms = self._clock_ms() - RULE_OVERLAP_MS
-            rules = [r for r in self._around.rules.rules.values() if r.updated_ms > since_ms]
-            try:
-                await self._arm([r for r in rules if isinstance(r.spec.condition, NoData)], shards)
-            except Unavailable:
-                await asyncio.sleep(_IDLE_S)
-                self._armed.set()
-            else:
-                self._newcomers.difference_update(shards)
-
-    async def _arm(self, rules: Sequence[Rule], shards: Sequence[int] | None = None) -> None:
-        """Have devices that may not be in memory set the timers of no-data rules."""
-        for rule in rules:
-            scope = rule.spec.scope
-            only = None if scope.device_id is None else [scope.device_id]
-            which = Filter(scope.device_type, device_ids=only)
-            ids = await self._ports.registry.select(which, self._shards if shards is None else shards)
-            for start in range(0, len(ids), ARM_CHUNK):
-                await self._delivery.run(Work([RefreshRules(i) for i in ids[start : start + ARM_CHUNK]]))
-
 
 def _name(origin: Origin | None) -> str:
     return "" if origin is None else origin.by
@@ -554,3 +441,16 @@ def _book(active: Sequence[ActiveModel]) -> "ModelBook":
     from sensorium.actors.models.book import ModelBook
 
     return ModelBook(active)
+
+
+async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """All results, once all have ended; else what the first of them has raised."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _merged(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    return {key: value for part in parts for key, value in part.items()}

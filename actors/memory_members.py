@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from sensorium.actors.errors import Fenced, Moved
+from sensorium.actors.errors import Fenced, LogUnavailable, Moved
 from sensorium.actors.lease import LEASE_S
 from sensorium.actors.placement import ALL_SHARDS, SHARDS, shard_of
 from sensorium.actors.ports import Held, Member, Members, Rehoming, Wanted
@@ -29,6 +29,12 @@ class MemoryMembers:
         self._free_s: dict[int, float] = {}
         self._shard_free_s: dict[int, float] = {}
         self._incarnations = count(1)
+        self._terms = count(1)
+
+    async def term(self) -> int:
+        """As `Membership` says."""
+        await self._turn()
+        return next(self._terms)
 
     async def join(self, host: str, node: str = "", weight: float = 1.0) -> int:
         """As `Membership` says."""
@@ -41,6 +47,21 @@ class MemoryMembers:
         self._placed[incarnation] = (node, weight)
         self._renewed_s[incarnation] = _now_s()
         return incarnation
+
+    async def hold(self) -> None:
+        """As `PgMembership` says."""
+        await self._turn()
+
+    async def let_in(self, member: Member) -> None:
+        """As `PgMembership` says."""
+        await self._turn()
+        for incarnation, (name, alive) in self.hosts.items():
+            if name == member.host and alive and incarnation < member.incarnation:
+                self._fence(incarnation, dead=False)
+        if member.incarnation not in self.hosts:
+            self.hosts[member.incarnation] = (member.host, True)
+            self._placed[member.incarnation] = (member.node, member.weight)
+            self._renewed_s[member.incarnation] = _now_s()
 
     async def fence(self, incarnation: int, dead: bool = False) -> None:
         """As `Membership` says."""
@@ -126,6 +147,8 @@ class MemoryMembers:
         await asyncio.sleep(0)
 
     def _check_fence(self, incarnation: int) -> None:
+        if incarnation not in self.hosts:
+            raise LogUnavailable(f"incarnation {incarnation} is not let in here yet")
         if not self.hosts.get(incarnation, ("", False))[1]:
             raise Fenced(f"incarnation {incarnation} is fenced")
 

@@ -41,16 +41,21 @@ class Correction:
 
     Memory that was given back may stay with the process, so only a process that is as full as never before
     says anything.
+
+    Args:
+        estimated: what all devices of the process take, uncorrected, in bytes.
     """
 
-    def __init__(self, resident: Callable[[], int] = resident_bytes) -> None:
+    def __init__(self, estimated: Callable[[], int], resident: Callable[[], int] = resident_bytes) -> None:
+        self._estimated = estimated
         self._resident = resident
         self._empty_bytes = resident()
         self._fullest_bytes = MEASURABLE_BYTES
         self.factor = 1.0
 
-    def measure(self, estimated_bytes: int) -> None:
+    def measure(self) -> None:
         """Learn from the process as it is now."""
+        estimated_bytes = self._estimated()
         if estimated_bytes > self._fullest_bytes:
             self._fullest_bytes = estimated_bytes
             real = (self._resident() - self._empty_bytes) / estimated_bytes
@@ -70,12 +75,12 @@ class Passivation:
         activations: Activations,
         ahead: asyncio.Lock,
         save: _Save,
-        resident: Callable[[], int] = resident_bytes,
+        correction: Correction,
     ) -> None:
         self._activations = activations
         self._ahead = ahead
         self._save = save
-        self._correction = Correction(resident)
+        self._correction = correction
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
         self._reasons: Counter[str] = Counter()
@@ -134,7 +139,7 @@ class Passivation:
     async def _round(self) -> bool:
         """Let a batch leave; whether there may be more to do at once."""
         activations = self._activations
-        self._correction.measure(activations.estimated_bytes)
+        self._correction.measure()
         async with self._ahead:
             leaving = activations.let_go(BATCH, self._correction.factor)
         if leaving.snapshots and not await self._store(leaving):

@@ -180,9 +180,12 @@ class ModelStore(Protocol):
 
 
 class HostPorts(NamedTuple):
-    """What a host is given by its factory, opened; `close` gives all of it back."""
+    """What a host is given by its factory, opened; `close` gives all of it back.
 
-    log: Log
+    `logs` has the log of each database, by its position (see `placement.database_of`).
+    """
+
+    logs: Sequence[Log]
     rules: RuleStore
     registry: Registry
     close: Callable[[], Awaitable[None]]
@@ -227,6 +230,8 @@ class Members(NamedTuple):
     homes: Mapping[str, int] = {}
     databases: int = 1
     """Over how many the log is spread."""
+    away: Sequence[int] = ()
+    """The positions of those that do not answer; what is in them is as it was seen last, if at all."""
 
 
 class Isolated(NamedTuple):
@@ -237,7 +242,15 @@ class Isolated(NamedTuple):
 
 
 class Membership(Protocol):
-    """Who may commit, and for which shards. Every call raises `LogUnavailable` as those of `Log` do."""
+    """Who may commit, and for which shards. Every call raises `LogUnavailable` as those of `Log` do.
+
+    Of a log over several databases, it does so while the main one is away. What is asked of another one that
+    is away is done when that answers again, before anybody is given shards in it.
+    """
+
+    async def term(self) -> int:
+        """A number higher than any it has given before, for a coordinator to tell its time from others'."""
+        ...
 
     async def join(self, host: str, node: str = "", weight: float = 1.0) -> int:
         """A new incarnation for this host name, alive; every earlier one of the name is fenced first."""

@@ -1,4 +1,7 @@
-"""The router: every sender's way to the hosts, in order and without loss, one batch in flight a host.
+"""The router: every sender's way to the hosts, in order and without loss, one batch in flight a lane.
+
+A lane leads to the devices of one database in one host, so that what waits for a database that is away
+holds back nothing else.
 
 What is submitted is kept until its outcome is known: through host crashes, moves and database outages the
 same batch is sent again, and the device recognises what it had seen. It knows hosts only by the `Transport`.
@@ -29,7 +32,7 @@ from sensorium.actors.messages import (
     batch_encoder,
     reply_decoder,
 )
-from sensorium.actors.placement import shard_of
+from sensorium.actors.placement import database_of, shard_of
 from sensorium.actors.turns import Names
 
 BATCH_MESSAGES: Final = 1_000
@@ -46,6 +49,9 @@ ASK_PENDING: Final = 20_000
 
 SILENT_S: Final = 2.0
 """After which a host that has not answered is asked about: it may be cut off and replaced."""
+
+STALLED_S: Final = 5.0
+"""After which a batch without an answer counts as failing for those who could wait elsewhere."""
 
 RETRY_FIRST_S: Final = 0.05
 RETRY_MOST_S: Final = 2.0
@@ -69,13 +75,14 @@ class Table(NamedTuple):
     """Who owns what: the host's name by shard, and by name whatever the transport reaches a host with.
 
     A later table has a higher version. A host that is being replaced may lack an address. `homes` has the
-    devices with a dedicated shard.
+    devices with a dedicated shard. `databases` is over how many the log is spread; it never changes.
     """
 
     version: int
     hosts: Sequence[str]
     addresses: Mapping[str, Any]
     homes: Mapping[str, int] = {}
+    databases: int = 1
 
     def shard_of(self, device_id: str) -> int:
         """The device's shard."""
@@ -84,6 +91,20 @@ class Table(NamedTuple):
     def host_of(self, device_id: str) -> str:
         """The name of the device's host."""
         return self.hosts[self.shard_of(device_id)]
+
+    def way_to(self, host: str, shard: int) -> "Way":
+        """To the shard's devices in that host."""
+        return Way(host, database_of(shard, self.databases))
+
+
+class Way(NamedTuple):
+    """Where a lane leads: to the devices in a host whose shards are in the database at that position."""
+
+    host: str
+    database: int
+
+    def __str__(self) -> str:
+        return f"{self.host} (database {self.database + 1})" if self.database else self.host
 
 
 class Transport(Protocol):
@@ -143,16 +164,17 @@ class _Parcel:
 
 
 class _Lane:
-    """What one sender has for one host: the parcels that wait, and the task that carries them.
+    """What one sender has for one way: the parcels that wait, and the task that carries them.
 
     `held` has the messages for shards that left the host while a batch of them was under way: they wait here,
     behind it, until its outcome is known.
     """
 
-    __slots__ = ("failing", "held", "host", "open", "task", "under_way", "waiting", "wake")
+    __slots__ = ("failing", "held", "host", "open", "sent_s", "task", "under_way", "waiting", "wake", "way")
 
-    def __init__(self, host: str) -> None:
-        self.host = host
+    def __init__(self, way: Way) -> None:
+        self.way = way
+        self.host = way.host
         self.open = _Parcel()
         """The last of those that wait: it takes what comes."""
         self.waiting: deque[_Parcel] = deque((self.open,))
@@ -160,6 +182,8 @@ class _Lane:
         self.task: asyncio.Task[None] | None = None
         self.failing: SensoriumError | None = None
         self.under_way = False
+        self.sent_s = 0.0
+        """When what is under way was begun."""
         self.held: _Lane | None = None
 
     def put(self, item: _Item) -> None:
@@ -204,7 +228,7 @@ class Router:
         """Also told apart from a router of the same name before it: its batches are counted from 1."""
         self._transport = transport
         self._table = Table(-1, (), {})
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[Way, _Lane] = {}
         self._lane_of: dict[str, _Lane] = {}
         """By device id, for as long as the table holds: saves working out the shard each time."""
         self._holder_of: dict[int | str, _Lane] = {}
@@ -226,6 +250,7 @@ class Router:
 
     async def start(self) -> None:
         """Learn the routing table; waits until there is one."""
+        self._clock_s = asyncio.get_running_loop().time
         self._table = await self._transport.table()
 
     async def close(self) -> None:
@@ -306,8 +331,13 @@ class Router:
 
     def failing(self, device_id: str) -> Unavailable | None:
         """Why messages for this device do not get through at present; None when they do."""
-        error = self._lane(device_id).failing
-        return None if error is None else LogUnavailable(str(error))
+        lane = self._lane(device_id)
+        if lane.failing is not None:
+            return LogUnavailable(str(lane.failing))
+        waited_s = self._clock_s() - lane.sent_s if lane.under_way else 0.0
+        if waited_s < STALLED_S:
+            return None
+        return LogUnavailable(f"{lane.way} has not answered for {waited_s:.0f} s")
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -332,7 +362,7 @@ class Router:
             "messages": self._counts["messages"],
             "retries": self._counts["retries"],
             "moved": self._counts["moved"],
-            "failing": {h: str(lane.failing) for h, lane in self._lanes.items() if lane.failing is not None},
+            "failing": {str(w): str(lane.failing) for w, lane in self._lanes.items() if lane.failing},
         }
 
     def check(self) -> None:
@@ -355,11 +385,11 @@ class Router:
         if holder is not None:
             assert holder.held is not None
             return holder.held
-        host = self._table.hosts[shard]
-        lane = self._lanes.get(host)
+        way = self._table.way_to(self._table.hosts[shard], shard)
+        lane = self._lanes.get(way)
         if lane is None:
-            lane = self._lanes[host] = _Lane(host)
-            lane.task = asyncio.create_task(self._carry(lane), name=f"{self.sender} to {host}")
+            lane = self._lanes[way] = _Lane(way)
+            lane.task = asyncio.create_task(self._carry(lane), name=f"{self.sender} to {way.host}")
             lane.task.add_done_callback(self._ended)
         return lane
 
@@ -374,6 +404,7 @@ class Router:
                 lane.next_open()
             if parcel.messages:
                 lane.under_way = True
+                lane.sent_s = self._clock_s()
                 reply = await self._deliver(lane, parcel)
                 items = parcel.items() if reply.moved else []
                 self._settle(parcel, reply)
@@ -456,7 +487,7 @@ class Router:
         self._lane_of.clear()
         for lane, leaving in self._leaving(old, self._table).items():
             if lane.under_way:
-                lane.held = lane.held or _Lane(lane.host)
+                lane.held = lane.held or _Lane(lane.way)
                 self._holder_of.update(dict.fromkeys(leaving, lane))
             for item in lane.take_all():
                 key = item.device_id if item.device_id in self._resettled else old.shard_of(item.device_id)
@@ -469,7 +500,7 @@ class Router:
         pairs = enumerate(zip(old.hosts, new.hosts, strict=True))
         moves = {shard: before for shard, (before, now) in pairs if before != now and shard not in held}
         leaving: dict[_Lane, set[int | str]] = {}
-        found: list[tuple[int | str, str]] = list(moves.items())
+        found: list[tuple[int | str, Way]] = [(s, old.way_to(host, s)) for s, host in moves.items()]
         self._resettled = {
             device for device in {**old.homes, **new.homes} if old.homes.get(device) != new.homes.get(device)
         }
@@ -478,21 +509,21 @@ class Router:
             if holder is not None:
                 self._holder_of[device] = holder  # it waits with the shard that it was in
             elif old.host_of(device) != new.host_of(device):
-                found.append((device, old.host_of(device)))
-        for key, host in found:
-            if host in self._lanes:
-                leaving.setdefault(self._lanes[host], set()).add(key)
+                found.append((device, old.way_to(old.host_of(device), old.shard_of(device))))
+        for key, way in found:
+            if way in self._lanes:
+                leaving.setdefault(self._lanes[way], set()).add(key)
         return leaving
 
     def _forget_lanes(self) -> None:
         """End those of isolated devices' processes that are no more."""
         present = set(self._table.hosts)
-        for host, lane in list(self._lanes.items()):
+        for way, lane in list(self._lanes.items()):
             idle = not lane.under_way and lane.held is None and not any(p.messages for p in lane.waiting)
-            if idle and host not in present and isolated_in(host) is not None:
+            if idle and lane.host not in present and isolated_in(lane.host) is not None:
                 assert lane.task is not None
                 lane.task.cancel()
-                del self._lanes[host]
+                del self._lanes[way]
 
     def _release(self, lane: _Lane, moved: Sequence[_Item]) -> None:
         """Nothing of the lane is under way any more: what was sent back goes where it belongs, in front."""

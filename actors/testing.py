@@ -87,7 +87,7 @@ class MemoryStore(MemoryMembers):
     async def ports(self, incarnation: int) -> HostPorts:
         """A `HostPortsFactory` for hosts in this process."""
         log = self.log(incarnation)
-        return HostPorts(log, self, self, log.close)
+        return HostPorts([log], self, self, log.close)
 
     async def membership(self) -> "MemoryStore":
         """A `MembershipFactory` for coordinators in this process."""
@@ -161,6 +161,12 @@ class MemoryStore(MemoryMembers):
 
     async def isolated(self, by_type: Mapping[str, bool], otherwise: bool, limit: int) -> list[Isolated]:
         """As `Membership` says."""
+        return [one for _, one in await self.isolated_by_rank(by_type, otherwise, limit)]
+
+    async def isolated_by_rank(
+        self, by_type: Mapping[str, bool], otherwise: bool, limit: int
+    ) -> list[tuple[int, Isolated]]:
+        """What `isolated` says, each behind the number of its part of the order."""
         await self._turn()
         found = [
             r
@@ -173,7 +179,7 @@ class MemoryStore(MemoryMembers):
             return 0 if r.device_id in self.homes else 1 if r.isolation is not None else 2
 
         found.sort(key=lambda r: (rank(r), r.device_id))
-        return [Isolated(r.device_id, r.device_type) for r in found[:limit]]
+        return [(rank(r), Isolated(r.device_id, r.device_type)) for r in found[:limit]]
 
     async def _turn(self) -> None:
         await asyncio.sleep(0)

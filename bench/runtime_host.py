@@ -101,7 +101,7 @@ async def activations(dsn: str, devices: list[str]) -> dict[str, Any]:
     memory = {
         "devices": told["devices_active"],
         "resident_bytes_a_device": (resident_bytes() - empty_bytes) // len(devices),
-        "estimated_bytes_a_device": host._activations.estimated_bytes // len(devices),
+        "estimated_bytes_a_device": host._compartments[0].activations.estimated_bytes // len(devices),
     }
     began_s = time.perf_counter()
     await host.stop()
@@ -119,7 +119,7 @@ async def activations(dsn: str, devices: list[str]) -> dict[str, Any]:
     began_s, cpu_s = time.perf_counter(), time.process_time()
     for start in range(0, len(devices), BATCH):
         one_s = time.perf_counter()
-        await host._activations.ensure(devices[start : start + BATCH], host._around)
+        await host._compartments[0].activations.ensure(devices[start : start + BATCH], host._around)
         ensure_s.append(time.perf_counter() - one_s)
     again_s, again_cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
     await host.stop()

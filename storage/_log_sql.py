@@ -9,6 +9,8 @@ HEAD_SLACK_S: Final = 600
 TAIL_SLACK: Final = "1 hour"
 """The same for snapshots. Generous: it prunes whole days only."""
 
+LET_IN: Final = "SELECT EXISTS (SELECT FROM hosts WHERE incarnation = $1)"
+
 OPEN: Final = f"""
 WITH known AS (SELECT shard, head, saved_at FROM shards WHERE shard = ANY($1::smallint[])),
      since AS (SELECT CASE WHEN count(*) = cardinality($1::smallint[]) THEN min(saved_at)

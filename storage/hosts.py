@@ -48,6 +48,13 @@ WHERE device_type <> ALL($1::text[]) AND status = 'active' AND isolation IS NULL
 """
 
 
+_EARLIER: Final = "SELECT incarnation FROM hosts WHERE host = $1 AND state = 'alive' AND incarnation < $2"
+_LET_IN: Final = (
+    "INSERT INTO hosts (incarnation, host, node, weight) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4)"
+    " ON CONFLICT (incarnation) DO NOTHING"
+)
+
+
 class HostRow(NamedTuple):
     """An incarnation that may commit."""
 
@@ -75,9 +82,28 @@ class PgMembership:
         self._pool = pool
         self._guard = guard
 
+    async def term(self) -> int:
+        """As the port says: a number that no incarnation gets."""
+        async with acquired(self._pool) as connection:
+            number: int = await connection.fetchval(
+                "SELECT nextval(pg_get_serial_sequence('hosts', 'incarnation'))"
+            )
+            return number
+
+    async def let_in(self, member: Member) -> None:
+        """Have an incarnation that has joined another database be alive in this one, too, if it is new here.
+
+        Every earlier one of the name is fenced first. Raises as `join`.
+        """
+        await self.hold()
+        async with acquired(self._pool) as connection, connection.transaction():
+            for row in await connection.fetch(_EARLIER, member.host, member.incarnation):
+                await fence_by(connection, row["incarnation"])
+            await connection.execute(_LET_IN, *member)
+
     async def join(self, host: str, node: str = "", weight: float = 1.0) -> int:
         """As the port says. Raises `DatabaseClaimed` when the guard has been lost to another platform."""
-        await self._hold()
+        await self.hold()
         async with acquired(self._pool) as connection, connection.transaction():
             # Two that join by one name at once go one after the other.
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('join ' || $1, 0))", host)
@@ -96,13 +122,13 @@ class PgMembership:
 
     async def fence(self, incarnation: int, dead: bool = False) -> None:
         """As the port says. Commits in flight end first, or are cut off after `assignments.PATIENCE`."""
-        await self._hold()
+        await self.hold()
         async with acquired(self._pool) as connection, connection.transaction():
             await fence_by(connection, incarnation, dead)
 
     async def take(self, epochs: Mapping[int, int]) -> None:
         """As the port says. Commits in flight end first, or are cut off after `assignments.PATIENCE`."""
-        await self._hold()
+        await self.hold()
         async with acquired(self._pool) as connection, connection.transaction():
             await take(connection, epochs)
 
@@ -167,15 +193,16 @@ class PgMembership:
             )
         return [HostRow(*row) for row in rows]
 
+    async def hold(self) -> None:
+        """Have the guard hold. Raises as `join`."""
+        if self._guard is not None:
+            await self._guard.hold()
+
     async def close(self) -> None:
         """As the port says."""
         await close_pool(self._pool)
         if self._guard is not None:
             await self._guard.close()
-
-    async def _hold(self) -> None:
-        if self._guard is not None:
-            await self._guard.hold()
 
 
 async def fence_by(connection: Connection, incarnation: int, dead: bool = False) -> None:

@@ -1,12 +1,12 @@
 """The log in PostgreSQL: implements `sensorium.actors.ports.Log` for one incarnation of a host."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
 
-from sensorium.actors.errors import LogUnavailable, SensoriumError
+from sensorium.actors.errors import Fenced, LogUnavailable, Moved, SensoriumError
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.actors.ports import Held, Rehoming
@@ -36,6 +36,7 @@ from sensorium.storage._read import alarm_of, command_of, registration_of, twin_
 from sensorium.storage.database import (
     GRACE_S,
     STATEMENT_TIMEOUT_S,
+    Connection,
     MissingPartition,
     Pool,
     acquired,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     Dedicated = asyncpg.Connection[asyncpg.Record]
 
 COMMIT_TIMEOUT_S: Final = 30.0
+T = TypeVar("T")
 OPEN_TIMEOUT_S: Final = 120.0
 
 
@@ -99,13 +101,24 @@ class PgLog:
 
     async def held(self) -> dict[int, Held]:
         """As the port says."""
-        async with acquired(await self._ready()) as connection:
-            return await self._title.held(connection)
+        return await self._let_in(self._title.held)
 
     async def claim(self, shards: Sequence[int]) -> dict[int, Held]:
         """As the port says."""
-        async with acquired(await self._ready()) as connection:
-            return await self._title.claim(connection, shards)
+        return await self._let_in(lambda connection: self._title.claim(connection, shards))
+
+    async def _let_in(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
+        """Ask; raises `LogUnavailable` while `SpreadMembership` has not let this incarnation in yet."""
+        try:
+            async with acquired(await self._ready()) as connection:
+                return await ask(connection)
+        except Moved:
+            raise
+        except Fenced:
+            async with acquired(await self._ready()) as connection:
+                if await connection.fetchval(sql.LET_IN, self.incarnation):
+                    raise
+            raise LogUnavailable(f"incarnation {self.incarnation} is not let in here yet") from None
 
     async def hand_over(self, held: Mapping[int, Held], to: int) -> dict[int, int]:
         """As the port says."""

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from sensorium.actors.ports import HostPorts
 from sensorium.storage.claim import Claim, KeptClaim, Role
@@ -12,7 +13,6 @@ from sensorium.storage.log import PgLog
 from sensorium.storage.models.active import PgActiveModels
 from sensorium.storage.registry import PgRegistry
 from sensorium.storage.rules import PgRules
-from sensorium.storage.spread import SpreadLog
 from sensorium.storage.spread_members import SpreadMembership
 from sensorium.storage.spread_reads import SpreadRegistry
 from sensorium.storage.stored_past import PgStoredPastFactory
@@ -31,16 +31,14 @@ class PgHostPorts:
         dsns = (self.dsn, *self.others)
         logs = [PgLog(dsn, incarnation) for dsn in dsns]
         pools = [await open_pool(dsn, 2, "sensorium-host-reads") for dsn in dsns]
-        log = SpreadLog(logs) if self.others else logs[0]
         registry = SpreadRegistry(pools) if self.others else PgRegistry(pools[0])
 
         async def close() -> None:
-            await log.close()
-            await asyncio.gather(*map(close_pool, pools))
+            await asyncio.gather(*(log.close() for log in logs), *map(close_pool, pools))
 
         past = PgStoredPastFactory(self.dsn, self.others)
         models = PgActiveModels(pools[0], self.dsn)
-        return HostPorts(log, PgRules(pools[0], self.dsn), registry, close, past, models)
+        return HostPorts(logs, PgRules(pools[0], self.dsn), registry, close, past, models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class PgMembershipFactory:
     """The further databases that the log is spread over (see `spread`)."""
 
     async def __call__(self) -> PgMembership | SpreadMembership:
-        """Claims the database, if at all; else it opens nothing yet.
+        """Claims the main database, if at all; the further ones are claimed with the first look at them.
 
         Raises:
             DatabaseClaimed: the runtime of another cluster uses the database.
@@ -73,9 +71,9 @@ class PgMembershipFactory:
         async with AsyncExitStack() as stack:
             for guard in guards:
                 stack.push_async_callback(guard.close)
+            for guard in guards[:1]:
                 await guard.hold()
             pools = [await open_pool(dsn, 2, "sensorium-membership") for dsn in dsns]
             stack.pop_all()
-        if self.others:
-            return SpreadMembership(pools, guards)
-        return PgMembership(pools[0], guards[0] if guards else None)
+        members = [PgMembership(pool, guard) for pool, guard in zip_longest(pools, guards)]
+        return SpreadMembership(members) if self.others else members[0]

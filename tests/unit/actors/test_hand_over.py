@@ -201,7 +201,7 @@ async def test_a_moved_device_is_refused_and_its_map_is_incomplete() -> None:
         giver, receiver = (p.launcher.current[f"host-{n}"].thing for n in range(2))
         device = next(d for d in DEVICES if shard_of(d) in giver._shards)
         shard = shard_of(device)
-        epoch = giver._holdings.owned.epochs[shard]
+        epoch = giver._compartments[0].holdings.owned.epochs[shard]
         before = giver._shards
         went = await giver.hand_over({shard: epoch}, receiver.incarnation)
         assert went == {shard: epoch + 1}
@@ -266,7 +266,7 @@ async def _alone_cut_off() -> None:
             raise LogUnavailable("cut off")
 
         for method in ("held", "claim", "hand_over", "commit", "save", "load", "open", "seen"):
-            setattr(host._ports.log, method, away)
+            setattr(host._ports.logs[0], method, away)
         cut_s = asyncio.get_running_loop().time()
         async with asyncio.timeout(60):
             while p.launcher.current["host-0"].thing is host or "host-0" not in owners(p):

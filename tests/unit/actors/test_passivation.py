@@ -82,7 +82,7 @@ async def test_a_message_to_a_leaving_device_waits_for_its_flush_and_activates_i
     await until(lambda: saves.waiting == 1)
     assert host.statistics()["devices_active"] == 0
     coming = asyncio.create_task(send(host, "a", 2))
-    await until(lambda: not host._delivery._waiting)
+    await until(lambda: not host._compartments[0].delivery._waiting)
     for _ in range(20):
         await asyncio.sleep(0)
     assert not coming.done()
@@ -123,7 +123,7 @@ async def test_a_timer_brings_a_device_back_while_it_leaves(monkeypatch: pytest.
     host = await host_over(store, idle_after_s=0.0)
     await send(host, "a", 1)
     await until(lambda: saves.waiting == 1)
-    firing = asyncio.create_task(host._fire([TimerFired("a", "offline", NOW_MS)]))
+    firing = asyncio.create_task(host._compartments[0]._fire([TimerFired("a", "offline", NOW_MS)]))
     for _ in range(50):
         await asyncio.sleep(0)
     assert not firing.done()
@@ -177,16 +177,17 @@ async def test_a_clean_stop_saves_those_that_were_about_to_leave(monkeypatch: py
 
 def test_the_estimate_is_corrected_by_what_the_fullest_process_took() -> None:
     mib = 1 << 20
-    resident = 100 * mib
-    correction = Correction(lambda: resident)
-    correction.measure(10 * mib)
+    resident, estimated = 100 * mib, 10 * mib
+    correction = Correction(lambda: estimated, lambda: resident)
+    correction.measure()
     assert correction.factor == 1.0
-    resident = 250 * mib
-    correction.measure(100 * mib)
+    resident, estimated = 250 * mib, 100 * mib
+    correction.measure()
     assert correction.factor == 1.5
     # Devices left and the process keeps what they had: that says nothing of those that stay.
-    correction.measure(20 * mib)
+    estimated = 20 * mib
+    correction.measure()
     assert correction.factor == 1.5
-    resident = 2000 * mib
-    correction.measure(101 * mib)
+    resident, estimated = 2000 * mib, 101 * mib
+    correction.measure()
     assert correction.factor == MOST_CORRECTION

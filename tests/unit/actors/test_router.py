@@ -184,7 +184,7 @@ async def test_what_is_for_a_device_that_gets_a_shard_of_its_own_stays_in_order(
         await router.drained(1)
         assert [number for device, number in outcomes if device == "d"] == [1, 2, 3, 4, 5, 6]
         router._adopt(ways.tabled(4, {}))
-        assert router._lanes.keys() == {"host-0"}
+        assert router._lanes.keys() == {("host-0", 0)}
 
 
 async def test_a_device_takes_along_what_waits_with_its_shard() -> None:

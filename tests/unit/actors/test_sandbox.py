@@ -158,7 +158,7 @@ async def test_hosts_copy_devices_without_a_trace() -> None:
         for n in range(3):
             await host.answer(Register(f"d{n}", TYPE, metadata={"n": n}))
             await host.answer(Reading(f"d{n}", T0_MS + n, T0_MS, n, 0, [float(n)]), ("a",))
-        host._activations.devices.pop("d1")  # as if it had been passivated
+        host._compartments[0].activations.devices.pop("d1")  # as if it had been passivated
 
         def counted() -> Any:
             told = {name: value for name, value in host.statistics().items() if name != "lease_age_s"}

@@ -17,6 +17,7 @@ A seed that fails is named and runs the same way again:
 import asyncio
 import os
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -69,7 +70,7 @@ class World:
             return NOW_MS + round(loop.time() * 1000)
 
         self.clock_ms = clock_ms
-        self.store = Witness(clock_ms)
+        self.store, factories = self._stored(clock_ms)
         self.launcher = StormyLauncher(self.weather, clock_ms)
         self.transport = StormyTransport(self.weather)
         self.routers = [Router(f"sender-{n}", self.transport) for n in range(2)]
@@ -79,12 +80,16 @@ class World:
         """The number that was desired last of each device, acknowledged or not."""
         self.told: dict[str, int] = {}
         """And the one that it was told last."""
-        factories = StormyPorts(self.store, self.weather)
         activation = ActivationSettings(snapshot_every_turns=7, snapshot_every_s=1.0, max_active=6)
         settings = HostSettings(auto_register_as="generic", activation=activation)
         self._spec = RuntimeSpec(2, factories.ports, factories.membership, settings, max_isolated=ISOLATED)
         self.whims = random.Random(seed ^ 0x150)
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _stored(self, clock_ms: Callable[[], int]) -> tuple[Any, Any]:
+        """What is stored, and the factories over it."""
+        store = Witness(clock_ms)
+        return store, StormyPorts(store, self.weather)
 
     async def start(self) -> None:
         """All up, in good weather."""
@@ -123,17 +128,21 @@ class World:
             n = self.rng.randrange(2)
             device = self.rng.choice(list(self.sent[n]))
             number = self.sent[n][device] = self.sent[n][device] + 1
-            self.routers[n].reading(
-                device,
-                NOW_MS + number,
-                self.clock_ms(),
-                number,
-                NAMES,
-                [float(number)],
-                0,
-                lambda token, outcome: self.store.acknowledged(*token, outcome),
-                (device, number),
-            )
+            self.reading(n, device, number)
+
+    def reading(self, n: int, device: str, number: int) -> None:
+        """That reading of a device of that sender."""
+        self.routers[n].reading(
+            device,
+            NOW_MS + number,
+            self.clock_ms(),
+            number,
+            NAMES,
+            [float(number)],
+            0,
+            lambda token, outcome: self.store.acknowledged(*token, outcome),
+            (device, number),
+        )
 
     def wish(self) -> None:
         """Desire something of a device that is known."""

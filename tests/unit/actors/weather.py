@@ -27,7 +27,7 @@ class Weather:
         late_s: they arrive up to so much later, each by itself, so they overtake each other.
         twice: probability that a request arrives a second time.
         broken: probability that a call to the database fails, before its effect or after.
-        cut_off: incarnations that do not reach the database.
+        cut_off: incarnations that do not reach the database, or with its position, one of several.
         cut: incarnations whose callers do not reach them.
         gates: by incarnation; while one is not set, the process is paused.
         jumps_ms: by incarnation, how far its clock of the day is off.
@@ -35,7 +35,7 @@ class Weather:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.cut_off: set[int] = set()
+        self.cut_off: set[int | tuple[int, int]] = set()
         self.cut: set[int] = set()
         self.gates: dict[int, asyncio.Event] = defaultdict(_open)
         self.jumps_ms: dict[int, int] = defaultdict(int)
@@ -182,8 +182,9 @@ class StormyLauncher:
 class StormyDatabase:
     """`Log` or `Membership` over a connection that breaks: every call of `inner`, perhaps without answer."""
 
-    def __init__(self, inner: Any, weather: Weather, incarnation: int) -> None:
+    def __init__(self, inner: Any, weather: Weather, incarnation: int, position: int = 0) -> None:
         self._inner = inner
+        self._names = {incarnation, (incarnation, position)}
         self._weather = weather
         self._incarnation = incarnation
 
@@ -193,13 +194,13 @@ class StormyDatabase:
 
         async def call(*args: Any) -> Any:
             await gate.wait()
-            if self._incarnation in weather.cut_off or weather.happens("database before", weather.broken / 2):
+            if self._names & weather.cut_off or weather.happens("database before", weather.broken / 2):
                 raise LogUnavailable(f"{name} broke off before")
             await weather.travel()
             await gate.wait()
             result = await method(*args)
             await gate.wait()
-            if self._incarnation in weather.cut_off or weather.happens("database after", weather.broken / 2):
+            if self._names & weather.cut_off or weather.happens("database after", weather.broken / 2):
                 raise LogUnavailable(f"{name} broke off after")
             return result
 
@@ -216,8 +217,8 @@ class StormyPorts:
     async def ports(self, incarnation: int) -> HostPorts:
         """A `HostPortsFactory`."""
         inner = await self._store.ports(incarnation)
-        log: Any = StormyDatabase(inner.log, self._weather, incarnation)
-        return inner._replace(log=log)
+        logs: list[Any] = [StormyDatabase(log, self._weather, incarnation) for log in inner.logs]
+        return inner._replace(logs=logs)
 
     async def membership(self) -> Membership:
         """A `MembershipFactory`."""

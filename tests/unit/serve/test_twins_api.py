@@ -109,8 +109,8 @@ async def test_what_is_no_document_is_refused(platform: World, text: str) -> Non
 
 async def test_it_survives_the_end_of_its_host_and_rests_while_decommissioned(platform: World) -> None:
     await platform.http.patch(f"{PATH}/desired", json={"a": 1})
-    platform.host._activations.close(range(SHARDS))
-    await platform.host._activations.open(dict.fromkeys(range(SHARDS)))
+    platform.host._compartments[0].activations.close(range(SHARDS))
+    await platform.host._compartments[0].activations.open(dict.fromkeys(range(SHARDS)))
     assert (await platform.http.get(PATH)).json()["desired"]["values"] == {"a": 1}
     assert platform.store.twins["sensor-001"].ready
     await platform.http.delete("/api/devices/sensor-001")

@@ -494,7 +494,7 @@ class PastStateSide:
     host: DeviceHost
 
     async def at(self, device_id: str, at_ms: int) -> PastState:
-        devices = self.host._activations.devices
+        devices = self.host._compartments[0].activations.devices
         if at_ms < AT_MS or device_id not in devices:
             raise NoHistory(f"there was no device {device_id} then")
         return PastState(device_id, at_ms, None, 0, whole(devices[device_id]))

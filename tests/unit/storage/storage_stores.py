@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from spread_log import SpreadLog
+
 from sensorium.actors.past import StoredPast
 from sensorium.actors.ports import Log, Membership
 from sensorium.actors.rules import Rule, RuleSpec
@@ -12,7 +14,6 @@ from sensorium.storage.database import Pool
 from sensorium.storage.hosts import PgMembership
 from sensorium.storage.log import PgLog
 from sensorium.storage.rules import PgRules
-from sensorium.storage.spread import SpreadLog
 from sensorium.storage.spread_members import SpreadMembership
 from sensorium.storage.stored_past import PgStoredPastFactory
 
@@ -49,7 +50,7 @@ class SpreadPorts:
         self._dsns = dsns
         self._pools = pools
         self._logs: list[SpreadLog] = []
-        self.members: Membership = SpreadMembership(pools)
+        self.members: Membership = SpreadMembership([PgMembership(pool) for pool in pools])
 
     def log(self, incarnation: int) -> Log:
         log = SpreadLog([PgLog(dsn, incarnation) for dsn in self._dsns])

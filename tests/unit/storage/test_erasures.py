@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from faulty_influx import FaultyInflux
+from spread_log import SpreadLog
 from storage_rows import NOON_MS, alarm, event, reading, registration, snapshot
 
 from sensorium.actors.device import Device, Shard, Surroundings
@@ -27,7 +28,7 @@ from sensorium.storage.projection_control import Projections
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.rollup import LEVELS
 from sensorium.storage.rollup_sink import RollupSink
-from sensorium.storage.spread import SpreadLog, database_of_device
+from sensorium.storage.spread import database_of_device
 from sensorium.storage.spread_members import SpreadMembership
 
 pytestmark = pytest.mark.database
@@ -245,7 +246,7 @@ async def test_points_in_influxdb_go_and_later_ones_stay(log: PgLog, dsn: str, p
 
 
 async def test_each_database_deletes_its_own(two_dsns: list[str], two_pools: list[Pool]) -> None:
-    incarnation = await SpreadMembership(two_pools).join("a")
+    incarnation = await SpreadMembership([PgMembership(pool) for pool in two_pools]).join("a")
     log = SpreadLog([PgLog(dsn, incarnation) for dsn in two_dsns])
     ids = [next(name for n in range(99) if database_of_device(name := f"d-{n}", 2) == at) for at in (0, 1)]
     for device_id in ids:

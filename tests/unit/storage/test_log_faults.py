@@ -165,7 +165,7 @@ async def test_a_database_that_is_away_is_unavailable(dsn: str) -> None:
     await log.close()
     ports = await PgHostPorts(dsn)(1)
     with pytest.raises(Fenced):
-        await ports.log.commit(Commit(events=[event("d", 1)]))
+        await ports.logs[0].commit(Commit(events=[event("d", 1)]))
     await ports.close()
     members = await PgMembershipFactory(dsn)()
     assert await members.join("a") == 1

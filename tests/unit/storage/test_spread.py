@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spread_log import SpreadLog, split
 from storage_rows import NOON_MS, alarm, anomaly, event, reading, registration, snapshot
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
@@ -44,9 +45,9 @@ from sensorium.storage import (
 )
 from sensorium.storage._history_sql import AGGREGATIONS
 from sensorium.storage.commands import PgCommands
-from sensorium.storage.database import Pool, acquired, connect
+from sensorium.storage.database import Pool, acquired, connect, open_pool
 from sensorium.storage.layout import LayoutMismatch, check_layout
-from sensorium.storage.spread import SpreadLog, database_of_device, split
+from sensorium.storage.spread import database_of_device
 from sensorium.storage.spread_history import SpreadHistory
 from sensorium.storage.spread_members import SpreadMembership
 from sensorium.storage.spread_reads import SpreadAlarms, SpreadCommands, SpreadDeadLetters, SpreadRegistry
@@ -149,7 +150,7 @@ async def test_it_answers_as_one_database_does(
 ) -> None:
     commit = everything(random.Random(3))
     one = PgLog(module_dsn, await PgMembership(module_pool).join("a"))
-    incarnation = await SpreadMembership(two_pools).join("a")
+    incarnation = await SpreadMembership([PgMembership(pool) for pool in two_pools]).join("a")
     two = SpreadLog([PgLog(dsn, incarnation) for dsn in two_dsns])
     await one.commit(commit)
     await two.commit(commit)
@@ -230,7 +231,7 @@ async def test_it_answers_as_one_database_does(
 
 @pytest.mark.database
 async def test_who_is_fenced_commits_to_none_of_them(two_dsns: list[str], two_pools: list[Pool]) -> None:
-    members = SpreadMembership(two_pools)
+    members = SpreadMembership([PgMembership(pool) for pool in two_pools])
     first = await members.join("a")
     log = SpreadLog([PgLog(dsn, first) for dsn in two_dsns])
     await log.commit(Commit(readings=[reading(d, 1) for d in DEVICES]))
@@ -335,20 +336,47 @@ async def test_one_of_two_is_killed_under_load(open_directory: Path) -> None:
                 while sum(sent.values()) < goal:
                     await asyncio.sleep(0.01)
 
+        async def all_answer() -> bool:
+            try:
+                return not (await members.read()).away
+            except LogUnavailable:
+                return False
+
         async with asyncio.TaskGroup() as tasks:
             for device_id in DEVICES:
                 tasks.create_task(device(device_id))
             for victim in (servers[1], servers[0]):
                 await more(rng.randrange(200, 800))
                 victim.kill9()
-                with pytest.raises(LogUnavailable):
-                    await members.join("host-1")
                 async with asyncio.timeout(20):
                     while not failed:
                         await asyncio.sleep(0.01)
-                failed.clear()
+                # What is in the other database goes on.
+                healthy = [d for d in DEVICES if servers[database_of_device(d, 2)] is not victim]
+                goal = sum(sent[d] for d in healthy) + 200
+                async with asyncio.timeout(20):
+                    while sum(sent[d] for d in healthy) < goal:
+                        await asyncio.sleep(0.01)
+                assert set(failed).isdisjoint(healthy)
+                if victim is servers[0]:
+                    with pytest.raises(LogUnavailable):
+                        await members.join("host-2")
+                else:
+                    late = await members.join("host-1")
+                    assert (await members.read()).away == [1]
                 await asyncio.to_thread(victim.start)
+                async with asyncio.timeout(20):
+                    while not await all_answer():
+                        await asyncio.sleep(0.1)
+                await more(200)
+                failed.clear()
             await more(300)
+            # Who joined while one was away is a member there, too, and who is fenced is so there.
+            second = PgMembership(await open_pool(dsns[1], 1))
+            assert {m.incarnation for m in (await second.read()).alive} == {incarnation, late}
+            await members.fence(late)
+            assert {m.incarnation for m in (await second.read()).alive} == {incarnation}
+            await second.close()
             ending.set()
         await host.stop()
         await members.close()
