@@ -176,7 +176,7 @@ async def _refuses_to_give() -> None:
         async def stuck() -> None:
             raise LogUnavailable("stuck")
 
-        host.drained = stuck
+        host._compartments[0].drained = stuck
         load = Load(p, every_s=0.2)
         await p.coordinator.scale(2)
         async with asyncio.timeout(120):
