@@ -17,9 +17,11 @@ from sensorium.actors.errors import LogUnavailable, SensoriumError
 from sensorium.cluster import up as module
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import AlreadyRunning, DeliveryFailed, PlatformFailed, StartFailed
+from sensorium.cluster.platform import Platform
 from sensorium.cluster.run_directory import RunDirectory, is_running, read_state
 from sensorium.cluster.simulator.fleet import Simulation
 from sensorium.cluster.up import UpOptions, up
+from sensorium.ingest.broker import free_port
 
 
 class Pretended:
@@ -112,6 +114,25 @@ async def test_a_start_that_fails_is_one_line(config: Config, tmp_path: Path) ->
     with pytest.raises(StartFailed, match="could not start: the database at h does not answer"):
         await run(config, platform)
     assert not is_running(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:hunter2@127.0.0.1:9/d", "postgresql:///d?host=/nowhere"])
+async def test_without_its_database_nothing_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    def join_ray(_: Platform) -> None:
+        pytest.fail("Ray is started before the database is there")
+
+    monkeypatch.setattr(Platform, "_join_ray", join_ray)
+    ports = {f"--{name}-port": (f"{name}.port", free_port()) for name in ("http", "mqtt", "coap")}
+    flags = {"--data-dir": ("storage.data_dir", tmp_path / "data"), **ports}
+    config = load(environment={"DEVICE_DB_URL": url}, flags=flags)
+    with pytest.raises(StartFailed) as caught:
+        await up(config, UpOptions(), Platform, Console())
+    assert "could not start: the database cannot be reached: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert not is_running(tmp_path / "data")
 
 
 async def test_a_platform_that_cannot_go_on_ends_with_one_line(config: Config, tmp_path: Path) -> None:
