@@ -10,6 +10,7 @@ from typing import Any
 
 import aiocoap
 import httpx
+import msgspec
 from aiokafka import AIOKafkaProducer
 from fastapi import FastAPI
 from tests.recording_router import RecordingRouter
@@ -22,6 +23,7 @@ from sensorium.ingest.decode import Bounds
 from sensorium.ingest.kafka import KafkaIngestor
 from sensorium.ingest.kafka_settings import KafkaIngestSettings
 from sensorium.ingest.lorawan.adapter import CayenneCodec, LorawanAdapter, LorawanSettings
+from sensorium.ingest.lorawan.tts_mqtt import TtsMqtt, TtsMqttSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient
@@ -173,6 +175,40 @@ class ChirpstackRig(BrokerRig):
         number = next(self._numbers)
         up = {"deduplicationId": f"{number}", "deviceInfo": {"devEui": EUI}, "fCnt": number, "data": FRAME}
         return json.dumps(up).encode()
+
+
+class TtsMqttRig(BrokerRig):
+    """It is sent all at QoS 0, so nobody is told; what it has finished is what counts."""
+
+    content = Content.TTS
+    source = "lorawan"
+
+    def make(self) -> TtsMqtt:
+        address = msgspec.structs.replace(self._broker, username=f"{self._name}@ttn", password="key")
+        return TtsMqtt(
+            TtsMqttSettings(address=address, client_id=self._name, max_pending=MAX_PENDING, lorawan=CODECS),
+            self.router,
+        )
+
+    def topic(self) -> str:
+        return f"v3/{self._name}@ttn/devices/valve-1/up"
+
+    def good(self) -> bytes:
+        ids = {"device_id": "valve-1", "dev_eui": EUI, "application_ids": {"application_id": self._name}}
+        up = {"f_cnt": next(self._numbers), "f_port": 2, "frm_payload": FRAME, "session_key_id": "k"}
+        return json.dumps({"end_device_ids": ids, "uplink_message": up}).encode()
+
+    async def send(self, payload: bytes) -> None:
+        await self._sender.publish(self.topic(), payload, 0)
+
+    def answers(self) -> list[str]:
+        said = self._adapter.statistics()
+        return ["accepted"] * (said["received"] - said["pending"])
+
+    def pushed_back(self) -> bool:
+        """It takes no more before what it has is committed: readings, and what it said of the device."""
+        said = self._adapter.statistics()
+        return bool(self.router.pending > MAX_PENDING and said["client"]["messages"] == MAX_PENDING)
 
 
 class SparkplugRig(BrokerRig):

@@ -15,6 +15,7 @@ from adapter_rigs import (
     MqttRig,
     Rig,
     SparkplugRig,
+    TtsMqttRig,
     WebhookRig,
 )
 
@@ -23,7 +24,12 @@ from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.replay import content_of
 from sensorium.serve import lorawan, telemetry
 
-ON_A_BROKER = {"mqtt": MqttRig, "chirpstack": ChirpstackRig, "sparkplug": SparkplugRig}
+ON_A_BROKER = {
+    "mqtt": MqttRig,
+    "chirpstack": ChirpstackRig,
+    "the things stack by mqtt": TtsMqttRig,
+    "sparkplug": SparkplugRig,
+}
 ANSWERING = {"coap": CoapRig, "http": HttpRig, "the things stack": WebhookRig}
 # Joining a group of Kafka takes seconds.
 RIGS = [*ON_A_BROKER, *ANSWERING, pytest.param("kafka", marks=pytest.mark.slow)]
