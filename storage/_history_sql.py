@@ -3,45 +3,50 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sensorium.actors.messages import Quality, ReadingFlag
+from sensorium.actors.messages import Quality
 from sensorium.actors.placement import device_key
 from sensorium.actors.sketch import BIAS, LOG_GAMMA
+from sensorium.storage import _readings_sql as raw
 from sensorium.storage.archive import ArchivedRow, Seam
 from sensorium.storage.influx_lines import SUB_MS
 
 AGGREGATIONS: Final = ("mean", "min", "max", "sum", "count", "first", "last", "p50", "p95", "p99")
 
-# $2 and $3 are the range. A reading is committed at most a day before its event time, so partitions that were
-# written earlier than that cannot hold it.
-_RANGE: Final = """
-    r.time >= coalesce($2::timestamptz, '-infinity') AND r.time < coalesce($3::timestamptz, 'infinity')
-    AND r.committed_at >= coalesce($2::timestamptz, '-infinity') - interval '25 hours'
-"""
+_START: Final = "coalesce($2::timestamptz, '-infinity')"
+_END: Final = "coalesce($3::timestamptz, 'infinity')"
 
 _HAS_ONE: Final = """
-    AND EXISTS (SELECT FROM metric_slots s WHERE s.metric_set = r.metric_set AND s.name = ANY($7::text[])
+    AND EXISTS (SELECT FROM metric_slots s WHERE s.metric_set = r.metric_set AND s.name = ANY($8::text[])
                 AND CASE s.kind WHEN 't' THEN r.texts[s.slot] IS NOT NULL
                                 ELSE r.numbers[s.slot] IS NOT NULL END)
 """
 
 
-def of_quality(quality: Quality | None) -> str:
-    """A condition on readings `r`, after others."""
-    if quality is None:
-        return ""
-    return f"AND r.flags & {int(ReadingFlag.SUSPECT)} {'=' if quality is Quality.GOOD else '<>'} 0"
-
-
 def _readings(order: str, by_metric: bool, by_point: bool, quality: Quality | None) -> str:
     sign = ">" if order == "asc" else "<"
     place = f"(r.log_offset % {SUB_MS})" if by_point else "r.log_offset"
-    return f"""
-        SELECT r.time, {place} AS log_offset, r.flags, r.metric_set, r.numbers, r.texts FROM readings r
-        WHERE r.device = $1 AND {_RANGE}
+    where, rows, chunks = raw.between(_START, _END)
+    inside = f"c.first_time >= {_START} AND c.last_time < {_END}"
+    behind, within = ("c.last_time", "c.first_time") if order == "asc" else ("c.first_time", "c.last_time")
+    chunks += f" AND c.device = $1 AND ($4::timestamptz IS NULL OR {behind} {sign}= $4)"
+    inside += f" AND ($4::timestamptz IS NULL OR {within} {sign} $4)"
+    of_this, with_these, of_these = raw.of_quality(quality)
+    chunks, inside = chunks + with_these, inside + of_these
+    near = raw.reach(order, "$7::bigint", chunks, inside)
+    if order == "asc":
+        chunks += f" AND c.first_time <= coalesce({near}, 'infinity')"
+    else:
+        chunks += f" AND c.last_time >= coalesce({near}, '-infinity')"
+    both = raw.readings(
+        f"r.time, {place} AS log_offset, r.flags, r.metric_set, r.numbers, r.texts",
+        f"""r.device = $1 AND {where}
             AND ($4::timestamptz IS NULL OR (r.time, {place}) {sign} ($4, $5::bigint))
-            {_HAS_ONE if by_metric else ""} {of_quality(quality)}
-        ORDER BY r.time {order}, {place} {order} LIMIT $6
-    """
+            {_HAS_ONE if by_metric else ""} {of_this}""",
+        rows,
+        chunks,
+        f"ORDER BY r.time {order}, {place} {order} LIMIT $6",
+    )
+    return f"SELECT * FROM ({both}) AS found ORDER BY time {order}, log_offset {order} LIMIT $6"
 
 
 READINGS: Final = {
@@ -51,20 +56,33 @@ READINGS: Final = {
     for by_point in (False, True)
     for quality in (None, *Quality)
 }
-"""By order, whether a reading must have one of the metrics $7, whether the order is that of an archive's
-points, and of which quality it must be; $1 device, $4, $5 cursor, $6 limit."""
+"""By order, whether a reading must have one of the metrics $8, whether the order is that of an archive's
+points, and of which quality it must be; $1 device, $2, $3 range, $4, $5 cursor, $6 limit, $7 among how many
+readings of chunks it looks for them."""
 
-KINDS: Final = f"""
-SELECT DISTINCT s.name, s.kind::text AS kind
-FROM (SELECT DISTINCT r.metric_set FROM readings r WHERE r.device = ANY($1::bigint[]) AND {_RANGE}) used
-JOIN metric_slots s ON s.metric_set = used.metric_set ORDER BY 1, 2
-"""
+
+def _kinds() -> str:
+    where, rows, chunks = raw.between(_START, _END)
+    of_them = "r.device = ANY($1::bigint[])"
+    inside = f"c.first_time >= {_START} AND c.last_time < {_END}"
+    found = raw.readings("r.metric_set", f"{of_them} AND {where}", rows, f"NOT ({inside}) AND {chunks}")
+    return f"""
+        SELECT DISTINCT s.name, s.kind::text AS kind
+        FROM (SELECT DISTINCT metric_set FROM (
+                  {found}
+                  UNION ALL SELECT c.metric_set FROM reading_chunks c
+                  WHERE c.device = ANY($1::bigint[]) AND {inside} AND {chunks}) AS found) AS used
+        JOIN metric_slots s ON s.metric_set = used.metric_set ORDER BY 1, 2
+    """
+
+
+KINDS: Final = _kinds()
 """Of the devices $1."""
 
-NEWEST_KINDS: Final = """
+NEWEST_KINDS: Final = f"""
 SELECT DISTINCT s.name, s.kind::text AS kind
-FROM unnest($1::bigint[]) AS asked (device), LATERAL (
-    SELECT metric_set FROM readings WHERE device = asked.device ORDER BY time DESC LIMIT 20) newest
+FROM unnest($1::bigint[]) AS asked (device),
+    LATERAL ({raw.newest("r.metric_set, r.time", "asked.device", "20")}) AS newest
 JOIN metric_slots s ON s.metric_set = newest.metric_set ORDER BY 1, 2
 """
 """Of the newest readings of each: the set of a device only grows."""
@@ -137,21 +155,13 @@ class Parts:
 
     def readings(self, start_ms: int, end_ms: int) -> None:
         """Readings with times in the range."""
-        start, end = self._add(start_ms), self._add(end_ms)
-        # A reading is committed at most a day before its event time, so partitions that were written
-        # earlier than that cannot hold it.
-        self._raw(
-            f"r.time >= {start}::timestamptz AND r.time < {end}::timestamptz"
-            f" AND r.committed_at >= {start}::timestamptz - interval '25 hours'"
-        )
+        self._raw(*raw.between(f"{self._add(start_ms)}::timestamptz", f"{self._add(end_ms)}::timestamptz"))
 
     def newer(self, start_ms: int, end_ms: int, read_from_ms: int) -> None:
         """Readings with times in the range that the rollups do not count yet."""
-        start, end, floor = self._add(start_ms), self._add(end_ms), self._add(read_from_ms)
-        self._raw(
-            f"r.time >= {start}::timestamptz AND r.time < {end}::timestamptz"
-            f" AND r.committed_at >= {floor}::timestamptz AND r.log_offset >"
-            " (SELECT cursors FROM projections WHERE name = 'rollups')[r.shard + 1]"
+        self._behind(
+            *(start_ms, end_ms, read_from_ms),
+            "(SELECT cursors FROM projections WHERE name = 'rollups')",
         )
 
     def archived(self, rows: Sequence[ArchivedRow]) -> None:
@@ -173,12 +183,7 @@ class Parts:
 
     def behind(self, start_ms: int, end_ms: int, seam: Seam) -> None:
         """Readings with times in the range that the archive does not have yet."""
-        start, end, floor = self._add(start_ms), self._add(end_ms), self._add(seam.read_from_ms)
-        self._raw(
-            f"r.time >= {start}::timestamptz AND r.time < {end}::timestamptz"
-            f" AND r.committed_at >= {floor}::timestamptz"
-            f" AND r.log_offset > ({self._add(seam.cursors)}::bigint[])[r.shard + 1]"
-        )
+        self._behind(start_ms, end_ms, seam.read_from_ms, f"({self._add(seam.cursors)}::bigint[])")
 
     def rollups(self, table: str, source: int, start_ms: int, end_ms: int) -> None:
         """Rollups of the buckets in the range."""
@@ -202,17 +207,30 @@ class Parts:
     def _bucket(self, time: str) -> str:
         return self._buckets.format(time=time)
 
-    def _raw(self, condition: str) -> None:
+    def _behind(self, start_ms: int, end_ms: int, read_from_ms: int, cursors: str) -> None:
+        start, end, floor = (f"{self._add(ms)}::timestamptz" for ms in (start_ms, end_ms, read_from_ms))
+        self._raw(
+            f"r.time >= {start} AND r.time < {end} AND r.log_offset > {cursors}[r.shard + 1]",
+            f"r.committed_at >= {floor}",
+            f"c.last_time >= {start} AND c.first_time < {end} AND c.last_offset > {cursors}[c.shard + 1]"
+            f" AND c.committed_at >= {floor} - interval '1 day'",
+        )
+
+    def _raw(self, where: str, rows: str, chunks: str) -> None:
+        found = raw.readings(
+            f"""r.device, {self._bucket("r.time")} AS bucket, r.time, r.log_offset, s.name, s.kind,
+                CASE WHEN s.kind <> 't' THEN r.numbers[s.slot] END AS number,
+                CASE WHEN s.kind = 't' THEN r.texts[s.slot] END AS text""",
+            f"{self._which} AND {self._names} AND {where}",
+            rows,
+            chunks,
+            joined="JOIN metric_slots s ON s.metric_set = r.metric_set",
+        )
         self._parts.append(f"""
             SELECT device, bucket, time, log_offset, time AS first_at, time AS last_at, name, kind, 1 AS n,
                    number AS total, number AS least, number AS most, number AS first, number AS last,
                    text AS first_text, text AS last_text, NULL::bytea AS sketch, 1 AS source
-            FROM (SELECT r.device, {self._bucket("r.time")} AS bucket, r.time, r.log_offset, s.name, s.kind,
-                         CASE WHEN s.kind <> 't' THEN r.numbers[s.slot] END AS number,
-                         CASE WHEN s.kind = 't' THEN r.texts[s.slot] END AS text
-                  FROM readings r JOIN metric_slots s ON s.metric_set = r.metric_set
-                  WHERE {self._which} AND {self._names} AND {condition}) AS v
-            WHERE number IS NOT NULL OR text IS NOT NULL
+            FROM ({found}) AS v WHERE number IS NOT NULL OR text IS NOT NULL
         """)
 
 
@@ -223,7 +241,7 @@ _NUMBERS: Final = {
     "sum": "sum(total)",
     "count": "sum(n)::float8",
 }
-_START: Final = {
+_BEGINS: Final = {
     True: "coalesce(bucket, $4::timestamptz)",
     False: "coalesce($4::timestamptz, (SELECT min(first_at) FROM v))",
 }
@@ -248,7 +266,7 @@ def device_aggregate(aggregation: str, by_interval: bool, order: str, parts: Par
                    bit_or(source) AS source
             FROM v WHERE {_counted(aggregation)} GROUP BY bucket, name, kind
         """
-    start = _START[by_interval]
+    start = _BEGINS[by_interval]
     return f"""
         WITH v AS ({parts}),
              grouped AS ({grouped}),
@@ -286,7 +304,7 @@ def type_aggregate(aggregation: str, by_interval: bool, parts: Parts) -> str:
                                NULL::timestamptz AS at
                         FROM by_device GROUP BY bucket)
         """
-    start = _START[by_interval]
+    start = _BEGINS[by_interval]
     return f"""
         WITH v AS ({parts}), {grouped}
         SELECT {start} AS bucket, kind, number, text, devices, source, n, at FROM grouped
@@ -300,7 +318,7 @@ def sketches(by_interval: bool, order: str, parts: Parts) -> str:
     Gives bucket, name, device, sketch, bin, n, source: rows of sketches, and counts of readings by bin. Of
     the first `$3` buckets only.
     """
-    start = _START[by_interval]
+    start = _BEGINS[by_interval]
     return f"""
         WITH v AS (SELECT * FROM ({parts}) AS parts WHERE kind <> 't'),
              binned AS (SELECT bucket, name, device, sketch, NULL::int AS bin, n, source FROM v

@@ -3,6 +3,7 @@
 from typing import Final
 
 from sensorium.storage._read import ALARM_COLUMNS, DEVICE_COLUMNS
+from sensorium.storage._readings_sql import readings
 
 HEAD_SLACK_S: Final = 600
 """How much older than the moment of `save` the heads given to it may be, commits in flight included."""
@@ -18,6 +19,10 @@ WITH known AS (SELECT shard, head, saved_at FROM shards WHERE shard = ANY($1::sm
      newer AS (SELECT shard, max(log_offset) AS head FROM (
                    SELECT shard, log_offset FROM readings
                        WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
+                   UNION ALL
+                   SELECT shard, last_offset FROM reading_chunks
+                       WHERE committed_at >= (SELECT floor FROM since) - interval '1 day'
+                           AND shard = ANY($1::smallint[])
                    UNION ALL
                    SELECT shard, log_offset FROM events
                        WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
@@ -64,27 +69,40 @@ WHERE due_at < $2 AND shard = ANY($1::smallint[]) ORDER BY due_at, device_id, na
 """
 
 # What is in another shard than the snapshot, the device left behind in it: the snapshot has all of that.
+_TAIL: Final = readings(
+    "r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts",
+    """r.device = asked.device AND r.time >= asked.replay_from AND r.log_offset > asked.log_offset
+    AND (asked.shard IS NULL OR r.shard = asked.shard)""",
+    "r.committed_at >= asked.floor",
+    """c.last_time >= asked.replay_from AND c.last_offset > asked.log_offset
+    AND c.committed_at >= asked.floor - interval '1 day'""",
+)
 TAILS: Final = f"""
 SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
 FROM (SELECT wanted.device, s.shard, coalesce(s.replay_from, '-infinity') AS replay_from,
              coalesce(s.log_offset, 0) AS log_offset,
              coalesce(s.saved_at - interval '{TAIL_SLACK}', '-infinity') AS floor
           FROM unnest($1::bigint[]) AS wanted (device) LEFT JOIN snapshots s USING (device)) AS asked,
-LATERAL (SELECT * FROM readings
-             WHERE device = asked.device AND time >= asked.replay_from AND log_offset > asked.log_offset
-                 AND committed_at >= asked.floor AND (asked.shard IS NULL OR shard = asked.shard)) AS r
+LATERAL ({_TAIL}) AS r
 ORDER BY asked.device, r.log_offset
 """
 
 # A reading's time is at most a day ahead of its commit, so older partitions cannot hold it.
-SEEN: Final = """
+_SEEN: Final = readings(
+    "r.key",
+    "r.device = asked.device AND r.time = asked.time AND r.key = asked.key",
+    "r.committed_at >= asked.time - interval '25 hours'",
+    """c.first_time <= asked.time AND c.last_time >= asked.time AND asked.key = ANY(c.keys)
+    AND c.committed_at >= asked.time - interval '49 hours'""",
+)
+SEEN: Final = f"""
 SELECT asked.device, asked.time, asked.key
 FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[]) AS asked (device, time, key)
-WHERE EXISTS (SELECT FROM readings r WHERE r.device = asked.device AND r.time = asked.time
-                  AND r.key = asked.key AND r.committed_at >= asked.time - interval '25 hours')
+WHERE EXISTS ({_SEEN})
 """
 
-# A message without a time of its own was stored with that of its receipt, just before its commit.
+# A message without a time of its own was stored with that of its receipt, just before its commit: a day that
+# is compacted has none of these.
 SEEN_WITHOUT_TIME: Final = """
 SELECT DISTINCT asked.device, r.key
 FROM (SELECT device, array_agg(key) AS keys FROM unnest($1::bigint[], $2::bigint[]) AS a (device, key)

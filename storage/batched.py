@@ -12,7 +12,6 @@ import asyncpg
 from sensorium.actors.messages import Quality
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Alarm, Command, Registration
-from sensorium.storage._history_sql import of_quality
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import (
     ALARM_COLUMNS,
@@ -21,6 +20,7 @@ from sensorium.storage._read import (
     command_of,
     registration_of,
 )
+from sensorium.storage._readings_sql import newest
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.history import Point
@@ -43,10 +43,14 @@ COMMANDS: Final = (
 )
 READINGS: Final = {
     quality: (
-        f"{_READ_ALL} SELECT r.time, r.flags, r.metric_set, r.numbers, r.texts FROM readings r"
-        " WHERE r.device = asked.device"
-        " AND ($2::timestamptz IS NULL OR r.time >= $2) AND ($3::timestamptz IS NULL OR r.time < $3)"
-        f" {of_quality(quality)} ORDER BY r.time DESC LIMIT $4) AS found"
+        _READ_ALL
+        + newest(
+            "r.time, r.flags, r.metric_set, r.numbers, r.texts",
+            *("asked.device", "$4"),
+            *("coalesce($2::timestamptz, '-infinity')", "coalesce($3::timestamptz, 'infinity')"),
+            quality=quality,
+        )
+        + ") AS found"
     )
     for quality in (None, *Quality)
 }

@@ -7,6 +7,7 @@ from sensorium.actors.data_quality import Arrivals
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import ReadingFlag
 from sensorium.actors.placement import device_key
+from sensorium.storage._readings_sql import newest
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.spread import database_of_device
 
@@ -21,10 +22,9 @@ SELECT count(*) AS readings, count(*) FILTER (WHERE flags & {ReadingFlag.LATE} <
        count(*) FILTER (WHERE flags & {ReadingFlag.SUSPECT} <> 0) AS suspect,
        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP
            (ORDER BY extract(epoch FROM committed_at - time)) AS delays
-FROM (SELECT flags, committed_at, time FROM readings
-      WHERE device = $1 AND time >= $2 AND time < $3
-          AND committed_at >= $2::timestamptz - interval '25 hours'
-      ORDER BY time DESC LIMIT {MAX_READINGS}) r
+FROM ({
+    newest("r.flags, r.committed_at, r.time", "$1", str(MAX_READINGS), "$2::timestamptz", "$3::timestamptz")
+}) r
 """
 # One probe of an index a device: a rollup of any day says that it has sent.
 _ACTIVATION: Final = """

@@ -19,6 +19,7 @@ from sensorium.actors.placement import device_key
 from sensorium.storage import _history_sql as sql
 from sensorium.storage._history_plan import ALWAYS_MS, NEVER_MS, Segment, segments
 from sensorium.storage._known_sets import KnownSets
+from sensorium.storage._readings_sql import of_quality
 from sensorium.storage.archive import (
     FUTURE_MS,
     Archive,
@@ -42,6 +43,7 @@ HOUR_MS: Final = 3_600_000
 MINUTE_MS: Final = 60_000
 Whose = tuple[Sequence[int] | None, str | None]
 """Devices by key, or all of a type."""
+ALL: Final = 1 << 62
 NO_LEVEL_MS: Final = 1
 """A grain that no rollup fits."""
 _B = TypeVar("_B")
@@ -116,10 +118,14 @@ class History:
         statement = sql.READINGS[_order(order), metrics is not None, self._archive is not None, quality]
         place = (None, None) if after is None else cursor(after, tuple[int, int])
         names = [] if metrics is None else [list(metrics)]
+        # Of any readings the first so many are enough; of those with some metrics, who knows.
+        among = [limit + 1] if metrics is None else [(limit + 1) * 8, (limit + 1) * 512, ALL]
+        asked = (device_key(device_id), start_ms, end_ms, *place, limit + 1)
         async with acquired(self._pool) as connection:
-            rows = await connection.fetch(
-                statement, device_key(device_id), start_ms, end_ms, *place, limit + 1, *names
-            )
+            for looked_at in among:
+                rows = await connection.fetch(statement, *asked, looked_at, *names)
+                if len(rows) > limit:
+                    break
             sets = await self._sets.find(connection, {row["metric_set"] for row in rows})
         wanted = None if metrics is None else frozenset(metrics)
         if self._archive is not None and (seam := await self._seam()) is not None:
@@ -188,7 +194,7 @@ class History:
         check_limit(limit)
         _order(order)
         parts = sql.Parts(
-            f"r.device = $1 {sql.of_quality(quality)}",
+            f"r.device = $1 {of_quality(quality)[0]}",
             "($2::text[] IS NULL OR s.name = ANY($2))",
             *_shape(interval_s, zone),
         )

@@ -42,6 +42,7 @@ from sensorium.storage._read import (
     registration_of,
     twin_of,
 )
+from sensorium.storage._readings_sql import readings
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.events import as_written
@@ -71,11 +72,17 @@ SELECT device, shard, log_offset, replay_from, state, saved_at, saved_at::text A
 WHERE saved_at < $2 AND CASE WHEN shard = $3 THEN log_offset >= $4 ELSE saved_at > $5::text::timestamptz END
 ORDER BY kept.saved_at DESC, log_offset DESC LIMIT 1
 """
-_TAIL: Final = """
-SELECT log_offset, time, key, flags, metric_set, numbers, texts FROM readings
-WHERE device = $1 AND CASE WHEN shard = $2 THEN log_offset > $3 ELSE committed_at > $4::text::timestamptz END
-    AND committed_at < $5 AND committed_at >= $6::timestamptz - interval '1 hour'
-    AND time >= coalesce($7::timestamptz, '-infinity')
+_FOUND: Final = readings(
+    "r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts, r.committed_at",
+    """r.device = $1
+    AND CASE WHEN r.shard = $2 THEN r.log_offset > $3 ELSE r.committed_at > $4::text::timestamptz END
+    AND r.committed_at < $5 AND r.time >= coalesce($7::timestamptz, '-infinity')""",
+    "r.committed_at >= $6::timestamptz - interval '1 hour'",
+    """c.committed_at >= $6::timestamptz - interval '25 hours' AND c.committed_at < $5
+    AND c.last_time >= coalesce($7::timestamptz, '-infinity') AND (c.shard <> $2 OR c.last_offset > $3)""",
+)
+_TAIL: Final = f"""
+SELECT log_offset, time, key, flags, metric_set, numbers, texts FROM ({_FOUND}) AS found
 ORDER BY committed_at, log_offset LIMIT $8
 """
 _ALARMS: Final = f"SELECT {ALARM_COLUMNS} FROM alarms WHERE device = $1 AND start_at < $2"

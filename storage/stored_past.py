@@ -13,6 +13,7 @@ from sensorium.actors.records import Registration, TailReading
 from sensorium.actors.rules import Rule
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import twin_of
+from sensorium.storage._readings_sql import between, readings
 from sensorium.storage.database import EPOCH_2000_MS, Pool, acquired, close_pool, open_pool
 from sensorium.storage.decode_copy import COLUMNS, CopiedReading, CopiedReadings
 from sensorium.storage.encode import decode_values
@@ -30,20 +31,23 @@ STREAM_TIMEOUT_S: Final = 600.0
 SORT_MEMORY: Final = "32MB"
 """For putting a device's readings in the order in which they came, before the server turns to its disk."""
 
-# A reading's time is at most a day ahead of its commit, so older partitions cannot hold it.
-_READINGS: Final = f"""
-SELECT {COLUMNS} FROM readings
-WHERE device = {{device:d}} AND time >= {{start}} AND time < {{end}}
-    AND committed_at >= {{start}} - interval '25 hours'
-ORDER BY log_offset
-"""
+
+def _readings(device: int, start: str, end: str) -> str:
+    where, rows, chunks = between(start, end)
+    columns = ", ".join(f"r.{name}" for name in COLUMNS.split(", "))
+    found = readings(columns, f"r.device = {device:d} AND {where}", rows, chunks)
+    return f"SELECT * FROM ({found}) AS found ORDER BY log_offset"
 
 
-_ANY_READING: Final = """
-SELECT EXISTS (SELECT FROM unnest($1::bigint[]) AS asked (device), LATERAL (
-    SELECT FROM readings WHERE device = asked.device AND time >= $2 AND time < $3
-        AND committed_at >= $2::timestamptz - interval '25 hours' LIMIT 1) AS found)
-"""
+def _any_reading() -> str:
+    where, rows, chunks = between("$2::timestamptz", "$3::timestamptz")
+    found = readings("r.device", f"r.device = asked.device AND {where}", rows, chunks, "LIMIT 1")
+    return f"""
+        SELECT EXISTS (SELECT FROM unnest($1::bigint[]) AS asked (device), LATERAL ({found}) AS found)
+    """
+
+
+_ANY_READING: Final = _any_reading()
 
 
 _TWIN_CHANGES: Final = f"""
@@ -102,7 +106,7 @@ class PgStoredPast:
 
     async def readings(self, device_id: str, start_ms: int, end_ms: int, take: Take) -> None:
         """As the port says."""
-        statement = _READINGS.format(device=device_key(device_id), start=_time(start_ms), end=_time(end_ms))
+        statement = _readings(device_key(device_id), _time(start_ms), _time(end_ms))
         self._sets = {}
         pool = self._pools[self._database_of(device_id)]
         copied = CopiedReadings()
