@@ -48,7 +48,7 @@ def _of_chunk(column: re.Match[str]) -> str:
     return f"({name}.items[{before} + 1 : u.n * {name}.width])"
 
 
-def _unpacked(used: set[str]) -> str:
+def _unpacked(used: set[str], source: str) -> str:
     """Chunks `c`, the numbers `u.n` of their readings, and the arrays of the columns used."""
     arrays = {column: array for column, array in _ARRAYS.items() if column in used}
     functions = ["generate_series(1, c.count)", *(f"unnest(c.{array})" for array in arrays.values())]
@@ -60,17 +60,25 @@ def _unpacked(used: set[str]) -> str:
         if name in used
     )
     return (
-        f"reading_chunks c{values} CROSS JOIN LATERAL"
+        f"{source} c{values} CROSS JOIN LATERAL"
         f" ROWS FROM ({', '.join(functions)}) AS u (n{''.join(f', {column}' for column in arrays)})"
     )
 
 
-def chunked(select: str, where: str, chunks: str, end: str = "", beside: str = "", joined: str = "") -> str:
+def chunked(
+    select: str,
+    where: str,
+    chunks: str,
+    end: str = "",
+    beside: str = "",
+    joined: str = "",
+    source: str = "reading_chunks",
+) -> str:
     """The readings in chunks alone; see `readings`. Only what is named in `select` has a name in it."""
     used = {match[1] for match in _COLUMN.finditer(f"{select} {where} {end}")}
     return _COLUMN.sub(
         _of_chunk,
-        f"SELECT {select} FROM {beside}{_unpacked(used)} {joined} WHERE {chunks} AND {where} {end}",
+        f"SELECT {select} FROM {beside}{_unpacked(used, source)} {joined} WHERE {chunks} AND {where} {end}",
     )
 
 

@@ -25,7 +25,7 @@ from sensorium.storage.backup_files import (
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.partitions import BACKUP_KEY
 
-LEFT_OUT: Final = ("schema_migrations", "platform_claims", "restore_under_way")
+LEFT_OUT: Final = ("schema_migrations", "platform_claims", "restore_under_way", "compaction")
 """Tables that say something of the database itself, not of what is kept in it."""
 SETTLED_AFTER: Final = timedelta(hours=1)
 """Longer than any transaction lasts: a partition that ended so long ago takes nothing more in."""
@@ -48,7 +48,7 @@ FROM pg_class c
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class parent ON parent.oid = i.inhparent
 LEFT JOIN pg_inherits j ON j.inhrelid = parent.oid LEFT JOIN pg_class above ON above.oid = j.inhparent
 WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relnamespace = 'public'::regnamespace
-  AND c.relname <> ALL ($1::text[])
+  AND c.relname <> ALL ($1::text[]) AND c.relname !~ '^compacting_\\d'
 ORDER BY c.relname
 """
 _SEQUENCES: Final = """

@@ -16,14 +16,17 @@ from sensorium.actors.origin import Origin
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import ErasureRow
 from sensorium.storage import _write
+from sensorium.storage._readings_sql import chunked, pack
 from sensorium.storage.audit_trail import record
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.pages import Page, Where, check_limit, cursor
-from sensorium.storage.partitions import leaves
+from sensorium.storage.partitions import CHUNKS, leaves
 from sensorium.storage.projection import ERASED_DEVICE, ERASED_KIND
 
 CHUNK: Final = 5_000
 """Rows that are emptied in one transaction."""
+CHUNKS_AT_ONCE: Final = 5
+"""Of compacted readings, emptied in one transaction."""
 TIMEOUT_S: Final = 300.0
 """Of looking for a device's dead letters, which have no index on devices."""
 MAKE_SOMETHING: Final = ("rollups", "influxdb")
@@ -62,6 +65,32 @@ _EMPTY_EVENTS: Final = f"""
 UPDATE "{{table}}" SET device = $6, time = 'epoch', kind = $7, body = '{{{{}}}}'
 WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{{table}}" WHERE {_EARLIER}))
 """
+_TABLE: Final = "the_partition"
+_IS_EARLIER: Final = "CASE WHEN r.shard = $4 THEN r.log_offset < $2 ELSE r.committed_at < $5 END"
+
+
+def _empty_chunks() -> str:
+    """Takes chunks out, and puts their readings back with those before the erasure emptied."""
+    emptied = {"device": "$6", "time": "'epoch'", "key": "0", "flags": "$7::smallint", "metric_set": "$8"}
+    emptied |= {"numbers": "NULL", "texts": "NULL"}
+    columns = ", ".join(
+        f"CASE WHEN {_IS_EARLIER} THEN {value} ELSE r.{name} END AS {name}" for name, value in emptied.items()
+    )
+    kept = "r.shard AS shard, r.log_offset AS log_offset, r.committed_at AS committed_at, c.class AS class"
+    found = chunked(f"{columns}, {kept}", "true", "true", source="gone")
+    return f"""
+        WITH gone AS (
+            DELETE FROM {_TABLE} d USING (
+                SELECT c.ctid FROM {_TABLE} c WHERE c.device = $1 AND CASE WHEN c.shard = $4
+                    THEN EXISTS (SELECT FROM unnest(coalesce(c.offsets, ARRAY[c.last_offset])) o WHERE o < $2)
+                    ELSE c.committed_at < $5 END LIMIT $3) picked
+            WHERE d.ctid = picked.ctid RETURNING d.*),
+        packed AS ({pack(_TABLE, found)} RETURNING device, count)
+        SELECT sum(count) FILTER (WHERE device = $6) FROM packed
+    """
+
+
+_EMPTY_CHUNKS: Final = _empty_chunks()
 _PASSED: Final = """
 SELECT name FROM projections WHERE name = ANY($1::text[]) AND cursors[$2::int + 1] < $3 ORDER BY name
 """
@@ -128,7 +157,10 @@ async def carry_on(connection: Connection) -> bool:
 
 
 async def _empty_log(connection: Connection, job: Any) -> bool:
-    """Empty some rows of the log; whether there were any."""
+    """Empty some rows of the log; whether there were any.
+
+    Rows before chunks: what is compacted meanwhile is found there.
+    """
     await _write.metric_sets(connection, [EMPTY])
     erased = int(ReadingFlag.ERASED)
     for kind, statement, values in (
@@ -145,6 +177,16 @@ async def _empty_log(connection: Connection, job: Any) -> bool:
                 if count := _count(done):
                     await _add(connection, job["job_id"], {kind: count})
                     return True
+    for _, table, _ in await leaves(connection, CHUNKS):
+        async with connection.transaction():
+            emptied = await connection.fetchval(
+                _EMPTY_CHUNKS.replace(_TABLE, table),
+                *(job["device"], job["log_offset"], CHUNKS_AT_ONCE, job["shard"], job["committed_at"]),
+                *(ERASED_DEVICE, erased, EMPTY.id),
+            )
+            if emptied:
+                await _add(connection, job["job_id"], {"readings": emptied})
+                return True
     return False
 
 

@@ -11,6 +11,8 @@ from sensorium.storage.database import Connection
 from sensorium.storage.retention_classes import DEFAULT, KEPT_FROM, kind_of
 
 TABLES: Final = ("readings", "events", "kept_snapshots")
+CHUNKS: Final = "reading_chunks"
+"""Of days that are compacted; made by `compaction`."""
 DAYS_AHEAD: Final = 2
 LOCK_KEY: Final = 0x53454E_504152
 """The advisory lock that one process that changes partitions holds at a time."""
@@ -162,8 +164,13 @@ async def drop_classes(
     return dropped
 
 
+def midnight(day: date) -> datetime:
+    """Its first moment (UTC)."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
 def _midnight_ms(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+    return int(midnight(day).timestamp() * 1000)
 
 
 async def leaves(connection: Connection, table: str) -> list[Leaf]:

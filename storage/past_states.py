@@ -175,7 +175,7 @@ class PastStates:
         """What the log knew of the device then, as it is given out to activate it from."""
         key = device_key(device_id)
         kept_from_ms = await connection.fetchval(_KEPT_FROM)
-        if of_class := (await floors(connection, [key])).get("events"):
+        for of_class in (await floors(connection, [key])).values():
             kept_from_ms = max(of_class, kept_from_ms or of_class)
         events = await connection.fetch(
             _EVENTS, key, [*_REGISTERED, ERASED, "online", "offline"], MAX_EVENTS + 1, timeout=TIMEOUT_S

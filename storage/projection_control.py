@@ -49,7 +49,9 @@ class Projections:
             if to_ms > 0:
                 raise InvalidMessage("rollups are rewound to the beginning of the log only")
             async with acquired(self._pool) as connection:
-                if await connection.fetchval("SELECT EXISTS (SELECT FROM retention WHERE kind = 'log')"):
+                if await connection.fetchval(
+                    "SELECT EXISTS (SELECT FROM retention WHERE kind ~ '^(log$|reading_chunks/)')"
+                ):
                     raise InvalidMessage("retention has removed readings that the rollups still count")
         return await self._change("rewind", _REWIND, name, to_ms)
 

@@ -3,6 +3,7 @@
 There is no index on offsets. Rows stand in about the order of their commits, so a scan from a commit time on
 finds what is new. Two things make that exact: a transaction that is still under way holds the time back, and
 what a gap in a shard's offsets hides is looked for everywhere, or known to be gone with a dropped partition.
+A day that is compacted is read by shard (see `compacted_log`).
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,10 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from sensorium.actors.placement import ALL_SHARDS
+from sensorium.storage._readings_sql import readings
+from sensorium.storage.compacted_log import CompactedDay, day_of, is_compacted
 from sensorium.storage.database import GRACE_S, Connection
+from sensorium.storage.log_entries import EVENT_ENTRY, READING_ENTRY
 from sensorium.storage.projection import LogEntry, is_erased
 
 SLACK_MS: Final = 1_000
@@ -22,23 +26,22 @@ SCAN_TIMEOUT_S: Final = 300.0
 """Of the two statements that may read all of the log; the session must allow it."""
 ALWAYS_MS: Final = 253_402_300_799_000
 
-_COLUMNS: Final = """
-    SELECT shard, log_offset, device, time, key, flags, metric_set, numbers, texts,
-           NULL::text AS kind, NULL::jsonb AS body, committed_at FROM readings
-    WHERE {where}
-    UNION ALL
-    SELECT shard, log_offset, device, time, NULL, NULL, NULL, NULL, NULL, kind, body, committed_at FROM events
-    WHERE {where}
+_BEHIND_CURSOR: Final = "r.log_offset > ($1::bigint[])[r.shard + 1]"
+PAGE: Final = f"""
+SELECT {READING_ENTRY} FROM readings r WHERE r.committed_at >= $2 AND r.committed_at < $3 AND {_BEHIND_CURSOR}
+UNION ALL
+SELECT {EVENT_ENTRY} FROM events r WHERE r.committed_at >= $2 AND r.committed_at < $3 AND {_BEHIND_CURSOR}
+ORDER BY committed_at, shard, log_offset LIMIT $4
 """
-_BEHIND_CURSOR: Final = "log_offset > ($1::bigint[])[shard + 1]"
-PAGE: Final = (
-    _COLUMNS.format(where=f"committed_at >= $2 AND committed_at < $3 AND {_BEHIND_CURSOR}")
-    + "ORDER BY committed_at, shard, log_offset LIMIT $4"
-)
-MISSED: Final = (
-    _COLUMNS.format(where=f"shard = ANY($2::smallint[]) AND {_BEHIND_CURSOR}")
-    + "ORDER BY shard, log_offset LIMIT $3"
-)
+"""Of a day that is not compacted."""
+_MISSING: Final = f"r.shard = ANY($2::smallint[]) AND {_BEHIND_CURSOR}"
+_FIRST: Final = "ORDER BY r.shard, r.log_offset LIMIT $3"
+MISSED: Final = f"""
+{readings(READING_ENTRY, _MISSING, chunks="c.last_offset > ($1::bigint[])[c.shard + 1]", end=_FIRST)}
+UNION ALL
+(SELECT {EVENT_ENTRY} FROM events r WHERE {_MISSING} {_FIRST})
+ORDER BY shard, log_offset LIMIT $3
+"""
 
 # A transaction's rows bear the time at which it began.
 SETTLED: Final = """
@@ -48,12 +51,19 @@ WHERE datname = current_database() AND application_name LIKE 'sensorium-host-%' 
 
 OLDEST_PARTITION: Final = """
 SELECT min(right(c.relname, 8)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent IN ('readings'::regclass, 'events'::regclass)
+WHERE i.inhparent IN ('readings'::regclass, 'events'::regclass, 'reading_chunks'::regclass)
 """
 
-FIRST_SINCE: Final = """
+_SINCE: Final = readings(
+    "r.shard, r.log_offset",
+    "r.committed_at >= $1",
+    chunks="c.committed_at < $1 AND c.committed_at >= $1::timestamptz - interval '1 day'",
+)
+FIRST_SINCE: Final = f"""
 SELECT shard, min(log_offset) AS log_offset FROM (
-    SELECT shard, log_offset FROM readings WHERE committed_at >= $1
+    {_SINCE}
+    UNION ALL SELECT shard, (SELECT min(o) FROM unnest(coalesce(offsets, ARRAY[last_offset])) o)
+        FROM reading_chunks WHERE committed_at >= $1
     UNION ALL SELECT shard, log_offset FROM events WHERE committed_at >= $1) AS since GROUP BY shard
 """
 
@@ -73,6 +83,7 @@ class LogReader:
         self._from_ms = place.read_from_ms
         self._page_entries = page_entries
         self._window_ms = FIRST_WINDOW_MS
+        self._compacted: CompactedDay | None = None
         self.lost = 0
         self.at_end = False
         """Whether the last page reached the end of the log."""
@@ -84,9 +95,16 @@ class LogReader:
 
     async def page(self, connection: Connection) -> list[LogEntry]:
         """The next entries, about `page_entries` at most; none when there are none yet."""
+        if self._compacted is not None:
+            return await self._of_compacted(connection, self._compacted)
         settled_ms = await connection.fetchval(SETTLED) - SLACK_MS
         until_ms = self._from_ms + self._window_ms
         last_window = until_ms >= settled_ms
+        # Only days that are over are compacted, and not all at once with what is new.
+        old = settled_ms - self._from_ms > MAX_WINDOW_MS
+        day, day_end_ms = day_of(self._from_ms)
+        if old:
+            until_ms = min(until_ms, day_end_ms)
         rows = await connection.fetch(
             PAGE,
             self._cursors,
@@ -94,6 +112,10 @@ class LogReader:
             ALWAYS_MS if last_window else until_ms,
             self._page_entries,
         )
+        if old and await is_compacted(connection, day):
+            # What was found may lack the readings.
+            self._compacted = CompactedDay(day, self._page_entries)
+            return await self._of_compacted(connection, self._compacted)
         entries = [LogEntry(*row) for row in rows]
         full = len(entries) == self._page_entries
         taken, more_missed = await self._without_gaps(connection, entries)
@@ -108,6 +130,17 @@ class LogReader:
             self._from_ms = max(self._from_ms, settled_ms if last_window else until_ms)
             self._window_ms = min(self._window_ms * 2, MAX_WINDOW_MS)
         return taken
+
+    async def _of_compacted(self, connection: Connection, day: CompactedDay) -> list[LogEntry]:
+        """As `page`; what its gaps hide was dropped by retention."""
+        entries = await day.page(connection, self._cursors)
+        for entry in entries:
+            self.lost += entry.offset - self._cursors[entry.shard] - 1
+            self._cursors[entry.shard] = entry.offset
+        if day.at_end:
+            self._from_ms, self._compacted = max(self._from_ms, day.end_ms), None
+        self.at_end = False
+        return [entry for entry in entries if not is_erased(entry)]
 
     async def _without_gaps(
         self, connection: Connection, entries: Sequence[LogEntry]

@@ -13,13 +13,16 @@ from sensorium.storage import audit_chain
 from sensorium.storage.audit_chain import RETENTION
 from sensorium.storage.audit_trail import record
 from sensorium.storage.bulk_jobs import forget_jobs
+from sensorium.storage.compaction import CompactionSettings, Compactor
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.erasures import carry_on
 from sensorium.storage.partitions import (
+    CHUNKS,
     TABLES,
     drop_classes,
     drop_partitions,
     ensure_partitions,
+    midnight,
 )
 from sensorium.storage.retention_classes import DEFAULT, KEPT_FOR_EVER, KEPT_FROM, Days, longest, stored
 from sensorium.storage.rollup import LEVELS
@@ -79,6 +82,7 @@ class RetentionSettings:
             run for the first time has read nothing.
         audit_days: entries of the audit log.
         alarms: those that have ended.
+        compaction: which days' readings are kept in chunks.
     """
 
     days: Days = KEPT_FOR_EVER
@@ -86,6 +90,7 @@ class RetentionSettings:
     hot_days: int | None = None
     audit_days: int | None = None
     alarms: "AlarmRetention" = field(default_factory=lambda: AlarmRetention())
+    compaction: CompactionSettings = field(default_factory=CompactionSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,11 @@ async def apply(connection: Connection, settings: RetentionSettings, now: dateti
             kept = settings.hot_days if kept is None else min(kept, settings.hot_days)
         if kept is not None:
             dropped += await _drop_log(connection, settings, table, now - timedelta(days=kept))
-    dropped += await _drop_events(connection, settings, {n: days.events for n, days in classes.items()}, now)
+    for table, kept_days in (
+        (EVENTS, {n: days.events for n, days in classes.items()}),
+        (CHUNKS, {n: days.raw for n, days in classes.items()}),
+    ):
+        dropped += await _drop_of_log(connection, settings, table, kept_days, now)
     if settings.days.raw is not None:
         await forget_commands(connection, now - timedelta(days=settings.days.raw))
         await forget_jobs(connection, now - timedelta(days=settings.days.raw))
@@ -139,22 +148,26 @@ async def _drop_log(
     if read is None:
         return []
     day = min(before, read).astimezone(UTC).date()
+    tables = [table, CHUNKS] if table == READINGS else [table]
     async with connection.transaction():
-        gone = await drop_partitions(connection, day, [table])
+        gone = await drop_partitions(connection, day, tables)
         if gone and table == READINGS:
-            midnight_ms = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-            await connection.execute(KEPT_FROM, "log", midnight_ms)
+            await connection.execute(KEPT_FROM, "log", int(midnight(day).timestamp() * 1000))
     return gone
 
 
-async def _drop_events(
-    connection: Connection, settings: RetentionSettings, days: Mapping[int, int | None], now: datetime
+async def _drop_of_log(
+    connection: Connection,
+    settings: RetentionSettings,
+    table: str,
+    days: Mapping[int, int | None],
+    now: datetime,
 ) -> list[str]:
-    """Drop by class what is older and was read by all that have to."""
+    """Drop by class what is older and was read by all that have to. Readings have classes once compacted."""
     read = await _read_from(connection, settings)
     if read is None:
         return []
-    return await drop_classes(connection, EVENTS, *_ends(days, now, read))
+    return await drop_classes(connection, table, *_ends(days, now, read))
 
 
 def _ends(
@@ -249,6 +262,7 @@ class RetentionKeeper:
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
         self._erasing: asyncio.Task[None] | None = None
+        self._compactor = Compactor(dsn, settings.compaction, settings.wait_for)
         self._stopping = asyncio.Event()
         self._bytes: dict[str, dict[int | None, int]] = {}
         self._dropped = 0
@@ -258,16 +272,19 @@ class RetentionKeeper:
         """Begin, and keep trying while the database is away."""
         self._task = asyncio.create_task(self._run(), name="retention")
         self._erasing = asyncio.create_task(self._erase(), name="erasures")
+        await self._compactor.start()
 
     async def ping(self) -> None:
         """Raise what broke it, if something did that trying again does not mend."""
         for task in (self._task, self._erasing):
             if task is not None and task.done():
                 task.result()
+        await self._compactor.ping()
 
     async def stop(self) -> None:
         """End after what is under way."""
         self._stopping.set()
+        await self._compactor.stop()
         tasks = [task for task in (self._task, self._erasing) if task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -285,6 +302,7 @@ class RetentionKeeper:
                 if of_kind.keys() != {None}
             },
             "partitions_dropped": self._dropped,
+            "compaction": self._compactor.statistics(),
             "trouble": self._trouble,
         }
 

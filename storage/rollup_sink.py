@@ -162,7 +162,9 @@ class RollupSink:
 
     async def rewind(self, transaction: Connection, to_ms: int) -> None:
         """As the port says: only all of it can come again, and only while the log still has all of it."""
-        if await transaction.fetchval("SELECT EXISTS (SELECT FROM retention WHERE kind = 'log')"):
+        if await transaction.fetchval(
+            "SELECT EXISTS (SELECT FROM retention WHERE kind ~ '^(log$|reading_chunks/)')"
+        ):
             raise InvalidMessage("retention has removed readings that the rollups still count")
         if to_ms > 0:
             raise InvalidMessage("rollups are rewound to the beginning only: to time 0")
