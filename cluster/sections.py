@@ -153,6 +153,16 @@ class Retention(Section):
     """Entries of the audit log, the oldest first; what is left stays a chain that can be checked."""
 
 
+class Compaction(Section):
+    """Readings of days that are over move into chunks, which take about a third of the space."""
+
+    enabled: bool = True
+    """What was compacted stays so when it is switched off."""
+    after_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    """For how many more days readings stay rows. A day is compacted two hours after its end (UTC) at the
+    soonest, when its rollups and other projections have read it."""
+
+
 class Storage(Section):
     """Where the log is. Without `url` an embedded PostgreSQL keeps it under `data_dir`."""
 
@@ -163,6 +173,7 @@ class Storage(Section):
     rollups: bool = True
     """Whether figures by minute, hour and day are kept, which long queries are answered from."""
     retention: Retention = Retention()
+    compaction: Compaction = Compaction()
 
     @model_validator(mode="after")
     def _databases_fit_together(self) -> Self:

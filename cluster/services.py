@@ -21,6 +21,7 @@ from sensorium.storage.action_sink import NAME as ACTIONS
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.commands import PgCommands
+from sensorium.storage.compaction import CompactionSettings
 from sensorium.storage.peer_means import PeerMeans
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import AlarmRetention, RetentionKeeper, RetentionSettings
@@ -90,6 +91,7 @@ def retention_settings(config: Config) -> RetentionSettings:
         config.timeseries.hot_days if config.timeseries.url is not None else None,
         config.storage.retention.audit_days,
         alarm_retention(config),
+        CompactionSettings(config.storage.compaction.enabled, config.storage.compaction.after_days),
     )
 
 

@@ -303,6 +303,7 @@ class Compactor:
                 self._trouble = ""
             except NotNow as error:
                 self._trouble = str(error)
+                _log.info("compaction waits: %s", error)
             except SensoriumError as error:
                 self._trouble = str(error)
                 _log.warning("compaction: %s; again in %.0f s", error, LOOK_EVERY_S)

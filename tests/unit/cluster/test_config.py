@@ -9,6 +9,7 @@ from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.services import retention_settings
+from sensorium.storage.compaction import CompactionSettings
 from sensorium.storage.retention import AlarmRetention, RetentionSettings
 from sensorium.storage.retention_classes import Days
 
@@ -299,6 +300,9 @@ def test_retention_comes_to_partitions_and_waits_for_the_rollups(tmp_path: Path)
     file.write_text("storage:\n  retention: {raw_days: 30, rollup_1m_days: 90}\n")
     settings = retention_settings(load(file))
     assert settings == RetentionSettings(Days(30, 30, 90), ("rollups", "actions"))
+    assert settings.compaction == CompactionSettings(enabled=True, after_days=0)
+    file.write_text("storage:\n  compaction: {after_days: 7}\n")
+    assert retention_settings(load(file)).compaction == CompactionSettings(after_days=7)
     file.write_text("storage:\n  rollups: false\n  retention: {raw_days: 1}\n")
     with pytest.raises(ConfigError, match=r"c.yaml:3: storage.retention.raw_days: "):
         load(file)

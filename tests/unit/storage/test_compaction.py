@@ -3,10 +3,12 @@
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from conftest import copied
 from storage_rows import registration
 
 from sensorium.actors.messages import Quality, ReadingFlag
@@ -15,14 +17,17 @@ from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.records import Commit
 from sensorium.storage import PgLog, PgMembership, compaction
 from sensorium.storage._readings_sql import chunked, pack
+from sensorium.storage.backup import back_up
 from sensorium.storage.batched import Batched
 from sensorium.storage.compaction import CompactionSettings, NotNow, compact, drop_emptied, due
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
+from sensorium.storage.embedded import EmbeddedPostgres
 from sensorium.storage.erasures import carry_on
 from sensorium.storage.fleet_figures import FleetFigures
 from sensorium.storage.history import History
 from sensorium.storage.partitions import create
 from sensorium.storage.projection_reader import LogReader, beginning, since
+from sensorium.storage.restore import restore
 from sensorium.storage.retention import RetentionSettings, apply
 from sensorium.storage.retention_classes import Days
 from sensorium.storage.stored_past import PgStoredPastFactory
@@ -124,6 +129,10 @@ async def all_compacted(connection: Any, wait_for: tuple[str, ...] = ()) -> list
         assert await compact(connection, day, wait_for, at_once)
     await drop_emptied(connection)
     return days
+
+
+async def until_a_step(_: float) -> bool:
+    return False
 
 
 SELECTED = ", ".join(f"r.{name}" for name in COLUMNS.split(", "))
@@ -379,6 +388,27 @@ async def test_a_class_goes_with_its_partitions(dsn: str, pool: Pool, plain: Any
         assert sum(len(found) for _, found in await entries(connection)) > 3000
         dropped = await apply(connection, RetentionSettings(days=Days(raw=30)), LATER + timedelta(days=400))
         assert "reading_chunks_20240103" in dropped
+
+
+async def test_a_backup_has_the_chunks(
+    dsn: str, pool: Pool, plain: Any, filled: None, server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    """Compacted days come back as such; what is being compacted comes back as rows."""
+    async with acquired(pool) as connection:
+        assert await compact(connection, DAY, (), at_once)
+        assert not await compact(connection, DAY + timedelta(days=1), (), until_a_step)
+    await back_up([dsn], tmp_path / "b", "9.9", lambda *_: None)
+    async with copied(server, "template0", "of_a_restore") as other:
+        await restore(tmp_path / "b", [other], lambda *_: None)
+        restored = await asyncpg.connect(other, server_settings={"timezone": "UTC"})
+        assert await everything(restored) == await everything(plain)
+        same = "SELECT tableoid::regclass::text, count(*) FROM reading_chunks GROUP BY 1"
+        assert await restored.fetch(same) == await plain.fetch(same) != []
+        await restored.close()
+        fresh = await open_pool(other)
+        async with acquired(fresh) as connection:
+            assert len(await all_compacted(connection)) == 2
+        await close_pool(fresh)
 
 
 @pytest.mark.parametrize("kinds", ["n", "t", "nbt", ""])
