@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -314,11 +315,12 @@ class Subscription:
         metrics: list[str] | None = None,
         severities: list[Severity] | None = None,
         cursor: str | None = None,
+        qualities: list[Quality] | None = None,
     ) -> AsyncGenerator[LiveMessage, None]:
         feed = info.context.services.feed
         if feed is None:
             raise not_found("this server has no live feed")
-        which = _which(topics, device_ids, device_types, metrics, severities)
+        which = _which(topics, device_ids, device_types, metrics, severities, qualities)
         async with feed.subscribe(which, cursor) as (subscription, missed):
             async with aclosing(missed):
                 async for frame in missed:
@@ -333,18 +335,20 @@ def _which(
     device_types: list[str] | None,
     metrics: list[str] | None,
     severities: list[Severity] | None,
+    qualities: list[Quality] | None,
 ) -> FeedFilter:
     parameters = {
         "topics": topics,
         "device_type": device_types,
         "metric": metrics,
         "severity": None if severities is None else [severity.value for severity in severities],
+        "quality": None if qualities is None else [quality.value for quality in qualities],
     }
     which = read_filter({name: ",".join(names) for name, names in parameters.items() if names})
     ids = frozenset(device_ids or ())
     # Their names may hold commas here.
     read_filter({"device_id": ",".join("x" if "," in name else name for name in ids)} if ids else {})
-    return FeedFilter(which.topics, ids, which.device_types, which.metrics, which.severities)
+    return replace(which, device_ids=ids)
 
 
 def _message(frame: Frame) -> LiveMessage:

@@ -10,7 +10,7 @@ import websockets
 
 from sensorium.actors import records
 from sensorium.actors.errors import LogUnavailable
-from sensorium.actors.messages import DeviceInfo, LatestValue, WindowInfo
+from sensorium.actors.messages import DeviceInfo, LatestValue, Quality, WindowInfo
 from sensorium.actors.records import Alarm
 from sensorium.actors.twin import TwinInfo
 from sensorium.actors.twin_documents import Document
@@ -402,13 +402,14 @@ async def test_subscriptions_follow_the_live_feed(monkeypatch: pytest.MonkeyPatc
 
                 await say(type="connection_init")
                 assert (await hear())["type"] == "connection_ack"
-                followed = 'live(topics: ["readings"], deviceIds: ["one"]) { kind items { id values } }'
-                live = f"subscription {{ {followed} }}"
+                which = 'topics: ["readings"], deviceIds: ["one"], qualities: [GOOD]'
+                live = f"subscription {{ live({which}) {{ kind items {{ id values }} }} }}"
                 await say(id="1", type="subscribe", payload={"query": live})
                 async with asyncio.timeout(DEADLINE_S):
                     while not feed.statistics()["subscribers"]:
                         await asyncio.sleep(0.001)
-                log.commit(reading("two"), reading("one", 5, temperature=1.5))
+                odd = reading("one", 4)._replace(quality=Quality.SUSPECT)
+                log.commit(reading("two"), odd, reading("one", 5, temperature=1.5))
                 message = (await hear())["payload"]["data"]["live"]
                 assert (message["kind"], message["items"]) == (
                     "changes",
