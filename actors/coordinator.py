@@ -49,6 +49,7 @@ from sensorium.actors.supervision import (
     Kept,
     Launcher,
     Process,
+    Spare,
     brought_up,
     others_noticed,
     stopped,
@@ -91,6 +92,7 @@ class ServiceSpec:
     """A service to keep running beside the hosts, such as an ingestor.
 
     `make(*args)` gives an object with `async start()`, `async ping()`, `statistics()` and `async stop()`.
+    Before it has started it does nothing, and `ping` raises.
     """
 
     name: str
@@ -110,6 +112,7 @@ class RuntimeSpec:
     open_membership: MembershipFactory
     settings: HostSettings
     services: Sequence[ServiceSpec] = ()
+    """The first is the one that devices' messages come in by: on several machines it has a spare process."""
     max_isolated: int = DEFAULT_MAX_ISOLATED
     """Devices that have a process of their own at most; the others that want one stay in hosts."""
 
@@ -153,6 +156,7 @@ class Coordinator:
         self._services: dict[str, Kept] = {}
         self._service_nodes: dict[str, str] = {}
         """Where each was launched, as far as this coordinator has done it."""
+        self._spare = Spare(self._launch_spare)
         self._tasks: list[asyncio.Task[None]] = []
         self._replaced: Counter[str] = Counter()
         self._moves: Counter[str] = Counter()
@@ -205,6 +209,7 @@ class Coordinator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._tasks.clear()
+            self._spare.end()
             services = [(s.name, s.process) for s in self._services.values() if s.process is not None]
             await asyncio.gather(*(stopped(name, process) for name, process in services))
             hosts = [host for host in self._hosts.values() if host.process is not None]
@@ -323,7 +328,8 @@ class Coordinator:
             else:
                 await _until_available(lambda i=member.incarnation: membership.fence(i))  # type: ignore[misc]
         for spec in self._spec.services:
-            ours = [n for n in living if n.partition(".")[0] == spec.name and answers[n] is not None]
+            names = (spec.name, _spare_name(spec))  # a spare that does not serve yet answers no ping
+            ours = [n for n in living if n.partition(".")[0] in names and answers[n] is not None]
             for name in ours[:1]:
                 self._keep(self._kept(spec, living.pop(name)))
         for process in living.values():
@@ -475,6 +481,7 @@ class Coordinator:
                 await self._learn_isolated()
                 self._fit()
                 wait_s = await self._round()
+                await self._fit_spare()
             except Unavailable as error:
                 _log.warning("the shards cannot be looked at: %s", error)
                 wait_s = RETRY_S
@@ -794,12 +801,36 @@ class Coordinator:
         async def launch() -> Process:
             if spec is not self._spec.services[0] and self._services[spec.name].replaced:
                 await self._after_the_first()
+            if spec is self._spec.services[0] and (spare := self._take_spare()):
+                self._service_nodes[spec.name], process = spare
+                return process
             others = Counter(node for other, node in self._service_nodes.items() if other != spec.name)
             node = self._service_nodes[spec.name] = choose_node(self._usable_nodes(), others)
             name = f"{spec.name}.{time.monotonic_ns()}"
             return self._launcher.launch(name, node, spec.make, *spec.args)
 
         return launch
+
+    def _take_spare(self) -> tuple[str, Process] | None:
+        return self._spare.take({node.node_id for node in self._usable_nodes()})
+
+    def _launch_spare(self, node: str) -> Process:
+        spec = self._spec.services[0]
+        return self._launcher.launch(
+            f"{_spare_name(spec)}.{time.monotonic_ns()}", node, spec.make, *spec.args
+        )
+
+    async def _fit_spare(self) -> None:
+        """Have a spare of the first service on another machine, once nothing more urgent is to be started."""
+        services = self._services
+        if not services or not self._balanced or not all(kept.up.is_set() for kept in services.values()):
+            return
+        first = self._spec.services[0].name
+        if not self._service_nodes.get(first):
+            told = await self._statistics_of(services[first].process) or {}
+            self._service_nodes[first] = told.get("node", "")
+        if here := self._service_nodes[first]:
+            self._spare.fit([node for node in self._usable_nodes() if node.node_id != here])
 
     async def _after_the_first(self) -> None:
         first = self._services.get(self._spec.services[0].name) if self._spec.services else None
@@ -821,6 +852,10 @@ class Coordinator:
         except (HostGone, SensoriumError):
             return None
         return answer
+
+
+def _spare_name(spec: ServiceSpec) -> str:
+    return f"spare-{spec.name}"
 
 
 def _number(name: str) -> int:

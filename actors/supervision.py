@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from sensorium.actors.placement import Node
+from sensorium.actors.placement import Node, choose_node
 from sensorium.actors.profile import ProcessNeeds
 from sensorium.actors.router import HostGone
 
@@ -101,6 +101,43 @@ class Kept:
             self.process.kill()
             self.process = None
             self.replaced += 1
+
+
+class Spare:
+    """A process of a service on another machine than the one that serves, launched but not started.
+
+    To take it over when that machine is lost costs no start of a process, which is seconds of a core.
+
+    Args:
+        launch: makes one on that node.
+    """
+
+    def __init__(self, launch: Callable[[str], Process]) -> None:
+        self._launch = launch
+        self._node = ""
+        self._process: Process | None = None
+
+    def fit(self, nodes: Sequence[Node]) -> None:
+        """Have one on one of these nodes, where there are some."""
+        if self._process is not None and any(node.node_id == self._node for node in nodes):
+            return
+        self.end()
+        if nodes:
+            self._node = choose_node(nodes, {})
+            self._process = self._launch(self._node)
+
+    def take(self, nodes: Collection[str]) -> tuple[str, Process] | None:
+        """Its node and the process, to be started, if the node is one of these; it is the taker's then."""
+        if self._process is None or self._node not in nodes:
+            return None
+        taken, self._process = self._process, None
+        return self._node, taken
+
+    def end(self) -> None:
+        """End it if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
 
 
 async def brought_up(

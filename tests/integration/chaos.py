@@ -4,9 +4,9 @@
 QoS 1 all the time. Faults of one machine happen to a platform of its own, calls that fail and faults of
 several machines to clusters of three nodes: machines of a network, where one can be made.
 
-A fault counts as recovered when the log holds a message of every device that was sent after the fault began;
-devices send about twice a second, so this is never less than half a second. At the end the log is compared
-with what was acknowledged. Exit code 1 if anything was lost, doubled or out of order.
+A fault counts as recovered when the log holds a message of every device that was sent after its damage was
+done; devices send about twice a second, so this is never less than half a second. At the end the log is
+compared with what was acknowledged. Exit code 1 if anything was lost, doubled or out of order.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from itertools import pairwise
@@ -36,7 +36,7 @@ from log_audit import audit
 from platform_process import PlatformProcess
 from postgres_server import BINARIES
 from real_mosquitto import MOSQUITTO, RealMosquitto
-from recovery import recovered
+from recovery import recovered, struck
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -86,7 +86,9 @@ class Scene(NamedTuple):
     dsn: Callable[[], str]
     broker: BrokerAddress
     refused: Callable[[], int]
-    faults: Mapping[str, Callable[[], Awaitable[None]]]
+    faults: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+    struck: asyncio.Event
+    """Set by a fault when its damage is done."""
 
 
 @asynccontextmanager
@@ -111,6 +113,7 @@ async def one_machine() -> AsyncIterator[Scene]:
             address,
             lambda: refused_writes(target),
             {name: partial(fault, target) for name, fault in FAULTS.items()},
+            target.struck,
         )
         ray.shutdown()
         code = await asyncio.to_thread(platform.stop)
@@ -134,12 +137,14 @@ async def several_machines(opened: AbstractContextManager[World]) -> AsyncIterat
             world.broker.address,
             world.refused_writes,
             {name: partial(fault, world) for name, fault in cluster_faults.FAULTS.items()}
-            | {CALLS_FAIL: _nothing_more},
+            | {CALLS_FAIL: partial(_nothing_more, world)},
+            world.struck,
         )
 
 
-async def _nothing_more() -> None:
+async def _nothing_more(world: World) -> None:
     """Calls fail all the time anyway."""
+    world.struck.set()
     await asyncio.sleep(FAILING_S)
 
 
@@ -155,9 +160,8 @@ async def suffer(name: str, runs: int, scene: Scene, progress: Progress, bar: An
     async with mqtt_client(scene.broker, client_name) as client, Load(client, ids, MESSAGES_PER_S) as load:
         await load.more(DEVICES)
         for _ in range(runs):
-            wanted = dict(load.sent)
-            fault = asyncio.ensure_future(scene.faults[name]())
-            recovery_s.append(await recovered(scene.dsn(), load, wanted, RECOVERY_TIMEOUT_S))
+            fault = await struck(scene.faults[name](), scene.struck)
+            recovery_s.append(await recovered(scene.dsn(), load, dict(load.sent), RECOVERY_TIMEOUT_S))
             await fault
             await asyncio.sleep(CALM_S)
             progress.advance(bar)

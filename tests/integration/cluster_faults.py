@@ -3,9 +3,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from cluster_world import DATABASE, World
 from network import Network
@@ -22,10 +22,8 @@ AWAY_S: Final = 10.0
 NOTICED_S: Final = 5.0
 """In which a node that Ray has given up hears of it and ends."""
 
-INGESTOR: Final = "ray::AdapterService:mqtt"
-
-ClusterFault = Callable[[World], Awaitable[None]]
-"""Does it and mends it; what is served meanwhile is looked at beside it."""
+ClusterFault = Callable[[World], Coroutine[Any, Any, None]]
+"""Does it, says so by `World.struck`, and mends it; what is served meanwhile is looked at beside it."""
 
 CUTS: Final[Mapping[str, Callable[[Network, str], None]]] = {
     "worker cut off": lambda net, node: net.cut_off(node),
@@ -38,8 +36,9 @@ CUTS: Final[Mapping[str, Callable[[Network, str], None]]] = {
 
 async def kill_node(world: World) -> None:
     """SIGKILL to all processes of a worker; another comes later."""
-    node = await asyncio.to_thread(world.node_of, INGESTOR)
+    node = await asyncio.to_thread(world.ingestor_node)
     world.machines.kill_node(node)
+    world.struck.set()
     await asyncio.sleep(AWAY_S)
     await asyncio.to_thread(world.machines.start_worker, int(node.rpartition("-")[2]))
     await world.spread_evenly()
@@ -49,6 +48,7 @@ async def kill_driver(world: World) -> None:
     """SIGKILL to `sensorium up` on the head; another one takes over."""
     folder = world.machines.folder / "data"
     os.kill(read_state(folder).pid, signal.SIGKILL)
+    world.struck.set()
     await world.eventually(lambda: not is_running(folder), "its end", 10)
     await asyncio.sleep(AWAY_S)
     await asyncio.to_thread(world.machines.start_platform)
@@ -59,6 +59,7 @@ async def restart_database(world: World) -> None:
     """The database stopped as by its service manager, and started."""
     stop = world.database.stop if isinstance(world.database, EmbeddedPostgres) else world.database.kill
     await asyncio.to_thread(stop)
+    world.struck.set()
     await asyncio.to_thread(world.database.start)
     await world.spread_evenly()
 
@@ -66,9 +67,10 @@ async def restart_database(world: World) -> None:
 async def cut(world: World, how: str) -> None:
     """A worker cut off in one of the ways of `CUTS`, and healed."""
     assert world.network is not None
-    node = await asyncio.to_thread(world.node_of, INGESTOR)
+    node = await asyncio.to_thread(world.ingestor_node)
     try:
         CUTS[how](world.network, node)
+        world.struck.set()
         await asyncio.sleep(CUT_S)
     finally:
         world.network.heal()

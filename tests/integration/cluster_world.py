@@ -30,6 +30,8 @@ MESSAGES_PER_S: Final = 200.0
 RECOVERY_TIMEOUT_S: Final = 60.0
 HOST: Final = "ray::DeviceHost"
 COORDINATOR: Final = "ray::Coordinator"
+INGESTORS: Final = ("ray::AdapterService:mqtt", "ray::AdapterService:spare-mqtt")
+"""What may be connected to the broker: the process that was the service at first, or a spare of it."""
 DATABASE: Final = "database"
 BROKER: Final = "broker"
 WORKERS: Final = ("worker-1", "worker-2")
@@ -46,6 +48,7 @@ class World:
 
     Attributes:
         network: what its machines are in; None on loopback.
+        struck: set by a fault when its damage is done, after it has looked for what to do it to.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class World:
         self.database = database
         self.broker = broker
         self.network = network
+        self.struck = asyncio.Event()
 
     @property
     def dsn(self) -> str:
@@ -144,14 +148,25 @@ class World:
 
     def node_of(self, title: str) -> str:
         """The node that has a process of this title, once one has."""
+        return self._node_where(lambda name: self.machines.processes_of(name, title), title)
+
+    def ingestor_node(self) -> str:
+        """The node that the devices' messages come in by, once there is one."""
+        return self._node_where(self._ingests, "an ingestor at the broker")
+
+    def _node_where(self, holds: Callable[[str], object], what: str) -> str:
         found: list[str] = []
 
         def there() -> bool:
-            found[:] = [name for name in self.machines.nodes if self.machines.processes_of(name, title)]
+            found[:] = [name for name in self.machines.nodes if holds(name)]
             return bool(found)
 
-        wait_until(there, 20, title)
+        wait_until(there, 20, what)
         return found[0]
+
+    def _ingests(self, node: str) -> bool:
+        found = [p for title in INGESTORS for p in self.machines.processes_of(node, title)]
+        return any(self.broker.address.port in _ports_reached(process.pid) for process in found)
 
     def coordinator_log(self) -> str:
         """The last that it has said."""
@@ -169,6 +184,18 @@ class World:
         embedded = isinstance(self.database, EmbeddedPostgres)
         log = self.database.data_dir / "server.log" if embedded else self.database.log_file
         return len(_REFUSED.findall(log.read_text(errors="replace")))
+
+
+def _ports_reached(pid: int) -> set[int]:
+    """The remote ports of a process's connections. psutil would look into the namespace of the tests."""
+    ports = set()
+    with suppress(OSError):
+        sockets = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in sockets:
+                ports.add(int(fields[2].partition(":")[2], 16))
+    return ports
 
 
 @contextmanager

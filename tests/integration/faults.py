@@ -5,8 +5,9 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import httpx
 import psutil
@@ -49,14 +50,21 @@ def suspended(*processes: psutil.Process) -> Iterator[None]:
                 process.resume()
 
 
-class Target(NamedTuple):
-    """What faults are done to. `mosquitto` is None where the platform has its embedded broker."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What faults are done to.
+
+    Attributes:
+        mosquitto: None where the platform has its embedded broker.
+        struck: set by a fault when its damage is done, after it has looked for what to do it to.
+    """
 
     platform: PlatformProcess
     mosquitto: RealMosquitto | None
+    struck: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-Fault = Callable[[Target], Awaitable[None]]
+Fault = Callable[[Target], Coroutine[Any, Any, None]]
 """Does it to the target, with Ray connected; returns when what it does itself is over."""
 
 HANG_S: Final = 30.0
@@ -69,29 +77,30 @@ SCALE_TIMEOUT_S: Final = 60.0
 
 async def kill_host(target: Target) -> None:
     """SIGKILL to one host."""
-    await _kill("host-")
+    await _kill(target, "host-")
 
 
 async def hang_host(target: Target) -> None:
     """SIGSTOP to one host for longer than any lease, then SIGCONT: it must not write any more."""
     found = await asyncio.to_thread(pids, "host-")
     with suspended(psutil.Process(min(found.values()))):
+        target.struck.set()
         await asyncio.sleep(HANG_S)
 
 
 async def kill_ingestor(target: Target) -> None:
     """SIGKILL to the MQTT ingestor."""
-    await _kill("mqtt-")
+    await _kill(target, "mqtt-")
 
 
 async def kill_coordinator(target: Target) -> None:
     """SIGKILL to the coordinator."""
-    await _kill(COORDINATOR)
+    await _kill(target, COORDINATOR)
 
 
 async def kill_dispatcher(target: Target) -> None:
     """SIGKILL to what tells devices of commands and twins over MQTT, and gives bulk jobs out."""
-    await _kill("commands-0.")
+    await _kill(target, "commands-0.")
 
 
 async def kill_api(target: Target) -> None:
@@ -100,17 +109,20 @@ async def kill_api(target: Target) -> None:
     replicas = [p for p in processes if "ServeReplica:sensorium:api" in "".join(p.cmdline())]
     assert replicas, "no replica of the API"
     replicas[0].kill()
+    target.struck.set()
 
 
 async def kill_database(target: Target) -> None:
     """SIGKILL to the database server."""
     postmaster(target.platform).kill()
+    target.struck.set()
 
 
 async def hang_database(target: Target) -> None:
     """SIGSTOP to the database server and all of its processes for some seconds."""
     server = postmaster(target.platform)
     with suspended(server, *server.children()):
+        target.struck.set()
         await asyncio.sleep(DATABASE_HANG_S)
 
 
@@ -118,6 +130,7 @@ async def restart_broker(target: Target) -> None:
     """The broker stopped and started."""
     assert target.mosquitto is not None
     await asyncio.to_thread(target.mosquitto.stop)
+    target.struck.set()
     await asyncio.to_thread(target.mosquitto.start)
 
 
@@ -125,6 +138,7 @@ async def join_and_leave(target: Target) -> None:
     """Hosts join and leave while messages come, and in the end there are as many as before."""
     async with httpx.AsyncClient(base_url=target.platform.state.http_url, timeout=30) as api:
         before = len((await api.get("/api/hosts")).raise_for_status().json()["items"])
+        target.struck.set()
         for hosts in (*HOSTS_IN_TURN, before):
             (await api.post("/api/hosts/scale", params={"hosts": hosts})).raise_for_status()
             async with asyncio.timeout(SCALE_TIMEOUT_S):
@@ -146,9 +160,10 @@ _REFUSED: Final = re.compile(
 )
 
 
-async def _kill(name: str) -> None:
+async def _kill(target: Target, name: str) -> None:
     found = await asyncio.to_thread(pids, name)
     os.kill(min(found.values()), signal.SIGKILL)
+    target.struck.set()
 
 
 FAULTS: Final[Mapping[str, Fault]] = {

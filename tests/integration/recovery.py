@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from typing import Any
 
 import asyncpg
 from field import Load
@@ -16,6 +17,18 @@ _NEWEST = """
 SELECT device, (extract(epoch FROM max(time)) * 1000)::bigint AS newest_ms
 FROM readings WHERE device = ANY($1::bigint[]) GROUP BY device
 """
+
+
+async def struck(fault: Coroutine[Any, Any, None], event: asyncio.Event) -> "asyncio.Task[None]":
+    """Begin a fault; return when `event` says that its damage is done. What mends it goes on in the task."""
+    event.clear()
+    task = asyncio.create_task(fault)
+    done = asyncio.create_task(event.wait())
+    await asyncio.wait({task, done}, return_when=asyncio.FIRST_COMPLETED)
+    done.cancel()
+    if task.done():
+        task.result()
+    return task
 
 
 async def recovered(dsn: str, load: Load, wanted: Mapping[str, int], timeout_s: float) -> float:

@@ -1,7 +1,6 @@
 """A worker with an address of its own is cut off under load: both ways, one way, from the database alone; and
 healed. What the broker acknowledged is compared with what the log holds."""
 
-import asyncio
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -12,6 +11,7 @@ from cluster_faults import CUTS, cut
 from cluster_world import World, networked_cluster
 from postgres_server import needs_postgres
 from real_mosquitto import MOSQUITTO
+from recovery import struck
 
 from sensorium.actors.lease import LEASE_S
 
@@ -44,7 +44,7 @@ async def test_a_worker_cut_off(world: World, how: str) -> None:
     """It is the one that the messages come in by, so that has to come up elsewhere too."""
     await world.spread_evenly()
     async with world.load(how.replace(" ", "-")) as load:
-        fault = asyncio.create_task(cut(world, how))
+        fault = await struck(cut(world, how), world.struck)
         took_s = await world.recovered(load, how)
         await fault
         await world.recovered(load, "healed")

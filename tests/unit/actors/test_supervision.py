@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from sensorium.actors.coordinator import HEAD_START_S, Coordinator, RuntimeSpec, ServiceSpec
 from sensorium.actors.host import HostSettings
+from sensorium.actors.placement import Node
 from sensorium.actors.router import HostGone
 from sensorium.actors.supervision import PING_TIMEOUT_S, brought_up, watched
 from sensorium.actors.testing import MemoryStore
-from tests.unit.actors.local import LocalLauncher
+from tests.unit.actors.local import LocalLauncher, LocalProcess
 from tests.unit.actors.virtual import run_virtually
 
 
@@ -86,12 +87,16 @@ class Service:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._serves = False
 
     async def start(self) -> None:
         self.began_s[self._name].append(asyncio.get_running_loop().time())
         await asyncio.sleep(1.0)
+        self._serves = True
 
-    async def ping(self) -> None: ...
+    async def ping(self) -> None:
+        if not self._serves:
+            raise RuntimeError("not started")
 
     def statistics(self) -> dict[str, Any]:
         return {"name": self._name}
@@ -120,5 +125,49 @@ def test_of_services_lost_together_the_first_comes_first() -> None:
         again = {name: times[1] for name, times in Service.began_s.items()}
         assert min(again["other"], again["another"]) >= again["messages"] + 0.99
         await coordinator.stop()
+
+    run_virtually(run, 0)
+
+
+def test_a_spare_takes_over_where_there_are_machines() -> None:
+    async def run() -> None:
+        store, launcher = MemoryStore(), LocalLauncher()
+        launcher.machines = [Node("a"), Node("b")]
+        services = [
+            ServiceSpec("messages", Service, ("messages",)),
+            ServiceSpec("other", Service, ("other",)),
+        ]
+        spec = RuntimeSpec(1, store.ports, store.membership, HostSettings(), services)
+
+        async def spare_besides(*known: LocalProcess) -> LocalProcess:
+            async with asyncio.timeout(10):
+                while (spare := launcher.current.get("spare-messages")) is None or spare in known:
+                    await asyncio.sleep(0.1)
+            return spare
+
+        def serves(process: LocalProcess) -> bool:
+            return process.thing._serves
+
+        coordinator = Coordinator(spec, launcher)
+        await coordinator.start()
+        spare = await spare_besides()
+        assert not serves(spare)
+        launched = len(launcher.launched)
+        launcher.current["messages"].kill()
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            while not serves(spare):
+                await asyncio.sleep(0.1)
+        assert launched == len(launcher.launched), "nothing had to be launched for it"
+        next_spare = await spare_besides(spare)
+
+        # A coordinator that is made anew goes on with the one that serves, and ends the one that does not.
+        for task in coordinator._tasks:
+            task.cancel()
+        again = Coordinator(spec, launcher)
+        await again.start()
+        assert not spare.dead
+        assert next_spare.dead
+        await again.stop()
+        assert not launcher.living()
 
     run_virtually(run, 0)
