@@ -360,8 +360,10 @@ class Coordinator:
     def _expected(self) -> list[str]:
         """The hosts that there should be: those that stay, and names for those that lack."""
         staying = [h for h in self._hosts.values() if not h.leaving and h.device is None]
-        # Those that serve first: one that cannot be brought up must not replace them.
-        names = [h.name for h in sorted(staying, key=lambda h: (not h.serving, _number(h.name)))]
+        # Those that serve for sure first: neither one that cannot be brought up nor one that may be lost with
+        # its node must replace them.
+        staying.sort(key=lambda h: (not self._answers(h.node), not h.serving, _number(h.name)))
+        names = [host.name for host in staying]
         free = (name for n in range(MAX_HOSTS * 2) if (name := f"host-{n}") not in self._hosts)
         wanted = self._wanted()
         return [*names, *(next(free) for _ in range(wanted - len(names)))][:wanted]
@@ -376,7 +378,8 @@ class Coordinator:
         self._fit_isolated()
         expected = self._expected()
         for host in [host for host in self._hosts.values() if host.device is None]:
-            host.leaving = host.leaving or host.name not in expected
+            # One whose node does not answer is lost, or stays: pings tell in a moment.
+            host.leaving = host.leaving or (host.name not in expected and self._answers(host.node))
         for name in expected:
             if name not in self._hosts:
                 counts = Counter(host.node for host in self._hosts.values() if not host.leaving)

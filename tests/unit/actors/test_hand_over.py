@@ -13,6 +13,7 @@ from sensorium.actors.lease import LEASE_S, Lease
 from sensorium.actors.messages import Accepted, GetLatest
 from sensorium.actors.placement import SHARDS, Node, device_key, shard_of
 from sensorium.actors.ports import Filter, Wanted
+from sensorium.actors.supervision import PING_TIMEOUT_S
 from sensorium.actors.testing import MemoryStore
 from tests.unit.actors.test_runtime import (
     Platform,
@@ -279,3 +280,35 @@ async def _alone_cut_off() -> None:
 def test_a_host_that_alone_is_cut_off_from_the_database_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holdings_module, "RENEW_EVERY_S", 1.0)
     run_virtually(_alone_cut_off, 7)
+
+
+async def _node_lost(lost: str, left: str) -> None:
+    async with platform(hosts=2) as p:
+        p.launcher.machines = [Node("a", 1), Node("b", 1)]
+        for host in list(p.coordinator._hosts.values()):
+            assert host.process is not None
+            host.process.end()
+        async with asyncio.timeout(10):
+            while {host.node for host in p.coordinator._hosts.values()} != {"a", "b"}:
+                await asyncio.sleep(0.01)
+        assert await p.coordinator.balanced()
+        by_node = {host.node: host for host in p.coordinator._hosts.values()}
+        stays = by_node[left]
+        load = Load(p, 0.05)
+        await asyncio.sleep(0.1)
+        by_node[lost].process.cut()
+        p.launcher.machines = [node for node in p.launcher.machines if node.node_id == left]
+        async with asyncio.timeout(LEASE_S + PING_TIMEOUT_S):
+            while owners(p) != {stays.name: SHARDS}:
+                await asyncio.sleep(0.01)
+        assert not stays.leaving
+        assert p.coordinator._hosts[stays.name] is stays
+        by_node[lost].process.end()
+        await load.ended()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lost", "left"), [("a", "b"), ("b", "a")])
+def test_the_hosts_that_stay_claim_what_was_lost_with_a_node(lost: str, left: str) -> None:
+    """And none of them has to make room for the one that may be lost, as long as nobody knows."""
+    run_virtually(lambda: _node_lost(lost, left), 4)
