@@ -94,6 +94,8 @@ class Status(msgspec.Struct, frozen=True):
     projection_lag: dict[str, int] = {}
     storage_bytes: dict[str, int] = {}
     """By table with its indexes and partitions, over all databases."""
+    storage_class_bytes: dict[str, int] = {}
+    """By retention class, over all tables that are kept by class."""
     nodes: list[Node] = []
     hosting: HostList = HostList()
 
@@ -137,12 +139,15 @@ def of_pages(state: RunState, readiness: dict[str, Any], page: str, alarms: list
     since_start = figures(Counters(0.0), counters(page, 1.0), [alarm(item) for item in alarms])
     lag: Counter[str] = Counter()
     stored: Counter[str] = Counter()
+    by_class: Counter[str] = Counter()
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             if sample.name == "sensorium_projection_lag":
                 lag[sample.labels["name"]] += int(sample.value)
             elif sample.name == "sensorium_storage_bytes":
                 stored[sample.labels["table"]] += int(sample.value)
+            elif sample.name == "sensorium_storage_class_bytes" and sample.labels["retention_class"]:
+                by_class[sample.labels["retention_class"]] += int(sample.value)
     return msgspec.structs.replace(
         of_state(state),
         ready=bool(readiness["ready"]),
@@ -158,6 +163,7 @@ def of_pages(state: RunState, readiness: dict[str, Any], page: str, alarms: list
         alarms_capped=len(alarms) >= ALARMS_ASKED,
         projection_lag=dict(lag),
         storage_bytes=dict(stored.most_common()),
+        storage_class_bytes={number: by_class[number] for number in sorted(by_class, key=int)},
     )
 
 
@@ -200,6 +206,9 @@ def table(shown: Status) -> Table:
         rows.add_row(f"lag of {name}", f"{behind:,}")
     if shown.storage_bytes:
         rows.add_row("storage", _stored(shown.storage_bytes))
+    if shown.storage_class_bytes:
+        told = (f"{number}: {size / 1e6:,.1f} MB" for number, size in shown.storage_class_bytes.items())
+        rows.add_row("retention classes", ", ".join(told))
     return rows
 
 

@@ -42,6 +42,7 @@ from sensorium.serve import (
     projections,
     rules,
     series,
+    storage_use,
     telemetry,
     trained_models,
     twins,
@@ -140,6 +141,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(health.routes(services))
     app.include_router(nodes.routes(services))
     app.include_router(projections.routes(services))
+    app.include_router(storage_use.routes(services))
     app.include_router(audit.routes(services.audit))
     if services.batched is not None:
         api = GraphQLApi(services, services.batched)

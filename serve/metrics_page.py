@@ -129,19 +129,30 @@ def _of_storage(
     stored = GaugeMetricFamily(
         "sensorium_storage_bytes", "Bytes of a table and its indexes.", labels=["table"]
     )
+    by_class = GaugeMetricFamily(
+        "sensorium_storage_class_bytes",
+        "Bytes of a retention class in a table that is kept by class.",
+        labels=["table", "retention_class"],
+    )
     # A log that is spread over several databases has a projection of the name, and a table, in each.
     ages: dict[str, float] = {}
     sizes: Counter[str] = Counter()
+    classes: Counter[tuple[str, str]] = Counter()
     for service in services:
         if "projection" in service:
             ages[service["projection"]] = max(ages.get(service["projection"], 0.0), service["lag_s"])
         sizes.update(service.get("storage_bytes", {}))
+        for table, of_table in service.get("storage_class_bytes", {}).items():
+            classes.update({(table, number): size for number, size in of_table.items()})
     for projection, age_s in ages.items():
         seconds.add_metric([projection], age_s)
     for table, size_bytes in sizes.items():
         stored.add_metric([table], size_bytes)
     yield seconds
+    for labels, size_bytes in classes.items():
+        by_class.add_metric(labels, size_bytes)
     yield stored
+    yield by_class
 
 
 def _histogram(name: str, words: str, key: str, hosts: Sequence[Mapping[str, Any]]) -> Metric:

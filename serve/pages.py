@@ -385,6 +385,34 @@ class ProjectionList(msgspec.Struct, frozen=True):
     items: list[ProjectionItem]
 
 
+class TableUse(msgspec.Struct, frozen=True):
+    """Bytes of a table with its indexes, and those of each retention class where it is kept by class."""
+
+    table: str
+    bytes: int
+    by_class: dict[str, int]
+
+
+class RetentionClassItem(msgspec.Struct, frozen=True):
+    """For how many days what is kept of devices of these types; null: for ever."""
+
+    retention_class: int
+    device_types: list[str]
+    raw_days: int | None
+    event_days: int | None
+    rollup_1m_days: int | None
+    rollup_1h_days: int | None
+    rollup_1d_days: int | None
+
+
+class StorageUse(msgspec.Struct, frozen=True):
+    """How much the databases keep. Empty until they were looked at for the first time."""
+
+    bytes: int
+    tables: list[TableUse]
+    classes: list[RetentionClassItem]
+
+
 class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of one reading: "accepted", "duplicate" (stored before) or "refused", with the reason."""
 
@@ -500,7 +528,8 @@ VALUES: tuple[type, ...] = (
     Command, RuleList, Rule, SavedRule, WrittenRule, DeadLetterPage, DeadLetterItem,
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
-    ProjectionList, ProjectionItem, IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
+    ProjectionList, ProjectionItem, StorageUse, TableUse, RetentionClassItem,
+    IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
     IsolatedDevice,
     BacktestBody, BacktestResult, TwinInfo, Document, TwinChange, PastTwin, TwinChangePage,
     DeliveryPage, StoredDelivery, Retried, WebhookBody, WebhookItem, WebhookList, RuleVersionList,

@@ -70,6 +70,14 @@ WHERE child.relkind = 'r' AND child.relnamespace = 'public'::regnamespace GROUP 
 """
 
 
+_CLASSES: Final = """
+SELECT class AS retention_class, raw_days, event_days, rollup_1m_days, rollup_1h_days, rollup_1d_days,
+       array(SELECT device_type FROM retention_class_types t
+             WHERE t.class = c.class AND until IS NULL ORDER BY 1) AS device_types
+FROM retention_classes c ORDER BY class
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
     """For how many days what is kept; None: for ever.
@@ -265,6 +273,7 @@ class RetentionKeeper:
         self._compactor = Compactor(dsn, settings.compaction, settings.wait_for)
         self._stopping = asyncio.Event()
         self._bytes: dict[str, dict[int | None, int]] = {}
+        self._classes: list[dict[str, Any]] = []
         self._dropped = 0
         self._trouble = ""
 
@@ -301,6 +310,7 @@ class RetentionKeeper:
                 for kind, of_kind in self._bytes.items()
                 if of_kind.keys() != {None}
             },
+            "retention_classes": list(self._classes),
             "partitions_dropped": self._dropped,
             "compaction": self._compactor.statistics(),
             "trouble": self._trouble,
@@ -352,5 +362,6 @@ class RetentionKeeper:
                     dropped = await apply(connection, self._settings, datetime.fromtimestamp(now_s, UTC))
                     self._dropped += len(dropped)
                 self._bytes = await sizes(connection)
+                self._classes = [dict(row) for row in await connection.fetch(_CLASSES)]
         finally:
             connection.terminate()

@@ -377,3 +377,8 @@ def test_more_retentions_than_there_may_be_are_refused_by_name(written) -> None:
     assert len(load(written("profiles:\n" + alike + "".join(lines[:15]))).kept[1]) == 16
     with pytest.raises(ConfigError, match=r"platform.yaml:18: profiles.t15.retention: is the 17th retention"):
         load(written("profiles:\n" + alike + "".join(lines)))
+
+
+def test_the_example_of_retention_is_a_configuration() -> None:
+    default, own = load(Path(__file__).parents[3] / "examples" / "retention.yaml").kept
+    assert (default, sorted(own)) == (Days(30, 90, 90, 730), ["lamp", "pump"])

@@ -149,8 +149,13 @@ def test_the_status_of_a_platform_that_serves() -> None:
     stored = [("readings", 2_000_000), ("events", 500_000), ("readings", 1_000_000), ("shards", 1_000)]
     sizes = "\n".join(f'sensorium_storage_bytes{{table="{name}"}} {size}' for name, size in stored)
     text = page(5000, [0, 0, 0, 0, 7] + [0] * 10) + f"# TYPE sensorium_storage_bytes gauge\n{sizes}\n"
+    text += "# TYPE sensorium_storage_class_bytes gauge\n"
+    for name, number, size in (("events", 1, 2e5), ("rollups_1m", 1, 1e5), ("events", 0, 7e5)):
+        text += f'sensorium_storage_class_bytes{{table="{name}",retention_class="{number}"}} {size}\n'
+    text += 'sensorium_storage_class_bytes{table="events",retention_class=""} 5\n'
     shown = status.of_pages(state, readiness, text, alarms)
     assert shown.storage_bytes == {"readings": 3_000_000, "events": 500_000, "shards": 1_000}
+    assert shown.storage_class_bytes == {"0": 700_000, "1": 300_000}
     assert (shown.ready, shown.hosts, shown.readings_committed, shown.dead_letters) == (True, 2, 5000, 6)
     assert shown.alarms == {"major": 200}
     assert shown.alarms_capped
@@ -165,6 +170,7 @@ def test_the_status_of_a_platform_that_serves() -> None:
         "p50 17.5 ms",
         "lag of webhooks",
         "3.5 MB (readings 3.0",
+        "0: 0.7 MB, 1: 0.3 MB",
     ):
         assert expected in text, text
 

@@ -78,6 +78,7 @@ PATHS = {
     "/api/projections/{name}/pause": {"post"},
     "/api/projections/{name}/resume": {"post"},
     "/api/projections/{name}/rewind": {"post"},
+    "/api/storage": {"get"},
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/metrics": {"get"},

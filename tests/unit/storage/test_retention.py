@@ -116,6 +116,8 @@ async def test_the_keeper_says_how_much_there_is(dsn: str) -> None:
     assert keeper.statistics()["storage_bytes"]["readings"] > 0
     assert keeper.statistics()["storage_class_bytes"]["events"].keys() == {"0"}
     assert "readings" not in keeper.statistics()["storage_class_bytes"]
+    [only] = keeper.statistics()["retention_classes"]
+    assert (only["retention_class"], only["device_types"], only["raw_days"]) == (0, [], None)
     assert keeper.statistics()["partitions_dropped"] == 0
 
 
