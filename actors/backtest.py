@@ -24,7 +24,7 @@ from sensorium.actors.placement import shard_of
 from sensorium.actors.profile import Profile, Profiles
 from sensorium.actors.records import Alarm, Registration, TailReading
 from sensorium.actors.relive import NEVER_DUE_MS, Relived
-from sensorium.actors.rulebook import RuleBook, asked_of, looks_at_twin
+from sensorium.actors.rulebook import RuleBook, asked_of, own_of
 from sensorium.actors.rules import NoData, Rule, RuleSpec
 
 DRAFT: Final = "draft"
@@ -198,7 +198,7 @@ class Trial:
         if not any(_windows(rule.spec) for rule in rules):
             # No rule looks at a window, and filling them is half of a reading's cost.
             profile = msgspec.structs.replace(profile, windows=())
-        self.looks_at_twin = any(map(looks_at_twin, rules))
+        self.looks_at_twin = any("twin" in own_of(rule) for rule in rules)
         self._twins: deque[TwinThen] = deque()
         book = RuleBook(rules)
         if not book.asks_detectors:

@@ -333,7 +333,7 @@ class Device:
             self.commands.heard(self, now_ms, effects)
         if self.twin.listening:
             if time_ms >= newest_ms and self.twin.metered(self, self.metrics.names, values, now_ms, effects):
-                watch.twin_changed(self, now_ms, effects)
+                watch.own_changed(self, "twin", now_ms, effects)
             self.twin.heard(self, now_ms, effects)
         effects.readings.append(
             ReadingRow(shard.number, offset, self.key, time_ms, key, flags, self.metrics, values)
@@ -561,6 +561,8 @@ class Device:
             self.twin.surrounded(self, now_ms, effects)
         effects.registrations.append(self.registration)
         self.event("updated", now_ms, self.registration, effects)
+        if metadata != old.metadata:
+            self.watch.own_changed(self, "metadata", now_ms, effects)
         return self._answer(self.info(now_ms, around))
 
     def _decommission(self, now_ms: int, effects: Commit) -> Outcome:
@@ -691,7 +693,7 @@ class Device:
         """Judge the rules that compare with the twin."""
         if self.watch.book is not around.rules:
             self._refresh(around, now_ms, effects)
-        self.watch.twin_changed(self, now_ms, effects)
+        self.watch.own_changed(self, "twin", now_ms, effects)
 
     def _act_on_alarm(self, message: ActOnAlarm, now_ms: int, effects: Commit) -> Outcome:
         if self.registration is None:

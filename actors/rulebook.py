@@ -7,7 +7,7 @@ from sensorium.actors.conditions import Test, compile_condition, needed_detector
 from sensorium.actors.conditions.kinds import AnyCondition
 from sensorium.actors.conditions.recursion import derived_by, formulas_of
 from sensorium.actors.conditions.registry import Index
-from sensorium.actors.conditions.standing import compile_standing, names_twin
+from sensorium.actors.conditions.standing import compile_standing, own_named
 from sensorium.actors.conditions.windowed import windows_in
 from sensorium.actors.derivations import Derivations, bind_derivations
 from sensorium.actors.metrics import MetricSet
@@ -21,8 +21,12 @@ to theirs beyond it."""
 
 
 class Standing(NamedTuple):
-    """The tests of a rule where there is no reading; None is one that cannot tell. See `Check`."""
+    """The tests of a rule where there is no reading; None is one that cannot tell. See `Check`.
 
+    `names` is what of the device's own the rule compares with: "twin", "metadata".
+    """
+
+    names: frozenset[str]
     test: Test | None
     clears: Test | None
     levels: tuple[tuple[Severity, Test | None], ...]
@@ -32,7 +36,8 @@ class Check:
     """A rule bound to a position of a metric set: what a device calls.
 
     `clears` is the test of the rule's own clear condition, if it has one; `levels` are those of its other
-    severities, worst first. `standing` has the tests for a change of the twin, of a rule that looks at it.
+    severities, worst first. `standing` has the tests for a change of the twin or the metadata, of a rule that
+    looks at them.
     """
 
     __slots__ = ("clears", "for_ms", "levels", "position", "rule", "rule_id", "standing", "test", "times")
@@ -63,16 +68,16 @@ class Checks:
     Attributes:
         index: finds those whose condition holds; see `Index`.
         place: where in `each` a rule stands, by its id.
-        of_twin: those that look at the twin.
+        standing: those that look at the twin or the metadata.
     """
 
-    __slots__ = ("each", "index", "of_twin", "place")
+    __slots__ = ("each", "index", "place", "standing")
 
     def __init__(self, each: tuple[Check, ...] = ()) -> None:
         self.each = each
         self.index = Index(tuple(check.test for check in each))
         self.place = {check.rule_id: n for n, check in enumerate(each)}
-        self.of_twin = tuple(check for check in each if check.standing is not None)
+        self.standing = tuple(check for check in each if check.standing is not None)
 
 
 class RuleBook:
@@ -228,19 +233,21 @@ def _levels(rule: Rule, metrics: MetricSet, windows: Sequence[Window]) -> tuple[
 
 
 def _standing(rule: Rule, metrics: MetricSet, windows: Sequence[Window]) -> Standing | None:
-    if not looks_at_twin(rule):
+    names = own_of(rule)
+    if not names:
         return None
     spec = rule.spec
     return Standing(
+        names,
         compile_standing(spec.condition, metrics, windows),
         None if spec.clear is None else compile_standing(spec.clear, metrics, windows),
         tuple((v.severity, compile_standing(v.condition, metrics, windows)) for v in _worst_first(rule)),
     )
 
 
-def looks_at_twin(rule: Rule) -> bool:
-    """Whether any condition of the rule compares with the device's twin."""
-    return any(map(names_twin, _conditions(rule)))
+def own_of(rule: Rule) -> frozenset[str]:
+    """What of the device's own the rule's conditions compare with: "twin", "metadata"."""
+    return frozenset[str]().union(*map(own_named, _conditions(rule)))
 
 
 def _worst_first(rule: Rule) -> list[Level]:

@@ -152,12 +152,12 @@ class Watch:
                     elif due:
                         self._note(check.rule_id, effects)
 
-    def twin_changed(self, device: "Device", now_ms: int, effects: Commit) -> None:
-        """Judge the rules that compare with the twin by the newest values: there is no reading.
+    def own_changed(self, device: "Device", own: str, now_ms: int, effects: Commit) -> None:
+        """Judge the rules that compare with `own`, "twin" or "metadata", by the newest values.
 
         What they find is of the change's time, or of the newest reading's where a device's clock is ahead.
         """
-        checks = self._checks.of_twin
+        checks = self._checks.standing
         if not checks:
             return
         time_ms = max(now_ms, device.newest_ms)
@@ -165,7 +165,7 @@ class Watch:
         for check in checks:
             rule, rule_id, standing = check.rule, check.rule_id, check.standing
             value = device.latest[check.position]
-            if standing is None or standing.test is None or value is None:
+            if standing is None or own not in standing.names or standing.test is None or value is None:
                 continue
             holds = self._ask(device, rule, standing.test, nothing, time_ms, now_ms, effects)
             if holds and rule_id in self.alarms:

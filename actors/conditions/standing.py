@@ -1,4 +1,4 @@
-"""Tests of a device as it stands, where there is no reading: its twin, with which rules compare, has changed.
+"""Tests of a device as it stands, where there is no reading: what rules compare with has changed.
 
 They are called with values of None only. What is of a reading's moment (changes, rates, z-scores, crossings)
 cannot tell.
@@ -38,16 +38,17 @@ from sensorium.actors.metrics import NUMBER, MetricSet
 from sensorium.actors.windows import Window
 
 
-def names_twin(condition: AnyCondition) -> bool:
-    """Whether it compares with a field of the twin."""
+def own_named(condition: AnyCondition) -> frozenset[str]:
+    """What of the device's own it compares with: "twin", "metadata", both or nothing."""
     match condition:
-        case Threshold(value=Reference(twin=str())) | WindowAggregate(value=Reference(twin=str())):
-            return True
+        case Threshold(value=Reference() as limit) | WindowAggregate(value=Reference() as limit):
+            given = {"twin": limit.twin, "metadata": limit.metadata}
+            return frozenset(name for name, field in given.items() if field is not None)
         case Formula():
             nodes = [node for text in condition.texts() for node in nodes_of(parse_formula(text))]
-            return any(isinstance(n, Named) and n.own and n.name.startswith("twin.") for n in nodes)
+            return frozenset(n.name.partition(".")[0] for n in nodes if isinstance(n, Named) and n.own)
         case _:
-            return any(names_twin(part) for _, part in parts_of(condition))
+            return frozenset[str]().union(*(own_named(part) for _, part in parts_of(condition)))
 
 
 def compile_standing(condition: AnyCondition, metrics: MetricSet, windows: Sequence[Window]) -> Test | None:

@@ -104,6 +104,7 @@ class TestReference:
         d = Driver(around_of(rule))
         d.read({"t": 1e6}, 0)
         assert d.alarms == [], "it cannot tell without a limit"
+        d.read({"t": 1.0}, 500)
         d.send(Patch(DEVICE_ID, metadata={"limit": 10}))
         d.read({"t": 21.0}, 1000)
         assert d.alarms == []

@@ -1,8 +1,8 @@
-"""Rules that compare with the twin, judged by its changes: no reading is waited for."""
+"""Rules that compare with the twin or the metadata, judged by their changes: no reading is waited for."""
 
 import pytest
 
-from sensorium.actors.conditions.standing import names_twin
+from sensorium.actors.conditions.standing import own_named
 from sensorium.actors.expressions import parse_expression
 from sensorium.actors.messages import ChangeTwin, Decommission, Patch
 from sensorium.actors.profile import Profile
@@ -17,6 +17,7 @@ from sensorium.actors.rules import (
     Operator,
     RateOfChange,
     Reference,
+    Schedule,
     Severity,
     Threshold,
     Times,
@@ -188,17 +189,44 @@ def test_a_decommissioned_device_is_not_judged():
     assert d.alarms == []
 
 
+def test_metadata_that_changes_is_judged_at_once():
+    by_metadata = make_rule(Threshold("t", Operator.GT, Reference(metadata="limit")), "r2")
+    d = Driver(around_of(make_rule(HOT), by_metadata))
+    d.read({"t": 8.0}, 0)
+    d.now_ms += 1000
+    d.send(Patch(DEVICE_ID, metadata={"limit": 5, "note": "x"}))
+    assert d.alarms == [("r2", "ACTIVE", None)]
+    assert d.log.alarms[-1].start_ms == T0_MS + 1000
+    assert [row.kind for row in d.log.events][-2:] == ["updated", "alarm_raised"]
+    d.send(Patch(DEVICE_ID, metadata={"limit": 9}))
+    assert d.alarms[-1] == ("r2", "CLEARED", "condition_ended")
+    d.send(Patch(DEVICE_ID, metadata={"limit": None}))
+    assert len(d.alarms) == 2, "what is not there is no limit"
+
+
+def test_what_did_not_change_is_not_judged():
+    """Hours that are over end an alarm at the next reading, and not by what else happens to the device."""
+    hours = Schedule(start="00:00", end="23:00")
+    limit = Threshold("t", Operator.GT, Reference(metadata="limit"))
+    d = Driver(around_of(make_rule(All([limit, hours]))))
+    d.send(Patch(DEVICE_ID, metadata={"limit": 5}))
+    d.read({"t": 8.0}, 0)
+    desire(d, 3_600_000, limit=1)
+    assert d.alarms == [RAISED]
+
+
 @pytest.mark.parametrize(
     ("expression", "names"),
     [
-        ("t > twin.desired.limit", True),
-        ("avg(t, '5m') > twin.reported.limit", True),
-        ("t * 2 > twin.desired.limit + 1", True),
-        ("t > metadata.limit", False),
-        ("t > `twin.limit`", False),
-        ("t > 5 and (u < 2 or t != twin.desired.x)", True),
-        ("t * 2 > 5", False),
+        ("t > twin.desired.limit", {"twin"}),
+        ("avg(t, '5m') > twin.reported.limit", {"twin"}),
+        ("t * 2 > twin.desired.limit + metadata.more", {"twin", "metadata"}),
+        ("t > metadata.limit", {"metadata"}),
+        ("t > `twin.limit`", set()),
+        ("t > 5 and (u < 2 or t != twin.desired.x)", {"twin"}),
+        ("t * 2 > 5", set()),
     ],
+    ids=str,
 )
 def test_which_rules_those_are(expression, names):
-    assert names_twin(parse_expression(expression).condition) is names
+    assert own_named(parse_expression(expression).condition) == names
