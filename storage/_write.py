@@ -1,4 +1,4 @@
-"""The statements that write the rows of a commit or a save, inside of the caller's transaction."""
+"""The statements that write the rows of a commit or a save. They belong into the caller's transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -8,10 +8,18 @@ import msgspec
 from sensorium.actors.messages import DeadLetter
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
-from sensorium.actors.records import Alarm, AlarmNote, Registration, Snapshot, TimerRow
+from sensorium.actors.records import Alarm, AlarmNote, EventRow, Registration, Snapshot, TimerRow
+from sensorium.storage._joined import Change, apply
 from sensorium.storage.database import Connection
 
 METRIC_SET: Final = "INSERT INTO metric_sets (id, names, kinds) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+
+EVENTS: Final = """
+INSERT INTO events (shard, log_offset, device, time, kind, body, class)
+SELECT shard, log_offset, device, time, kind, body::jsonb, class
+FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[],
+            $7::smallint[]) AS e (shard, log_offset, device, time, kind, body, class)
+"""
 
 # By device_id: a second id with the key of another device violates the primary key, and is refused.
 REGISTRATIONS: Final = """
@@ -108,11 +116,15 @@ async def metric_sets(connection: Connection, sets: Iterable[MetricSet]) -> None
     await connection.executemany(METRIC_SET, rows)
 
 
-async def registrations(connection: Connection, rows: Sequence[Registration]) -> None:
+def events(rows: Sequence[EventRow]) -> Change:
+    """Append them."""
+    return _unnest(EVENTS, [(*row[:5], row.body.decode(), row.retention_class) for row in rows])
+
+
+def registrations(rows: Sequence[Registration]) -> Change:
     """Insert or replace by device id; of several for one device the last counts."""
     latest = {row.device_id: row for row in rows}
-    await _unnest(
-        connection,
+    return _unnest(
         REGISTRATIONS,
         [
             (
@@ -126,11 +138,10 @@ async def registrations(connection: Connection, rows: Sequence[Registration]) ->
     )
 
 
-async def alarms(connection: Connection, rows: Sequence[Alarm]) -> None:
+def alarms(rows: Sequence[Alarm]) -> Change:
     """Insert or replace by alarm id; of several of one id the last counts."""
     latest = {row.alarm_id: row for row in rows}
-    await _unnest(
-        connection,
+    return _unnest(
         ALARMS,
         [
             (
@@ -156,26 +167,25 @@ async def alarm_notes(connection: Connection, notes: Sequence[AlarmNote]) -> Non
             note.acknowledged,
             note.assignee,
         )
-        await _unnest(connection, ALARM_NOTES, [row])
+        await apply(connection, _unnest(ALARM_NOTES, [row]))
 
 
-async def timers(connection: Connection, rows: Sequence[TimerRow]) -> None:
+def timers(rows: Sequence[TimerRow]) -> list[Change]:
     """Insert, replace or delete by device and name; of several of one name the last counts."""
     latest = {(device_key(row.device_id), row.name): row for row in rows}
     places = sorted(latest)
-    gone = [place for place in places if latest[place].due_ms is None]
-    if gone:
-        await _unnest(connection, GONE_TIMERS, gone)
-    kept = [(place, latest[place]) for place in places if latest[place].due_ms is not None]
-    if kept:
+    changes = []
+    if gone := [place for place in places if latest[place].due_ms is None]:
+        changes.append(_unnest(GONE_TIMERS, gone))
+    if kept := [(place, latest[place]) for place in places if latest[place].due_ms is not None]:
         columns = [(*place, r.shard, r.device_id, r.due_ms, r.since_ms) for place, r in kept]
-        await _unnest(connection, TIMERS, columns)
+        changes.append(_unnest(TIMERS, columns))
+    return changes
 
 
-async def dead_letters(connection: Connection, rows: Sequence[DeadLetter]) -> None:
+def dead_letters(rows: Sequence[DeadLetter]) -> Change:
     """Append them. What a text column cannot hold is replaced: a bad message must not stop the good ones."""
-    await _unnest(
-        connection,
+    return _unnest(
         DEAD_LETTERS,
         [
             (
@@ -194,7 +204,7 @@ async def snapshots(connection: Connection, rows: Sequence[Snapshot]) -> None:
     for row in rows:
         if row.device not in latest or latest[row.device].offset <= row.offset:
             latest[row.device] = row
-    await _unnest(connection, SNAPSHOTS, list(latest.values()))
+    await apply(connection, _unnest(SNAPSHOTS, list(latest.values())))
 
 
 async def keep(connection: Connection, devices: Sequence[int]) -> None:
@@ -212,5 +222,5 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-async def _unnest(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    await connection.execute(statement, *(list(column) for column in zip(*rows, strict=True)))
+def _unnest(statement: str, rows: Sequence[tuple[Any, ...]]) -> Change:
+    return Change(statement, [list(column) for column in zip(*rows, strict=True)])

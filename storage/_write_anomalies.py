@@ -5,7 +5,7 @@ from typing import Final
 
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Anomaly
-from sensorium.storage.database import Connection
+from sensorium.storage._joined import Change
 
 ANOMALIES: Final = """
 INSERT INTO anomalies (anomaly_id, device, device_id, device_type, metric, detector, severity, score, value,
@@ -20,7 +20,7 @@ ON CONFLICT (anomaly_id) DO UPDATE SET severity = excluded.severity, score = exc
 """
 
 
-async def anomalies(connection: Connection, rows: Sequence[Anomaly]) -> None:
+def anomalies(rows: Sequence[Anomaly]) -> Change:
     """Insert or replace by id; of several of one id the last counts."""
     latest = {row.anomaly_id: row for row in rows}
     columns = zip(
@@ -34,4 +34,4 @@ async def anomalies(connection: Connection, rows: Sequence[Anomaly]) -> None:
         ),
         strict=True,
     )
-    await connection.execute(ANOMALIES, *(list(column) for column in columns))
+    return Change(ANOMALIES, [list(column) for column in columns])

@@ -1,4 +1,4 @@
-"""The statements by which `log` writes twins, and who hears that a device is to be told of its own."""
+"""The statement by which `log` writes twins."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,9 +7,7 @@ import msgspec
 
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import TwinState
-from sensorium.actors.twin import TWIN
-from sensorium.storage._write_commands import READY_CHANNEL, notify
-from sensorium.storage.database import Connection
+from sensorium.storage._joined import Change
 
 TWINS: Final = """
 INSERT INTO twins (device, device_id, ready, downlink, body)
@@ -18,17 +16,14 @@ ON CONFLICT (device) DO UPDATE SET ready = excluded.ready, downlink = excluded.d
 """
 
 
-async def twins(connection: Connection, rows: Sequence[TwinState]) -> None:
-    """Insert or replace by device; of several of one device the last counts. Tells who tells devices."""
+def twins(rows: Sequence[TwinState]) -> Change:
+    """Insert or replace by device; of several of one device the last counts."""
     latest = {device_key(row.device_id): row for row in rows}
-    ordered = sorted(latest.items())
-    await connection.execute(
-        TWINS,
-        [device for device, _ in ordered],
-        [row.device_id for _, row in ordered],
-        [row.ready for _, row in ordered],
-        [row.downlink for _, row in ordered],
-        [msgspec.json.encode(row).decode() for _, row in ordered],
+    columns = zip(
+        *(
+            (device, row.device_id, row.ready, row.downlink, msgspec.json.encode(row).decode())
+            for device, row in sorted(latest.items())
+        ),
+        strict=True,
     )
-    ready = [(row.device_id, TWIN, 0, row.downlink) for _, row in ordered if row.ready]
-    await notify(connection, READY_CHANNEL, ready)
+    return Change(TWINS, [list(column) for column in columns])

@@ -11,6 +11,7 @@ from sensorium.actors.lease import LEASE_S
 from sensorium.actors.placement import SHARDS, shard_of
 from sensorium.actors.ports import Held, Rehoming
 from sensorium.storage import _write
+from sensorium.storage._joined import Change
 from sensorium.storage.database import Connection
 
 PATIENCE: Final = "1s"
@@ -164,12 +165,24 @@ class Title:
             looked = await self._look(connection)
         return self._found(*looked)
 
+    def covers(self, epochs: Mapping[int, int]) -> bool:
+        """Whether `check` is enough for these shards."""
+        return bool(epochs) and epochs.items() <= self._epochs.items()
+
+    @property
+    def check(self) -> Change:
+        """The SELECT that raises the database's error unless all that it owned is still its own.
+
+        With `LOSSES_SQLSTATE` it may have lost others than those that matter: `begin` tells.
+        """
+        return Change("SELECT sensorium_check_losses($1, $2)", (self._incarnation, self._losses))
+
     async def begin(self, writer: "asyncpg.Connection[asyncpg.Record]", epochs: Mapping[int, int]) -> None:
         """Begin a transaction that nobody takes these shards from before it ends.
 
         Raises the database's error, to be `translated`: `Fenced`, or `Moved` when one is at another epoch.
         """
-        if epochs and epochs.items() <= self._epochs.items():
+        if self.covers(epochs):
             known = f"{self._incarnation:d}, {self._losses:d}"
             try:
                 await writer.execute(f"BEGIN; SELECT sensorium_check_losses({known})")

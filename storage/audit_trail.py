@@ -10,6 +10,7 @@ import msgspec
 
 from sensorium.actors.origin import ASKED_BY, Origin
 from sensorium.actors.records import AuditRow
+from sensorium.storage._joined import Change, apply
 from sensorium.storage.database import Connection
 
 MAX_BYTES: Final = 65_536
@@ -29,14 +30,10 @@ _SECRET: Final = (
 _APPEND: Final = "INSERT INTO audit_outbox (entry_id, body) SELECT * FROM unnest($1::text[], $2::text[])"
 
 
-async def append(connection: Connection, rows: Iterable[AuditRow]) -> None:
-    """Write entries inside the caller's transaction, which makes the changes that they tell of."""
-    entries = [_entry(row) for row in rows]
-    await connection.execute(
-        _APPEND,
-        [entry["entry_id"] for entry in entries],
-        [canonical(entry).decode() for entry in entries],
-    )
+def entries(rows: Iterable[AuditRow]) -> Change:
+    """Append entries. It belongs into the transaction that makes the changes that they tell of."""
+    made = [_entry(row) for row in rows]
+    return Change(_APPEND, [[e["entry_id"] for e in made], [canonical(e).decode() for e in made]])
 
 
 async def record(
@@ -56,7 +53,7 @@ async def record(
     if origin is not None:
         now_ms = time.time_ns() // 1_000_000
         row = AuditRow("", now_ms, origin, what, thing, _plain(before), _plain(after), note)
-        await append(connection, [row])
+        await apply(connection, entries([row]))
 
 
 def canonical(value: Any) -> bytes:

@@ -11,13 +11,11 @@ from typing import Final
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import Value
 from sensorium.actors.metrics import BOOL, TEXT, MetricSet
-from sensorium.actors.records import EventRow, ReadingRow
+from sensorium.actors.records import ReadingRow
 from sensorium.storage._rows_py import (
     FLOAT8_OID,
-    HEADER,
     READING_FIXED,
     READING_START,
-    TRAILER,
     array_start,
 )
 from sensorium.storage.database import EPOCH_2000_MS
@@ -30,14 +28,11 @@ except ImportError:
 READING_COLUMNS: Final = (
     *("shard", "log_offset", "device", "time", "key", "flags", "metric_set", "numbers", "texts"),
 )
-EVENT_COLUMNS: Final = ("shard", "log_offset", "device", "time", "class", "kind", "body")
 
 _TEXT_OID: Final = 25
 _NULL: Final = b"\xff\xff\xff\xff"
 
-_EVENT_START: Final = Struct(">hi").pack(len(EVENT_COLUMNS), 2)
 _reading_fixed: Final = Struct(">" + READING_FIXED).pack
-_event_fixed: Final = Struct(">6shiqiqiqih").pack
 _int32: Final = Struct(">i").pack
 _float_item: Final = Struct(">id").pack
 
@@ -93,29 +88,6 @@ def _text(text: str) -> bytes:
     if b"\0" in data:
         raise InvalidMessage("a text contains a NUL character, which cannot be stored")
     return _int32(len(data)) + data
-
-
-def encode_events(rows: Sequence[EventRow]) -> bytes:
-    """The rows as input to `COPY events (EVENT_COLUMNS) FROM STDIN (FORMAT binary)`.
-
-    Raises:
-        InvalidMessage: as `encode_readings`.
-    """
-    out = [HEADER]
-    for shard, offset, device, time_ms, kind, body, retention_class in rows:
-        try:
-            out.append(
-                _event_fixed(
-                    *(_EVENT_START, shard, 8, offset, 8, device, 8, (time_ms - EPOCH_2000_MS) * 1000),
-                    *(2, retention_class),
-                )
-            )
-        except struct_error as e:
-            raise InvalidMessage(f"an event's time does not fit its column: {e}") from e
-        # The binary form of jsonb is a version, 1, and the text.
-        out += (_text(kind), _int32(len(body) + 1), b"\1", body)
-    out.append(TRAILER)
-    return b"".join(out)
 
 
 def decode_values(

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
-from sensorium.actors.errors import Fenced, LogUnavailable, Moved, SensoriumError
+from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Moved, SensoriumError
 from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.actors.ports import Held, Rehoming
@@ -31,6 +31,7 @@ from sensorium.storage import (
     audit_trail,
     erasures,
 )
+from sensorium.storage._joined import Change, apply, joined
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import alarm_of, command_of, registration_of, twin_of
 from sensorium.storage.database import (
@@ -46,10 +47,8 @@ from sensorium.storage.database import (
     translated,
 )
 from sensorium.storage.encode import (
-    EVENT_COLUMNS,
     READING_COLUMNS,
     decode_values,
-    encode_events,
     encode_readings,
 )
 from sensorium.storage.partitions import ensure_partitions
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
 COMMIT_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
 OPEN_TIMEOUT_S: Final = 120.0
+NO_CHECK: Final = Change("SELECT 1", ())
 
 
 class PgLog:
@@ -140,27 +140,30 @@ class PgLog:
         if not commit:
             return
         readings = encode_readings(commit.readings) if commit.readings else b""
-        events = encode_events(commit.events) if commit.events else b""
         new_sets = self._sets.missing({row.metric_set for row in commit.readings})
         await self._settle()
         try:
-            await self._transact(commit, readings, events, new_sets)
+            await self._transact(commit, readings, new_sets)
         except MissingPartition:
             async with acquired(await self._opened()) as connection:
                 await ensure_partitions(
                     connection, classes={event.retention_class for event in commit.events}
                 )
-            await self._transact(commit, readings, events, new_sets)
+            await self._transact(commit, readings, new_sets)
         self._sets.add(new_sets)
 
-    async def _transact(
-        self, commit: Commit, readings: bytes, events: bytes, new_sets: Mapping[int, MetricSet]
-    ) -> None:
+    async def _transact(self, commit: Commit, readings: bytes, new_sets: Mapping[int, MetricSet]) -> None:
         writer = self._writer
         if writer is None or writer.is_closed():
             writer = self._writer = await connect(self._dsn, self._application)
             # Remembered, because a connection that broke no longer says.
             self._writer_pid = writer.get_server_pid()
+        changes, told = _changes(commit), _write_commands.notices(commit.commands, commit.twins)
+        several = readings or commit.erasures or commit.alarm_notes
+        if not several and self._title.covers(commit.epochs):
+            whole = joined(changes, _tell(told, self._title.check))
+            if await self._at_once(writer, commit, whole):
+                return
         committing = False
         try:
             with translated():
@@ -170,41 +173,48 @@ class PgLog:
                         await _write.metric_sets(writer, new_sets.values())
                     if readings:
                         await _copy(writer, "readings", READING_COLUMNS, readings)
-                    if events:
-                        await _copy(writer, "events", EVENT_COLUMNS, events)
                     if commit.erasures:
                         await erasures.begin(writer, commit.erasures)
-                    if commit.registrations:
-                        await _write.registrations(writer, commit.registrations)
-                    if commit.alarms:
-                        await _write.alarms(writer, commit.alarms)
+                    if changes or told:
+                        await apply(writer, joined(changes, _tell(told)))
                     if commit.alarm_notes:
                         await _write.alarm_notes(writer, commit.alarm_notes)
-                    if commit.timers:
-                        await _write.timers(writer, commit.timers)
-                    if commit.commands:
-                        await _write_commands.commands(writer, commit.commands)
-                    if commit.presences:
-                        await _write_commands.presences(writer, commit.presences)
-                    if commit.twins:
-                        await _write_twins.twins(writer, commit.twins)
-                    if commit.audits:
-                        await audit_trail.append(writer, commit.audits)
-                    if commit.anomalies:
-                        await _write_anomalies.anomalies(writer, commit.anomalies)
-                    if commit.dead_letters:
-                        await _write.dead_letters(writer, commit.dead_letters)
                     committing = True
                     if await writer.execute("COMMIT") != "COMMIT":
                         raise LogUnavailable("the database rolled the commit back")
         except BaseException:
             if committing:
-                self._doubtful.update(row.shard for row in commit.readings)
-                self._doubtful.update(row.shard for row in commit.events)
+                self._doubt(commit)
                 self._abandon(writer)
             else:
                 await self._roll_back(writer)
             raise
+
+    async def _at_once(self, writer: "Dedicated", commit: Commit, change: Change) -> bool:
+        """Commit by one statement that is a transaction by itself; False: it must be asked shard by shard.
+
+        What a command waits for is the ways to the server and back, so this is what its commits are.
+        """
+        try:
+            with translated():
+                async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                    await apply(writer, change)
+        except BaseException as error:
+            said = error.__cause__
+            if isinstance(said, asyncpg.PostgresError) and said.sqlstate == assignments.LOSSES_SQLSTATE:
+                return False
+            # The server's ERROR is certain; what ends the connection may have come after the commit.
+            refused = isinstance(said, asyncpg.PostgresError) and said.severity_en == "ERROR"
+            if not refused and not isinstance(error, InvalidMessage):
+                self._doubt(commit)
+                self._abandon(writer)
+            raise
+        return True
+
+    def _doubt(self, commit: Commit) -> None:
+        """Nobody knows whether it was committed."""
+        self._doubtful.update(row.shard for row in commit.readings)
+        self._doubtful.update(row.shard for row in commit.events)
 
     async def _roll_back(self, writer: "Dedicated") -> None:
         """End the writer's transaction, or give the connection up when that does not work at once."""
@@ -358,6 +368,33 @@ class PgLog:
             if self._pool is None:
                 self._pool = await open_pool(self._dsn, self._readers, self._application)
             return self._pool
+
+
+def _changes(commit: Commit) -> list[Change]:
+    """What is written besides readings, erasures and notes on alarms."""
+    writers: tuple[tuple[Callable[[Any], Change], Sequence[Any]], ...] = (
+        (_write.events, commit.events),
+        (_write.registrations, commit.registrations),
+        (_write.alarms, commit.alarms),
+        (_write_commands.commands, commit.commands),
+        (_write_commands.presences, commit.presences),
+        (_write_twins.twins, commit.twins),
+        (audit_trail.entries, commit.audits),
+        (_write_anomalies.anomalies, commit.anomalies),
+        (_write.dead_letters, commit.dead_letters),
+    )
+    return [*(write(rows) for write, rows in writers if rows), *_write.timers(commit.timers)]
+
+
+def _tell(told: Sequence[tuple[str, str]], check: Change = NO_CHECK) -> Change:
+    """Tell who listens, after a check."""
+    n = len(check.arguments)
+    channels, payloads = [channel for channel, _ in told], [payload for _, payload in told]
+    statement = (
+        f"{check.statement}, (SELECT count(pg_notify(channel, payload))"
+        f" FROM unnest(${n + 1}::text[], ${n + 2}::text[]) AS told (channel, payload))"
+    )
+    return Change(statement, [*check.arguments, channels, payloads])
 
 
 async def _copy(writer: "Dedicated", table: str, columns: Sequence[str], data: bytes) -> None:

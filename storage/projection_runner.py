@@ -11,6 +11,7 @@ from sensorium.actors.errors import InvalidMessage, LogUnavailable, SensoriumErr
 from sensorium.actors.messages import DeadLetter
 from sensorium.actors.placement import ALL_SHARDS
 from sensorium.storage import _write
+from sensorium.storage._joined import apply
 from sensorium.storage.database import Connection, connect, translated
 from sensorium.storage.projection import LogEntry, ProjectionSettings, Sink, SinkUnavailable
 from sensorium.storage.projection_reader import SCAN_TIMEOUT_S, LogReader, Place, beginning, since
@@ -238,7 +239,7 @@ class ProjectionRunner:
         async with connection.transaction():
             await self._sink.flush(connection)
             if self._poison:
-                await _write.dead_letters(connection, self._poison)
+                await apply(connection, _write.dead_letters(self._poison))
             await self._move(connection, place)
         self._revision += 1
         self._flushes += 1

@@ -8,8 +8,9 @@ import pytest
 from sensorium.actors.maintenance import Maintenance
 from sensorium.actors.origin import Origin, asked_by
 from sensorium.actors.records import AuditRow
+from sensorium.storage._joined import apply
 from sensorium.storage.audit_chain import AuditLog, forget, note_if_other
-from sensorium.storage.audit_trail import MAX_BYTES, REDACTED, append, record, redacted
+from sensorium.storage.audit_trail import MAX_BYTES, REDACTED, entries, record, redacted
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.maintenance import PgMaintenance
 from sensorium.storage.webhooks import PgWebhooks, WebhookSpec
@@ -160,7 +161,7 @@ async def test_many_append_at_once(dsn: str) -> None:
 async def test_what_a_database_away_could_not_give_is_taken_once(two_pools: list[Pool]) -> None:
     main, other = two_pools
     async with acquired(other) as connection:
-        await append(connection, [AuditRow("d", 1, ADA, "device.change", "d", None, None)])
+        await apply(connection, entries([AuditRow("d", 1, ADA, "device.change", "d", None, None)]))
         # As if it had been chained, and the outbox not been emptied any more.
         waiting = await connection.fetch("SELECT entry_id, body FROM audit_outbox")
     log = AuditLog([main, other])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from storage_rows import NOON_MS, event, reading
+from storage_rows import NOON_MS, reading
 from storage_stores import Store
 
 from sensorium.actors.errors import InvalidMessage
@@ -15,7 +15,7 @@ from sensorium.actors.metrics import BOOL, NUMBER, TEXT, MetricSet, metric_set
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.records import Commit, ReadingRow
 from sensorium.storage import _rows_py
-from sensorium.storage.encode import _reading, decode_values, encode_events, encode_readings
+from sensorium.storage.encode import _reading, decode_values, encode_readings
 from sensorium.storage.log import PgLog
 
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -111,13 +111,6 @@ def test_values_are_split_and_joined_by_position(made: tuple[MetricSet, list[Val
 def test_what_does_not_fit_is_refused(row: ReadingRow) -> None:
     with pytest.raises(InvalidMessage):
         encode_readings([reading("d", 1), row])
-
-
-def test_an_event_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InvalidMessage):
-        encode_events([event("d", 1, kind="a\0")])
-    with pytest.raises(InvalidMessage):
-        encode_events([event("d", 1)._replace(time_ms=2**62)])
 
 
 def test_the_fast_path_and_the_general_one_agree() -> None:
