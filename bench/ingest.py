@@ -44,6 +44,7 @@ from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Operator, RuleSpec, Severity, Threshold, ZScore
 from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator
 from sensorium.cluster.adapters import adapter_service
+from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.services import mqtt_adapter
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
@@ -184,6 +185,7 @@ async def platform(directory: Path, seconds: float, hosts: int, soak_s: float) -
     """Figure (a), the latency at half its rate, and with `soak_s` the memory over a long run."""
     database = EmbeddedPostgres(directory / "postgres", {"track_commit_timestamp": "on"})
     database.start()
+    os.environ.update(RAY_ENVIRONMENT)
     ray.init(
         address="local",
         namespace=NAMESPACE,

@@ -27,6 +27,8 @@ RAY_ENVIRONMENT: Final = {
     # A host that is replaced leaves a record in Ray's control store; the default keeps 100,000 of them.
     "RAY_maximum_gcs_destroyed_actor_cached_count": "100",
     "RAY_worker_maximum_startup_concurrency": str(STARTED_TOGETHER),
+    # Ray's default, 15, lets everything else on the machine go first: database, broker, whoever calls us.
+    "RAY_worker_niceness": "0",
 }
 """What Ray itself is told, on a deployed cluster and on a single machine."""
 
