@@ -1,6 +1,7 @@
 """The command line on a machine where another platform runs: start, look, stop, start again, be killed."""
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -70,6 +71,8 @@ def test_two_platforms_and_a_restart(platform: PlatformProcess, own_dir: Path) -
         assert (status["http_url"], status["hosts"]) == (url, psutil.cpu_count())
         assert status["ray_address"] != platform.state.ray_address
         assert "check database" in run_sensorium("status", "--data-dir", first.data_dir).stdout
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert {p.nice() for p in first.processes()} == {ours}, "processes that give way to all others"
         assert first.http_port in first.listening()
         assert first.listening() & platform.listening() == set(), "ports that answer for both"
 
