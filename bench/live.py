@@ -5,7 +5,7 @@
 telemetry at a fixed rate, first with nobody listening, then with subscribers, half of them over WebSockets
 and half over Server-Sent Events, each following so many devices of its own. It shows from publish to commit
 without and with them, from commit to subscriber, and what was told, dropped and used. The subscribers are in
-this process and take their part of the machine, at the platform's priority; they count items and look at
+this process and take their part of the machine, at the platform's priority. They count items and look at
 times, but do not parse JSON.
 """
 
@@ -39,8 +39,6 @@ WARM_UP_S = 3.0
 TIMEOUT_S = 240.0
 CONNECTING_AT_ONCE = 20
 SAMPLED = 200_000
-PLATFORM_NICE = 15
-"""Of Ray's workers. Subscribers have machines of their own; here they must not come before the hosts."""
 
 _COMMITTED = re.compile(rb'"committed_ms":(\d{13})')
 _GAP = re.compile(rb'"type":"gap","cursor":"[^"]*","dropped":(\d+)')
@@ -58,7 +56,7 @@ class Counts:
     def __init__(self) -> None:
         self.items = self.bytes = self.gaps = self.dropped = self.lost = 0
         self.late_ms: list[float] = []
-        self.counts = self.listening = False
+        self.counts = False
 
 
 class Subscriber(asyncio.Protocol):
@@ -159,9 +157,6 @@ async def measured(
 ) -> dict[str, Any]:
     publishing = asyncio.create_task(load(broker_port, options.rate, options.seconds))
     await asyncio.sleep(WARM_UP_S)
-    if counts.listening:
-        # After the load was started, which would inherit it.
-        os.setpriority(os.PRIO_PROCESS, 0, max(PLATFORM_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     replicas = api_processes(pid)
     before_s, own_before_s, begin = cpu_s(replicas), time.process_time(), time.time()
     counts.counts = True
@@ -209,7 +204,6 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                     await asyncio.gather(*(router.ask(Register(d, "bench"), 60) for d in names))
                     quiet = await measured(pool, port, options, Counts(), process.pid)
                     counts = Counts()
-                    counts.listening = True
                     subscribers = await connect(state, options.subscribers, options.each, counts)
                     followed = await measured(pool, port, options, counts, process.pid)
                     for subscriber in subscribers:
