@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
-from cluster_world import DATABASE, World
+from cluster_world import COORDINATOR, DATABASE, World
 from network import Network
 
 from sensorium.cluster.run_directory import is_running, read_state
@@ -45,13 +45,16 @@ async def kill_node(world: World) -> None:
 
 
 async def kill_driver(world: World) -> None:
-    """SIGKILL to `sensorium up` on the head; another one takes over."""
+    """SIGKILL to `sensorium up` on the head. What it leaves serves on, until another takes over and ends that."""
     folder = world.machines.folder / "data"
+    left_behind = world.process(COORDINATOR, "head")
     os.kill(read_state(folder).pid, signal.SIGKILL)
-    world.struck.set()
     await world.eventually(lambda: not is_running(folder), "its end", 10)
     await asyncio.sleep(AWAY_S)
-    await asyncio.to_thread(world.machines.start_platform)
+    starting = asyncio.create_task(asyncio.to_thread(world.machines.start_platform))
+    await world.eventually(lambda: not left_behind.is_running(), "what was left behind to be ended")
+    world.struck.set()
+    await starting
     await world.spread_evenly()
 
 
