@@ -251,6 +251,7 @@ def claim_cluster(namespace: str = NAMESPACE) -> "ActorHandle[Any]":
         ValueError: another process is; one that has died is waited for.
     """
     options = {"name": "platform", "namespace": f"{namespace}.claim", "num_cpus": 0}
+    options["max_task_retries"] = -1  # a call that fails on the way says nothing about the claim
     deadline_s = time.monotonic() + CLAIM_TIMEOUT_S
     while True:
         try:
@@ -301,17 +302,24 @@ def find_coordinator(namespace: str = NAMESPACE) -> "ActorHandle[Any]":
     return handle
 
 
-async def steer_coordinator(coordinator: "ActorHandle[Any]", method: str) -> None:
+async def steer_coordinator(
+    coordinator: "ActorHandle[Any]", method: str, clock_s: Callable[[], float] = time.monotonic
+) -> None:
     """Call its `start` or `stop`, which may be called twice: again when the call did not get through.
 
-    Raises ActorUnavailableError after `STEER_TIMEOUT_S`, and whatever the method raises.
+    A call that took long before it failed did get through: its answer was lost. Raises ActorUnavailableError
+    when none got through for `STEER_TIMEOUT_S`, and whatever the method raises.
     """
-    deadline_s = time.monotonic() + STEER_TIMEOUT_S
+    deadline_s = clock_s() + STEER_TIMEOUT_S
     while True:
+        began_s = clock_s()
         try:
             return await coordinator.call.remote(method)  # type: ignore[no-any-return]
         except ActorUnavailableError:
-            if time.monotonic() > deadline_s:
+            now_s = clock_s()
+            if now_s - began_s > STEER_TIMEOUT_S:
+                deadline_s = now_s + STEER_TIMEOUT_S
+            if now_s > deadline_s:
                 raise
             await asyncio.sleep(0.5)
 

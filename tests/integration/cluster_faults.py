@@ -45,7 +45,7 @@ async def kill_node(world: World) -> None:
 
 
 async def kill_driver(world: World) -> None:
-    """SIGKILL to `sensorium up` on the head. What it leaves serves on, until another takes over and ends that."""
+    """SIGKILL to `sensorium up` on the head. What it leaves serves on, until another takes over."""
     folder = world.machines.folder / "data"
     left_behind = world.process(COORDINATOR, "head")
     os.kill(read_state(folder).pid, signal.SIGKILL)
