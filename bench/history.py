@@ -20,6 +20,7 @@ from typing import Any
 import history_load
 import psutil
 
+from sensorium.actors.messages import Quality
 from sensorium.actors.metrics import metric_set
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.records import Commit, ReadingRow, Registration
@@ -70,10 +71,9 @@ class Writer:
         self._heads[shard] += 1
         gauss = self._random.gauss
         values: list[Any] = [gauss(20, 1), gauss(50, 2), gauss(1013, 5)]
+        key = self._random.getrandbits(63)
         self._rows.append(
-            ReadingRow(
-                shard, self._heads[shard], device_key(device_id), time_ms, self.count, 0, METRICS, values
-            )
+            ReadingRow(shard, self._heads[shard], device_key(device_id), time_ms, key, 0, METRICS, values)
         )
         self.count += 1
         if len(self._rows) >= BATCH:
@@ -85,26 +85,48 @@ class Writer:
         self._rows = []
 
 
-async def stored_day(dsn: str, writer: Writer) -> dict[str, float]:
-    """Bytes a reading of a device at 1 Hz takes after a day, in the log and in all levels of rollups."""
-    pool = await open_pool(dsn)
-    before = await history_load.sizes(pool)
-    for second in range(86_400):
-        await writer.add("day", START_MS + second * 1000)
-    await writer.flush()
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    while runner.statistics()["entries"] < writer.count:
-        await runner.ping()
-        await asyncio.sleep(0.05)
-    await runner.stop()
-    after = await history_load.sizes(pool)
-    await close_pool(pool)
-    return {name: (after[name] - before[name]) / writer.count for name in after}
+async def stored_day() -> dict[str, float]:
+    """Bytes a reading of a device at 1 Hz takes after a day: as a row, compacted, and in all rollups."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sensorium-bench-") as directory,
+        EmbeddedPostgres(Path(directory) / "pg") as server,
+    ):
+        await migrate(server.dsn)
+        members = await PgMembershipFactory(server.dsn)()
+        log = PgLog(server.dsn, await members.join("bench"))
+        pool = await open_pool(server.dsn)
+        writer, before = Writer(log), await history_load.sizes(pool)
+        for second in range(86_400):
+            await writer.add("day", START_MS + second * 1000)
+        await writer.flush()
+        rows = await history_load.sizes(pool)
+        runner = ProjectionRunner(server.dsn, SETTINGS, RollupSink())
+        await runner.start()
+        while runner.statistics()["entries"] < writer.count:
+            await runner.ping()
+            await asyncio.sleep(0.05)
+        await runner.stop()
+        async with acquired(pool) as connection:
+            today = await connection.fetchval("SELECT to_char(now(), 'YYYYMMDD')")
+        await history_load.dated_back(pool)
+        async with acquired(pool) as connection:
+            await connection.execute(f"TRUNCATE readings_{today}")
+        await history_load.compacted(server.dsn)
+        after = await history_load.sizes(pool)
+        await close_pool(pool)
+        await log.close()
+        await members.close()
+    return {
+        "rows": (rows["log"] - before["log"]) / writer.count,
+        "log": (after["log"] - before["log"]) / writer.count,
+        "rollups": (after["rollups"] - before["rollups"]) / writer.count,
+    }
 
 
 async def write(writer: Writer, log: PgLog, devices: int) -> None:
-    """A year of one device every 15 minutes, a week of many every 30 minutes."""
+    """A day of one device at 1 Hz, a year of one every 15 minutes, a week of many every 30 minutes."""
+    for second in range(86_400):
+        await writer.add("day", START_MS + second * 1000)
     ids = [f"many-{n}" for n in range(devices)]
     await log.commit(
         Commit(registrations=[Registration(i, "many", "active", None, {}, START_MS, START_MS) for i in ids])
@@ -155,8 +177,28 @@ async def median_ms(call: Callable[[], Awaitable[Any]]) -> float:
     return statistics.median(took)
 
 
-async def questions(pool: Pool) -> dict[str, dict[str, Any]]:
-    """Medians of each question both ways, and whether the answers agree."""
+async def again(pool: Pool, asked: dict[str, Callable[[], Awaitable[Any]]]) -> dict[str, float]:
+    """Medians of questions in milliseconds."""
+    return {name: await median_ms(call) for name, call in asked.items()}
+
+
+def raw_questions(history: History) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """What only the readings answer."""
+    noon_ms = START_MS + DAY_MS // 2
+    return {
+        "the newest 1,000 readings at 1 Hz": lambda: history.readings("day", limit=1000, order="desc"),
+        "1,000 readings at 1 Hz from noon on": lambda: history.readings("day", noon_ms, limit=1000),
+        "an hour at 1 Hz, of good quality": lambda: history.aggregate(
+            "day", noon_ms, noon_ms + 3_600_000, None, "mean", quality=Quality.GOOD
+        ),
+        "a day at 1 Hz, of good quality": lambda: history.aggregate(
+            "day", START_MS, START_MS + DAY_MS, None, "mean", 3_600.0, quality=Quality.GOOD
+        ),
+    }
+
+
+async def questions(pool: Pool) -> tuple[dict[str, dict[str, Any]], dict[str, Callable[[], Awaitable[Any]]]]:
+    """Medians of each question both ways, and whether the answers agree; and the questions."""
     history = History(pool)
 
     async def plain(statement: str, *arguments: Any) -> list[Any]:
@@ -191,10 +233,11 @@ async def questions(pool: Pool) -> dict[str, dict[str, Any]]:
             "target_ms": target_ms,
             "source": answer.source,
         }
-    return answers
+    return answers, {name: ours for name, (ours, _, _) in asked.items()}
 
 
 async def run(devices: int) -> dict[str, Any]:
+    stored = await stored_day()
     with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as directory:
         data = Path(directory) / "pg"
         with EmbeddedPostgres(data) as server:
@@ -202,18 +245,29 @@ async def run(devices: int) -> dict[str, Any]:
             members = await PgMembershipFactory(server.dsn)()
             log = PgLog(server.dsn, await members.join("bench"))
             writer = Writer(log)
-            stored = await stored_day(server.dsn, writer)
             await write(writer, log, devices)
             process = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
             count = writer.count
-            projected = await project(server.dsn, count - 86_400, process)
+            projected = await project(server.dsn, count, process)
             for n in range(1_000):
                 await writer.add(f"many-{n % devices}", START_MS + 7 * DAY_MS + n)
             await writer.flush()
             pool = await open_pool(server.dsn)
             async with acquired(pool) as connection:
                 await connection.execute("ANALYZE")
-            answers = await questions(pool)
+            answers, ours = await questions(pool)
+            of_rows = await again(pool, raw_questions(History(pool)))
+            same = [await call() for call in (*ours.values(), *raw_questions(History(pool)).values())]
+            await history_load.dated_back(pool)
+            compaction = await history_load.compacted(server.dsn)
+            async with acquired(pool) as connection:
+                await connection.execute("VACUUM ANALYZE readings")
+            if same != [await call() for call in (*ours.values(), *raw_questions(History(pool)).values())]:
+                raise SystemExit("bench: an answer is another one from compacted days")
+            for name, took_ms in (await again(pool, ours)).items():
+                answers[name]["compacted_ms"] = took_ms
+            of_chunks = await again(pool, raw_questions(History(pool)))
+            raw = {name: {"ms": ms, "compacted_ms": of_chunks[name]} for name, ms in of_rows.items()}
             await close_pool(pool)
             loaded = await history_load.measured(writer, server.dsn, START_MS + 8 * DAY_MS)
             await log.close()
@@ -223,6 +277,8 @@ async def run(devices: int) -> dict[str, Any]:
         "bytes_a_reading": stored,
         "projection": projected,
         "questions": answers,
+        "raw_questions": raw,
+        "compaction": compaction,
         **loaded,
     }
 
@@ -237,17 +293,25 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     print(f"{result['readings']:,} readings of three metrics")
-    log, rollups = result["bytes_a_reading"]["log"], result["bytes_a_reading"]["rollups"]
+    stored = result["bytes_a_reading"]
     print(
-        f"  a day at 1 Hz: {log:.0f} bytes a reading in the log, {rollups:.0f} in rollups (target 120 in all)"
+        f"  a day at 1 Hz: {stored['log']:.0f} bytes a reading in the log, {stored['rollups']:.0f} in rollups"
+        f" (target 120 in all), before it is compacted {stored['rows']:.0f}"
+    )
+    packed = result["compaction"]
+    print(
+        f"  compacted without pauses: {packed['readings'] / packed['seconds']:,.0f} readings/s,"
+        f" {packed['days']} days"
     )
     for name, value in result["projection"].items():
         print(f"  projection: {name.replace('_', ' ')}: {value:,.1f}")
     for name, found in result["questions"].items():
         print(
             f"  {name}: {found['ms']:.1f} ms from {found['source']} (target {found['target_ms']:.0f}),"
-            f" plain SQL {found['plain_sql_ms']:.1f} ms"
+            f" compacted {found['compacted_ms']:.1f}, plain SQL {found['plain_sql_ms']:.1f} ms"
         )
+    for name, found in result["raw_questions"].items():
+        print(f"  {name}: {found['ms']:.1f} ms, compacted {found['compacted_ms']:.1f} ms")
     alone, beside = result["copied_a_second"], result["copied_a_second_with_rollups"]
     print(f"  commits of 5,000: {alone:,.0f} readings/s, {beside:,.0f} with rollups being made")
     lag = result["lag"]

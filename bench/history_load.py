@@ -7,9 +7,12 @@ import asyncio
 import statistics
 import time
 from collections import deque
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from sensorium.storage.database import Pool
+from sensorium.storage.compaction import CompactionSettings, compact, drop_emptied, due
+from sensorium.storage.database import Pool, connect
+from sensorium.storage.partitions import attached, create
 from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
@@ -19,12 +22,20 @@ SECONDS: Final = 20
 STEP_S: Final = 0.05
 COPIED: Final = 200_000
 _POLL_S: Final = 0.005
+_BACK = """
+INSERT INTO readings (shard, log_offset, device, time, key, flags, metric_set, numbers, texts, committed_at)
+SELECT shard, log_offset, device, time, key, flags, metric_set, numbers, texts,
+       time + interval '50 ms' + random() * interval '100 ms'
+FROM readings WHERE committed_at >= current_date AND log_offset <= ($1::bigint[])[shard + 1] ORDER BY time
+"""
+_MOVED = "DELETE FROM readings WHERE committed_at >= current_date AND log_offset <= ($1::bigint[])[shard + 1]"
+"""What the rollups have read."""
 
 _BYTES = """
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
 WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname ~ $1
 """
-_READINGS: Final = "^readings_[0-9]"
+_READINGS: Final = "^reading(s|_chunks)_[0-9]"
 _ROLLUPS: Final = "^rollups_"
 
 
@@ -38,11 +49,50 @@ class Writes(Protocol):
 
 
 async def sizes(pool: Pool) -> dict[str, int]:
-    """Bytes of the readings and of the rollups, with their indexes, empty partitions included."""
+    """Bytes of the readings, rows and chunks, and of the rollups, with indexes and empty partitions."""
     return {
         "log": await pool.fetchval(_BYTES, _READINGS),
         "rollups": await pool.fetchval(_BYTES, _ROLLUPS),
     }
+
+
+async def dated_back(pool: Pool) -> None:
+    """Have what was committed today, and is in the rollups, be committed just after its event time.
+
+    As a device at work has it: a commit for each of its readings, on the day of their events.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL statement_timeout = 0")
+        cursors = await connection.fetchval("SELECT cursors FROM projections WHERE name = 'rollups'")
+        days = await connection.fetch("SELECT DISTINCT (time AT TIME ZONE 'UTC')::date AS day FROM readings")
+        have = {day for day, _ in await attached(connection, "readings")}
+        for row in days:
+            if row["day"] not in have:
+                await create(connection, "readings", row["day"])
+        await connection.execute(_BACK, cursors, timeout=600)
+        await connection.execute(_MOVED, cursors, timeout=600)
+
+
+async def compacted(dsn: str) -> dict[str, float]:
+    """Compact all days that are over: readings, seconds without pauses, and of these in the server."""
+    connection = await connect(dsn, "sensorium-bench")
+    try:
+        now = datetime.now(UTC)
+        days = await due(connection, CompactionSettings(), (), now)
+        before = await connection.fetchval("SELECT coalesce(sum(count), 0) FROM reading_chunks")
+        began_s = time.perf_counter()
+        for day in days:
+            await compact(connection, day, (), _at_once)
+        await drop_emptied(connection)
+        seconds = time.perf_counter() - began_s
+        after = await connection.fetchval("SELECT coalesce(sum(count), 0) FROM reading_chunks")
+    finally:
+        await connection.close()
+    return {"readings": after - before, "days": len(days), "seconds": seconds}
+
+
+async def _at_once(_: float) -> bool:
+    return True
 
 
 async def copied(writer: Writes, dsn: str, begin_ms: int, rollups: bool) -> float:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from sensorium.storage._read import ALARM_COLUMNS, DEVICE_COLUMNS
-from sensorium.storage._readings_sql import readings
+from sensorium.storage._readings_sql import holds, readings
 
 HEAD_SLACK_S: Final = 600
 """How much older than the moment of `save` the heads given to it may be, commits in flight included."""
@@ -87,18 +87,10 @@ LATERAL ({_TAIL}) AS r
 ORDER BY asked.device, r.log_offset
 """
 
-# A reading's time is at most a day ahead of its commit, so older partitions cannot hold it.
-_SEEN: Final = readings(
-    "r.key",
-    "r.device = asked.device AND r.time = asked.time AND r.key = asked.key",
-    "r.committed_at >= asked.time - interval '25 hours'",
-    """c.first_time <= asked.time AND c.last_time >= asked.time AND asked.key = ANY(c.keys)
-    AND c.committed_at >= asked.time - interval '49 hours'""",
-)
 SEEN: Final = f"""
 SELECT asked.device, asked.time, asked.key
 FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[]) AS asked (device, time, key)
-WHERE EXISTS ({_SEEN})
+WHERE {holds("asked.device", "asked.time", "asked.key")}
 """
 
 # A message without a time of its own was stored with that of its receipt, just before its commit: a day that

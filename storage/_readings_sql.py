@@ -120,6 +120,17 @@ def between(start: str, end: str) -> tuple[str, str, str]:
     )
 
 
+def holds(device: str, time: str, key: str) -> str:
+    """Whether such a reading is stored. Of chunks only the keys are looked through, unless one is found."""
+    where, rows, chunks = between(time, f"({time} + interval '1 us')")
+    return f"""
+        (EXISTS (SELECT FROM readings r WHERE r.device = {device} AND {where} AND r.key = {key} AND {rows})
+         OR EXISTS (SELECT FROM reading_chunks c
+                    CROSS JOIN LATERAL unnest(array_positions(c.keys, {key})) AS u (n)
+                    WHERE c.device = {device} AND {chunks} AND coalesce(c.times[u.n], c.first_time) = {time}))
+    """
+
+
 def reach(order: str, want: str, chunks: str, inside: str) -> str:
     """A time within which lie the first `want` readings in that order ("asc" or "desc"), as a subquery.
 

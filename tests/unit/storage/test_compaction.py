@@ -1,7 +1,9 @@
 """Days of readings in chunks: every reader finds what it found before, whatever comes in between."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from storage_rows import registration
 from sensorium.actors.messages import Quality, ReadingFlag
 from sensorium.actors.metrics import EMPTY, MetricSet, metric_set
 from sensorium.actors.placement import device_key, shard_of
-from sensorium.actors.records import Commit
+from sensorium.actors.records import Commit, Identity
 from sensorium.storage import PgLog, PgMembership, compaction
-from sensorium.storage._readings_sql import chunked, pack
+from sensorium.storage._readings_sql import chunked, pack, readings
 from sensorium.storage.backup import back_up
 from sensorium.storage.batched import Batched
 from sensorium.storage.compaction import CompactionSettings, NotNow, compact, drop_emptied, due
@@ -228,15 +230,19 @@ async def test_hosts_recognise_and_load_what_is_in_chunks(
         shards = [shard_of(name) for name in DEVICES]
         heads = await log.open(shards)
         loaded = await log.load(DEVICES)
-        seen = await plain.fetch(
-            "SELECT device, time, key FROM readings UNION ALL "
-            + chunked("r.device, r.time, r.key", "true", "true")
+        seen = await log.seen(
+            [Identity(*(device, at, key + n)) for device, at, key in stored for n in (0, 1)]
         )
         await log.close()
-        return heads, loaded, sorted(tuple(row) for row in seen)
+        return heads, loaded, seen
 
+    stored = [
+        (row["device"], int(row["time"].timestamp() * 1000), row["key"])
+        for row in await plain.fetch("SELECT device, time, key FROM readings WHERE key < 1::bigint << 62")
+    ]
     await plain.execute("UPDATE shards SET head = 0, saved_at = '2024-01-01'")
     before = await known()
+    assert before[2] == {Identity(*one) for one in stored}
     async with acquired(pool) as connection:
         await all_compacted(connection)
     await plain.execute("UPDATE shards SET head = 0, saved_at = '2024-01-01'")
@@ -294,6 +300,44 @@ async def test_a_reader_with_an_older_view_keeps_the_rows(
         assert await plain.fetchval("SELECT count(*) FROM readings_20240101") > 0
     async with acquired(pool) as connection:
         assert await compact(connection, DAY, (), at_once)
+
+
+async def test_whoever_reads_meanwhile_finds_each_reading_once(
+    dsn: str, pool: Pool, plain: Any, filled: None
+) -> None:
+    """Statements of their own, and two of one older view with the swap in between."""
+    all_of_them = f"SELECT count(*), sum(key % 1000) FROM ({readings('r.key', 'true')}) AS found"
+    expected = tuple(await plain.fetchrow(all_of_them))
+    done, looks = asyncio.Event(), 0
+
+    async def look(at_one_moment: bool) -> None:
+        nonlocal looks
+        other = await asyncpg.connect(dsn)
+        while not done.is_set():
+            if at_one_moment:
+                async with other.transaction(isolation="repeatable_read", readonly=True):
+                    assert tuple(await other.fetchrow(all_of_them)) == expected
+                    await asyncio.sleep(0.01)
+                    assert tuple(await other.fetchrow(all_of_them)) == expected
+            else:
+                assert tuple(await other.fetchrow(all_of_them)) == expected
+            looks += 1
+            # Lets the swap have its locks.
+            await asyncio.sleep(0.02)
+        await other.close()
+
+    async with asyncio.TaskGroup() as group:
+        for at_one_moment in (False, True):
+            group.create_task(look(at_one_moment))
+        async with acquired(pool) as connection:
+            for n in range(3):
+                while True:
+                    with suppress(NotNow):
+                        await compact(connection, DAY + timedelta(days=n), (), at_once)
+                        break
+        done.set()
+    assert looks > 3
+    assert await plain.fetchval("SELECT count(*) FROM readings") == 0
 
 
 async def test_it_waits_for_projections_backups_and_deletions(
