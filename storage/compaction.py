@@ -50,7 +50,7 @@ _ERASING: Final = "SELECT EXISTS (SELECT FROM erasures WHERE state = 'ERASING' O
 # What such a transaction has seen of the log is without the last step.
 _OLDER: Final = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-               AND backend_xmin IS NOT NULL AND xact_start < $1)
+               AND backend_type = 'client backend' AND backend_xmin IS NOT NULL AND xact_start < $1)
 """
 _LEAVES: Final = """
 SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

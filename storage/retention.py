@@ -58,7 +58,7 @@ DELETE FROM alarms WHERE alarm_id IN
      ORDER BY start_at, alarm_id LIMIT $3)
 """
 _SIZES: Final = """
-SELECT coalesce(root.relname, child.relname)::text AS kind,
+SELECT regexp_replace(coalesce(root.relname, child.relname), '^compacting_\\d+$', 'reading_chunks') AS kind,
        CASE WHEN above.partstrat = 'l'
             THEN substring(pg_get_expr(child.relpartbound, child.oid) FROM '[0-9]+')::int END AS class,
        sum(pg_total_relation_size(child.oid))::bigint AS bytes
