@@ -18,7 +18,7 @@ import asyncpg
 from sensorium.actors.errors import SensoriumError
 from sensorium.actors.placement import ALL_SHARDS
 from sensorium.storage._readings_sql import pack
-from sensorium.storage.database import GRACE_S, Connection, connect, translated
+from sensorium.storage.database import GRACE_S, STATEMENT_TIMEOUT_S, Connection, connect, translated
 from sensorium.storage.partitions import BACKUP_KEY, CHUNKS, LOCK_KEY, attached, create_class, midnight
 from sensorium.storage.projection_reader import SETTLED
 from sensorium.storage.retention_classes import DEFAULT
@@ -170,7 +170,8 @@ async def _begin(connection: Connection, day: date) -> None:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM compaction)"):
             await connection.execute("INSERT INTO compaction VALUES ($1, 0, now())", day)
             await connection.execute(
-                f"CREATE TABLE {name} (LIKE {CHUNKS} INCLUDING ALL) PARTITION BY LIST (class)"
+                f"CREATE TABLE {name} (LIKE {CHUNKS} INCLUDING ALL EXCLUDING INDEXES)"
+                " PARTITION BY LIST (class)"
             )
         for number in {DEFAULT, *(row["class"] for row in await connection.fetch(_CLASSES))}:
             if await connection.fetchval("SELECT to_regclass($1) IS NULL", f"{name}_c{number}"):
@@ -208,7 +209,16 @@ async def _copy(connection: Connection, day: date, pause: Pause) -> bool:
 
 async def _swap(connection: Connection, day: date, wait_for: Sequence[str]) -> None:
     """Have readers find the chunks instead of the rows, all at once."""
-    await connection.execute(f"ANALYZE {_unfinished(day)}", timeout=STEP_TIMEOUT_S)
+    name = _unfinished(day)
+    # Built at once, an index is smaller than one that grows. They are those of the migration.
+    await connection.execute(
+        f"SET statement_timeout = '{STEP_TIMEOUT_S:.0f}s';"
+        f" CREATE INDEX IF NOT EXISTS {name}_device ON {name} (device, first_time);"
+        f" CREATE INDEX IF NOT EXISTS {name}_shard ON {name} USING brin (shard)"
+        " WITH (pages_per_range = 8, autosummarize = on);"
+        f" ANALYZE {name}; SET statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'",
+        timeout=STEP_TIMEOUT_S + GRACE_S,
+    )
     copied_ms = await connection.fetchval("SELECT clock_timestamp()")
     # Rows go from under a transaction that sees the log as it was before, and the chunks are too new for it.
     for _ in range(round(LOOK_EVERY_S)):

@@ -434,6 +434,38 @@ async def test_a_class_goes_with_its_partitions(dsn: str, pool: Pool, plain: Any
         assert "reading_chunks_20240103" in dropped
 
 
+@pytest.mark.parametrize(
+    ("devices", "a_day", "at_most"),
+    [(1, 86_400, 0.33), (3_000, 24, 0.5), (20_000, 2, 0.97), (40_000, 1, 1.08)],
+    ids=["each second", "each hour", "twice", "once"],
+)
+async def test_chunks_take_less_than_rows(
+    pool: Pool, plain: Any, devices: int, a_day: int, at_most: float
+) -> None:
+    """Of three metrics, as random as they get."""
+    async with acquired(pool) as connection:
+        await create(connection, "readings", DAY)
+    await plain.execute(
+        "INSERT INTO readings SELECT d % 1024, n * 9 + d, d, t + n * $3::interval, random() * 9e18, 0, 7,"
+        " ARRAY[random(), random(), random()], NULL, t + n * $3::interval + random() * interval '1 s'"
+        " FROM generate_series(1, $1::int) d, generate_series(0, $2::int - 1) n, LATERAL"
+        " (SELECT $4::timestamptz + d * interval '1 ms' AS t) begins ORDER BY 10",
+        *(devices, a_day, timedelta(days=1) / a_day, datetime(2024, 1, 1, tzinfo=UTC)),
+    )
+    size = "SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_partition_tree($1)"
+    rows = await plain.fetchval(size, "readings_20240101")
+    async with acquired(pool) as connection:
+        await all_compacted(connection)
+    chunks = await plain.fetchval(size, "reading_chunks_20240101")
+    readings_there = devices * a_day
+    print(f"{rows / readings_there:.0f} bytes a reading in rows, {chunks / readings_there:.0f} in chunks")
+    assert chunks < rows * at_most
+    # One of each: attaching found those that were there.
+    assert await plain.fetchval(
+        "SELECT count(*) FROM pg_index WHERE indrelid = 'reading_chunks_20240101_c0'::regclass"
+    ) == len(("device", "shard"))
+
+
 async def test_a_backup_has_the_chunks(
     dsn: str, pool: Pool, plain: Any, filled: None, server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
