@@ -77,7 +77,8 @@ class Alarm(msgspec.Struct, frozen=True):
         escalated: how many steps of the rule's escalation it has taken.
         changed_ms: when its severity changed last: the event time, or the clock's of an escalation.
         met, readings: for how many of the readings that were judged while it was active, the first included,
-            its condition held. Of an active alarm they may be a minute behind.
+            its condition held; those of one millisecond count once. Of an active alarm they may be a minute
+            behind.
         last_met_ms, last_reading_ms: event times of the last of those.
     """
 

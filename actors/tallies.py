@@ -26,7 +26,12 @@ class Tally:
         self.due_ms = self.last_reading_ms + WRITE_AFTER_MS
 
     def count(self, holds: bool, time_ms: int) -> bool:
-        """A reading was judged; whether the row should be written again."""
+        """A reading was judged; whether the row should be written again.
+
+        Readings of one millisecond count once: after a crash only their times tell which were counted.
+        """
+        if time_ms <= self.last_reading_ms:
+            return False
         self.readings += 1
         self.last_reading_ms = time_ms
         if holds:

@@ -79,3 +79,14 @@ def test_a_recovery_counts_on_where_it_was(seed):
         each.use()
         each.send(RefreshRules(DEVICE_ID))
     assert {counts(alarm) for alarm in d.log.alarms} == {counts(alarm) for alarm in other.log.alarms}
+
+
+def test_readings_of_one_millisecond_count_alike_after_a_crash():
+    d = Driver(around_of(make_rule(Threshold("a", Operator.GT, 5.0))))
+    for value in (9.0, 9.0, 8.0):
+        d.read({"a": value}, 0)
+    again = d.recovered()
+    for driver in (d, again):
+        driver.read({"a": 1.0}, 1000)
+    assert again.log.alarms[-1] == d.log.alarms[-1]
+    assert (d.log.alarms[-1].readings, d.log.alarms[-1].met) == (2, 1)
