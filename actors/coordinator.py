@@ -80,8 +80,8 @@ process that starts takes seconds of a core, and many would make each other late
 
 MAX_HOSTS: Final = 1024
 
-EPOCHS_A_TERM: Final = 1 << 40
-"""More than shards ever have together: the table of a later coordinator is a later table."""
+TABLES_A_TERM: Final = 1 << 40
+"""More than a coordinator ever makes: the table of a later coordinator is a later table."""
 
 COMING_S: Final = 10.0
 """For how long an isolated device waits for its own process before it is served by a host with others."""
@@ -169,6 +169,8 @@ class Coordinator:
         """Whether there are more of them than `max_isolated`."""
         self._term = 0
         self._table = Table(-1, (), {})
+        self._said: tuple[object, ...] = ()
+        """What the table tells: with anything new it is a later one, since routers ask for those only."""
         self._complete = False
         self._balanced = False
         self._changed = asyncio.Event()
@@ -542,8 +544,6 @@ class Coordinator:
         assert self._membership is not None
         self._members = await self._membership.read()
         owners = self._owners()
-        # Of a database that is away, a coordinator before this one may have known more.
-        version = self._term * EPOCHS_A_TERM + sum(epoch for _, epoch in self._members.owners)
         unowned = self._within_reach([s for s, owner in enumerate(owners[:SHARDS]) if owner is None])
         was_complete, self._complete = self._complete, not unowned
         if self._complete and not was_complete and self._replaced:
@@ -555,6 +555,12 @@ class Coordinator:
             known[shard] = process_of(device_id)
         hosts = [known[shard] if owner is None else owner for shard, owner in enumerate(owners)]
         addresses = {h.name: h.process.address for h in self._hosts.values() if h.serving and h.process}
+        # Of a database that is away, a coordinator before this one may have known more.
+        version = max(self._table.version, self._term * TABLES_A_TERM)
+        incarnations = {name: self._hosts[name].incarnation for name in addresses}
+        said = (sum(epoch for _, epoch in self._members.owners), hosts, homes, incarnations)
+        if said != self._said:
+            self._said, version = said, version + 1
         self._table = Table(version, hosts, addresses, homes, self._members.databases)
         self._announce()
 
