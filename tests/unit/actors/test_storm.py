@@ -32,6 +32,7 @@ from sensorium.actors.isolation import isolated_in, process_of
 from sensorium.actors.messages import ChangeTwin, ClaimTwin, GetLatest, Patch, TwinTold
 from sensorium.actors.placement import SHARDS, device_key, shard_of
 from sensorium.actors.router import Router
+from sensorium.actors.rules import Operator, Reference, Rule, RuleSpec, Threshold
 from sensorium.actors.testing import MemoryStore
 from tests.unit.actors.test_runtime import abandon, assert_log_is_sound, platform
 from tests.unit.actors.virtual import run_virtually
@@ -54,12 +55,27 @@ SETTLED_S: Final = 30.0
 
 ISOLATED: Final = 5
 
+ABOVE = Rule(
+    rule_id="above",
+    version=1,
+    spec=RuleSpec(
+        name="above",
+        condition=Threshold("value", Operator.GT, Reference(twin="desired.n", factor=6.0)),
+    ),
+    created_ms=0,
+    updated_ms=0,
+)
+"""Judged by readings and by what is desired alike: in the end its alarms are as both were last."""
+
 _seed = os.environ.get("SENSORIUM_SEED")
 SEEDS = [int(_seed)] if _seed else range(int(os.environ.get("SENSORIUM_SEEDS", FEW_SEEDS)))
 
 
 class World:
     """A runtime of some hosts, two senders with eight devices each, and the weather between them."""
+
+    judged = False
+    """Whether `ABOVE` is at work."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -89,6 +105,8 @@ class World:
     def _stored(self, clock_ms: Callable[[], int]) -> tuple[Any, Any]:
         """What is stored, and the factories over it."""
         store = Witness(clock_ms)
+        store.set_rules([ABOVE])
+        self.judged = True
         return store, StormyPorts(store, self.weather)
 
     async def start(self) -> None:
@@ -314,6 +332,10 @@ async def recovered(world: World) -> None:
             await world.tell()
             await asyncio.sleep(0.1)
     assert world.told == world.desired == world.store.wished
+    if world.judged:
+        active = {alarm.device_id for alarm in world.store.alarms.values() if alarm.state == "ACTIVE"}
+        above = {device for device, n in world.desired.items() if world.store.acked[device] > 6 * n}
+        assert active == above
     sent = {device: number for devices in world.sent for device, number in devices.items() if number}
     assert sent == {device: number for device, number in world.store.acked.items() if number}
 
