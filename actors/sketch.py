@@ -4,7 +4,6 @@ Masson, Rim, Lee: "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Rel
 PVLDB 12(12), 2019. Merging is adding the counts of equal bins, so the order of merging does not matter.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import accumulate, pairwise
 from math import ceil, log
@@ -30,6 +29,7 @@ Bins = dict[int, int]
 _WIDTHS: Final = "BHIQ"
 _LIMITS: Final = (1 << 8, 1 << 16, 1 << 32, 1 << 64)
 _HEADER: Final = Struct("<Bi")
+_ONE_BIN: Final = Struct("<BiB")
 _structs: dict[tuple[int, int, int], Struct] = {}
 
 
@@ -42,7 +42,11 @@ def bin_of(value: float) -> int:
 
 def bins_of(values: Iterable[float]) -> Bins:
     """The bins of finite values."""
-    return dict(Counter(map(bin_of, values)))
+    bins: Bins = {}
+    for value in values:
+        key = bin_of(value)
+        bins[key] = bins.get(key, 0) + 1
+    return bins
 
 
 def merge(into: Bins, other: Mapping[int, int]) -> None:
@@ -86,6 +90,10 @@ def encode(bins: Mapping[int, int]) -> bytes:
     """Bytes for `decode`: the lowest bin, steps to the next ones and counts, each as narrow as they allow."""
     if not bins:
         return b""
+    if len(bins) == 1:
+        [(lowest, count)] = bins.items()
+        if count < _LIMITS[0]:
+            return _ONE_BIN.pack(0, lowest, count)
     keys = sorted(bins)
     steps = [b - a for a, b in pairwise(keys)]
     counts = [bins[key] for key in keys]

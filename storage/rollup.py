@@ -64,7 +64,16 @@ class Rollup:
     def of_numbers(cls, times_ms: Sequence[int], values: Sequence[float]) -> "Rollup":
         """Of at least one value, in the order of the log."""
         made = cls()
+        made.first_text = made.last_text = None
         made.n = len(values)
+        if made.n == 1:
+            # Where a device sends less than once a minute.
+            value = values[0]
+            made.total = made.least = made.most = made.first = made.last = value
+            made.squares = value * value
+            made.first_ms = made.last_ms = times_ms[0]
+            made.bins = {sketch.bin_of(value): 1}
+            return made
         made.total = sum(values)
         made.squares = sum([value * value for value in values])
         made.least, made.most = min(values), max(values)
@@ -72,7 +81,6 @@ class Rollup:
         made.first = values[times_ms.index(made.first_ms)]
         made.last = values[_last_index(times_ms, made.last_ms)]
         made.bins = sketch.bins_of(values)
-        made.first_text = made.last_text = None
         return made
 
     @classmethod
@@ -93,9 +101,11 @@ class Rollup:
     def copy(self) -> "Rollup":
         """One that merging does not share with this one."""
         made = Rollup()
-        for name in self.__slots__:
-            setattr(made, name, getattr(self, name))
-        made.bins = dict(self.bins)
+        made.n, made.total, made.squares = self.n, self.total, self.squares
+        made.least, made.most, made.first, made.last = self.least, self.most, self.first, self.last
+        made.first_ms, made.last_ms = self.first_ms, self.last_ms
+        made.first_text, made.last_text = self.first_text, self.last_text
+        made.bins = self.bins.copy()
         return made
 
     def merge(self, later: "Rollup") -> None:

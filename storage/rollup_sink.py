@@ -109,14 +109,18 @@ class RollupSink:
             for level in LEVELS:
                 await transaction.execute(_FORGET.format(table=level.table), list(erased))
         kept_from = {row["kind"]: row["kept_from"] for row in await transaction.fetch(_KEPT_FROM)}
-        coarse: list[dict[Key, Rollup]] = [{} for _ in LEVELS[1:]]
         minutes: dict[Key, Rollup] = {}
         for number, (key, rollup) in enumerate(collected.minutes(), 1):
-            _fold(minutes, key, rollup)
-            for level, into in zip(LEVELS[1:], coarse, strict=True):
-                _fold(into, (*key[:3], key[3] // level.width_ms * level.width_ms), rollup)
+            there = minutes.get(key)
+            if there is None:
+                minutes[key] = rollup
+            else:
+                there.merge(rollup)
             if number % CHUNK == 0:
                 await asyncio.sleep(0)
+        coarse = [await _coarser(minutes, LEVELS[1])]
+        for level in LEVELS[2:]:
+            coarse.append(await _coarser(coarse[-1], level))
         await self._know_metrics(transaction, {key[1:3] for key in coarse[-1]})
         classes: dict[int, int] = {}
         if await transaction.fetchval(_HAS_CLASSES):
@@ -176,12 +180,20 @@ class RollupSink:
         self._connection = None
 
 
-def _fold(into: dict[Key, Rollup], key: Key, rollup: Rollup) -> None:
-    there = into.get(key)
-    if there is None:
-        into[key] = rollup.copy()
-    else:
-        there.merge(rollup)
+async def _coarser(finer: Mapping[Key, Rollup], level: Level) -> dict[Key, Rollup]:
+    """The same in wider buckets. Yields in between."""
+    found: dict[Key, Rollup] = {}
+    width_ms = level.width_ms
+    for number, ((device, name, kind, bucket_ms), rollup) in enumerate(finer.items(), 1):
+        key = (device, name, kind, bucket_ms - bucket_ms % width_ms)
+        there = found.get(key)
+        if there is None:
+            found[key] = rollup.copy()
+        else:
+            there.merge(rollup)
+        if number % CHUNK == 0:
+            await asyncio.sleep(0)
+    return found
 
 
 def _rollup(row: Any) -> Rollup:
