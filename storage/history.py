@@ -33,7 +33,7 @@ from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.influx_lines import SUB_MS, point_ns
 from sensorium.storage.pages import Page, check_limit, cursor
-from sensorium.storage.retention_classes import floors
+from sensorium.storage.retention_classes import floors, others_until
 from sensorium.storage.rollup import LEVELS
 
 MAX_BUCKETS: Final = 10_000
@@ -269,7 +269,8 @@ class History:
             make = partial(sql.sketches, interval_s is not None, "asc", parts)
         else:
             make = partial(sql.type_aggregate, aggregation, interval_s is not None, parts)
-        return await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
+        one_row_ms = grain_ms if zone is None and aggregation in sql.SUMMED else None
+        return await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question, one_row_ms)
 
     async def _fetch(
         self,
@@ -281,10 +282,12 @@ class History:
         end_ms: int | None,
         grain_ms: int | None,
         question: Question | None,
+        one_row_ms: int | None = None,
     ) -> list[asyncpg.Record]:
         """Plan the parts and read them, all of the database as of one moment.
 
         `grain_ms`: every bucket is a whole number of these. `question` None: an archive cannot answer it.
+        `one_row_ms`: the buckets' width, where it matters whether a device has one row in each.
         """
         seam = await self._seam()
         if seam is not None:
@@ -305,10 +308,12 @@ class History:
                 planned = now_planned
             elif planned != now_planned:
                 raise LogUnavailable("retention has dropped rollups in between; ask again")
+            of_one_row = await _of_one_row(connection, one_row_ms, asked[1], whose, planned)
             for level, part_start_ms, part_end_ms in planned:
                 if level is not None:
                     source = 2 << LEVELS.index(level)
-                    parts.rollups(level.table, source, part_start_ms, part_end_ms)
+                    whole = of_one_row and level.width_ms == one_row_ms
+                    parts.rollups(level.table, source, part_start_ms, part_end_ms, whole)
                 elif seam is None:
                     parts.readings(part_start_ms, part_end_ms)
                 elif part_end_ms > seam.at_ms:
@@ -370,6 +375,17 @@ async def _planned(
         for kind, floor_ms in (await floors(connection, *whose)).items():
             kept_from[kind] = max(floor_ms, kept_from.get(kind, floor_ms))
     return projected["read_from"], segments(start_ms, end_ms, grain_ms, kept_from)
+
+
+async def _of_one_row(
+    connection: Connection, width_ms: int | None, metric: str, whose: Whose, planned: Sequence[Segment]
+) -> bool:
+    """Whether each device has one row at most in each rollup of this width: of one kind, and of one class."""
+    starts = [segment.start_ms for segment in planned if segment.level and segment.level.width_ms == width_ms]
+    if not starts or await connection.fetchval(sql.KINDS_OF_NAME, metric) != 1:
+        return False
+    until_ms = await others_until(connection, *whose)
+    return until_ms is None or until_ms <= starts[0]
 
 
 async def _device_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets[Bucket]:

@@ -63,6 +63,14 @@ SELECT split_part(r.kind, '/', 1) AS kind,
        max(least(r.kept_from, w.until + interval '25 hours')) AS kept_from
 FROM retention r JOIN written w ON r.kind LIKE '%/' || w.class GROUP BY 1
 """
+_OTHERS_UNTIL: Final = """
+WITH asked AS (SELECT device, device_type FROM devices
+               WHERE ($1::bigint[] IS NULL OR device = ANY($1)) AND ($2::text IS NULL OR device_type = $2))
+SELECT max(at) + interval '25 hours' FROM (
+    SELECT greatest(since, until) AS at FROM retention_class_types
+        WHERE device_type IN (SELECT device_type FROM asked)
+    UNION ALL SELECT until FROM former_device_types WHERE device IN (SELECT device FROM asked)) AS changes
+"""
 _OF_DEVICES: Final = """
 SELECT d.device, t.class FROM devices d
 JOIN retention_class_types t ON t.device_type = d.device_type AND t.until IS NULL
@@ -214,3 +222,13 @@ async def floors(
     """
     rows = await connection.fetch(_FLOORS, None if devices is None else list(devices), device_type)
     return {row["kind"]: row["kept_from"] for row in rows}
+
+
+async def others_until(
+    connection: Connection, devices: Collection[int] | None, device_type: str | None = None
+) -> int | None:
+    """From what time (ms) on all rows of each of these devices have one class; None: from the beginning."""
+    until: int | None = await connection.fetchval(
+        _OTHERS_UNTIL, None if devices is None else list(devices), device_type
+    )
+    return until

@@ -26,7 +26,7 @@ from sensorium.storage.retention import (
     forget_alarms,
     sizes,
 )
-from sensorium.storage.retention_classes import KEPT_FROM, Days, floors, settle
+from sensorium.storage.retention_classes import KEPT_FROM, Days, floors, others_until, settle
 from sensorium.storage.rollup import LEVELS
 from sensorium.storage.rollup_sink import SETTINGS, RollupSink, partition_start
 
@@ -285,3 +285,40 @@ async def test_rollups_from_before_there_were_classes_stay_where_they_are(
             assert len(with_key) == 3
             assert name in with_key
         await close_pool(pool)
+
+
+async def test_devices_of_a_type_are_counted_once_however_their_rows_lie(dsn: str, pool: Pool) -> None:
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    history, hour_ms = History(pool), 3_600_000
+    names = ("a", "b", "c")
+    await log.commit(
+        Commit(
+            registrations=[registration(name, "pump") for name in names],
+            readings=[reading(name, n + 1, NOON_MS + n * hour_ms) for n in range(2) for name in names[n:]],
+        )
+    )
+    await counted(dsn, 5)
+    # Not counted yet: one more of a device that the hour has, and one of a device that it has not.
+    late = [reading(name, 3, NOON_MS + hour_ms, key=3) for name in ("a", "b")]
+    await log.commit(Commit(readings=late))
+
+    async def asked(aggregation: str) -> list[tuple[float, int]]:
+        until_ms = NOON_MS + 24 * hour_ms
+        found = await history.aggregate_type("pump", "temperature", NOON_MS, until_ms, aggregation, 3600)
+        return [(float(bucket.value), bucket.devices) for bucket in found]
+
+    hours = [(3.0, 3), (4.0, 3)]
+    assert await asked("count") == hours
+    assert await asked("sum") == [(61.5, 3), (82.0, 3)]
+    # A device of another class than before may have two rows in an hour.
+    await settle([dsn], Days(), {"pump": Days(7)})
+    assert await asked("count") == hours
+    await log.commit(Commit(readings=[reading("a", 4, NOON_MS + hour_ms, key=4)]))
+    await counted(dsn, 3)
+    assert await asked("count") == [(3.0, 3), (5.0, 3)]
+    async with acquired(pool) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM rollups_1h WHERE class = 1") > 0
+        # As if that had been long ago.
+        await connection.execute("UPDATE retention_class_types SET since = 'epoch'")
+        assert await others_until(connection, None, "pump") == 25 * hour_ms
+    await log.close()
