@@ -91,8 +91,8 @@ async def compacted(dsn: str) -> dict[str, float]:
     return {"readings": after - before, "days": len(days), "seconds": seconds}
 
 
-async def _at_once(_: float) -> bool:
-    return True
+async def _at_once(_: float) -> None:
+    pass
 
 
 async def copied(writer: Writes, dsn: str, begin_ms: int, rollups: bool) -> float:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -78,8 +78,8 @@ class CompactionSettings:
     after_days: int = 0
 
 
-Pause = Callable[[float], Awaitable[bool]]
-"""Waits so many seconds; whether to go on."""
+Pause = Callable[[float], Awaitable[None]]
+"""Waits so many seconds."""
 
 
 class NotNow(SensoriumError):
@@ -112,21 +112,19 @@ async def due(
     return days
 
 
-async def compact(connection: Connection, day: date, wait_for: Sequence[str], pause: Pause) -> bool:
-    """Compact a day that is `due`; whether it is, or has to be gone on with later.
+async def compact(connection: Connection, day: date, wait_for: Sequence[str], pause: Pause) -> None:
+    """Compact a day that is `due`. May be cut off anywhere, and goes on from there when called again.
 
     Raises:
         NotNow: a backup, a deletion or a reader is in the way.
     """
     await _begin(connection, day)
-    if not await _copy(connection, day, pause):
-        return False
+    await _copy(connection, day, pause)
     try:
-        await _swap(connection, day, wait_for)
+        await _swap(connection, day, wait_for, pause)
     except _Outdated:
         await _forget(connection, day)
         raise
-    return True
 
 
 async def drop_emptied(connection: Connection) -> list[str]:
@@ -184,8 +182,8 @@ async def _forget(connection: Connection, day: date) -> None:
         await connection.execute("DELETE FROM compaction WHERE day = $1", day)
 
 
-async def _copy(connection: Connection, day: date, pause: Pause) -> bool:
-    """Copy the shards that have not been yet, a step in a transaction; whether all are."""
+async def _copy(connection: Connection, day: date, pause: Pause) -> None:
+    """Copy the shards that have not been yet, a step in a transaction."""
     table = f"readings_{day:%Y%m%d}"
     size_bytes = await connection.fetchval("SELECT pg_relation_size($1::text::regclass)", table)
     steps = min(MAX_STEPS, 1 + size_bytes // ROW_BYTES // STEP_READINGS)
@@ -202,12 +200,10 @@ async def _copy(connection: Connection, day: date, pause: Pause) -> bool:
                 timeout=STEP_TIMEOUT_S + GRACE_S,
             )
             await connection.execute("UPDATE compaction SET shard = $1", end)
-        if not await pause(PAUSE * (time.monotonic() - began_s)):
-            return False
-    return True
+        await pause(PAUSE * (time.monotonic() - began_s))
 
 
-async def _swap(connection: Connection, day: date, wait_for: Sequence[str]) -> None:
+async def _swap(connection: Connection, day: date, wait_for: Sequence[str], pause: Pause) -> None:
     """Have readers find the chunks instead of the rows, all at once."""
     name = _unfinished(day)
     # Built at once, an index is smaller than one that grows. They are those of the migration.
@@ -224,7 +220,7 @@ async def _swap(connection: Connection, day: date, wait_for: Sequence[str]) -> N
     for _ in range(round(LOOK_EVERY_S)):
         if not await connection.fetchval(_OLDER, copied_ms + 1):
             break
-        await asyncio.sleep(1.0)
+        await pause(1.0)
     else:
         raise NotNow("a transaction has been open for long")
     with _waiting():
@@ -278,7 +274,6 @@ class Compactor:
         self._wait_for = wait_for
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
-        self._stopping = asyncio.Event()
         self._days = 0
         self._at_work: date | None = None
         self._trouble = ""
@@ -293,9 +288,9 @@ class Compactor:
             self._task.result()
 
     async def stop(self) -> None:
-        """End after the step that is under way."""
-        self._stopping.set()
+        """Cut off what is under way: it is gone on with."""
         if self._task is not None:
+            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def statistics(self) -> dict[str, Any]:
@@ -307,7 +302,7 @@ class Compactor:
         }
 
     async def _run(self) -> None:
-        while not self._stopping.is_set():
+        while True:
             try:
                 await self._look()
                 self._trouble = ""
@@ -318,7 +313,7 @@ class Compactor:
                 self._trouble = str(error)
                 _log.warning("compaction: %s; again in %.0f s", error, LOOK_EVERY_S)
             self._at_work = None
-            await self._pause(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _look(self) -> None:
         """Compact what is due now."""
@@ -333,16 +328,9 @@ class Compactor:
                 now = datetime.fromtimestamp(now_ms / 1000, UTC)
                 for day in await due(connection, self._settings, self._wait_for, now):
                     self._at_work = day
-                    if not await compact(connection, day, self._wait_for, self._pause):
-                        return
+                    await compact(connection, day, self._wait_for, asyncio.sleep)
                     self._days += 1
                     with _waiting():
                         await drop_emptied(connection)
         finally:
             connection.terminate()
-
-    async def _pause(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        return not self._stopping.is_set()
