@@ -34,8 +34,10 @@ from sensorium.actors.rules import Operator, RuleSpec, Threshold
 from sensorium.actors.turns import Work, run
 from sensorium.actors.whole import WholeDevice, whole
 from sensorium.storage import PgLog, PgMembership
+from sensorium.storage.compaction import compact
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.erasures import carry_on
+from sensorium.storage.partitions import attached
 from sensorium.storage.past_states import PastStates
 from sensorium.storage.rules import PgRules
 
@@ -153,14 +155,19 @@ async def test_it_is_what_it_was_at_any_time(living: Living, pool: Pool, moves: 
         if rng.random() < moves:
             await living.move()
     states = PastStates([pool], PROFILES)
-    from_snapshots = 0
-    for at_ms, was in living.past:
-        found = await states.at(ID, at_ms)
-        one, other = told(found.state), told(was)
-        for part in WholeDevice.__struct_fields__:
-            assert getattr(one, part) == getattr(other, part), f"{part} at {at_ms} of seed {seed}"
-        from_snapshots += found.snapshot_ms is not None
-    assert 0 < from_snapshots < len(living.past)
+    for compacted in (False, True):
+        if compacted:
+            async with acquired(pool) as connection:
+                for day, _ in await attached(connection, "readings"):
+                    await compact(connection, day, (), asyncio.sleep)
+        from_snapshots = 0
+        for at_ms, was in living.past:
+            found = await states.at(ID, at_ms)
+            one, other = told(found.state), told(was)
+            for part in WholeDevice.__struct_fields__:
+                assert getattr(one, part) == getattr(other, part), f"{part} at {at_ms} of seed {seed}"
+            from_snapshots += found.snapshot_ms is not None
+        assert 0 < from_snapshots < len(living.past)
 
 
 async def test_what_nobody_can_know_is_said(living: Living, pool: Pool) -> None:
