@@ -392,6 +392,7 @@ class DeviceHost:
             "incarnation": self.incarnation,
             **add_up(parts),
             **{name: max(part[name] for part in parts) for name in WORST_OF_ALL},
+            "databases_down": [n for n, part in enumerate(parts, 1) if part["log_down_s"] > 0.0],
             "rules": len(self._around.rules.rules),
             **({} if self._around.models is None else self._around.models.statistics()),
         }

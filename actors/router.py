@@ -12,6 +12,7 @@ import random
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -52,6 +53,12 @@ SILENT_S: Final = 2.0
 
 STALLED_S: Final = 5.0
 """After which a batch without an answer counts as failing for those who could wait elsewhere."""
+
+HELD_MOST: Final = 40_000
+"""Messages for databases that are away that count against nobody's bound: some 40 MB, and as many as MQTT
+lets a broker have unacknowledged at one client, less what the others need."""
+
+EASED_LOOK_S: Final = 0.25
 
 RETRY_FIRST_S: Final = 0.05
 RETRY_MOST_S: Final = 2.0
@@ -170,7 +177,19 @@ class _Lane:
     behind it, until its outcome is known.
     """
 
-    __slots__ = ("failing", "held", "host", "open", "sent_s", "task", "under_way", "waiting", "wake", "way")
+    __slots__ = (
+        "failing",
+        "held",
+        "host",
+        "open",
+        "sent",
+        "since_s",
+        "task",
+        "under_way",
+        "waiting",
+        "wake",
+        "way",
+    )
 
     def __init__(self, way: Way) -> None:
         self.way = way
@@ -182,8 +201,10 @@ class _Lane:
         self.task: asyncio.Task[None] | None = None
         self.failing: SensoriumError | None = None
         self.under_way = False
-        self.sent_s = 0.0
-        """When what is under way was begun."""
+        self.since_s: float | None = None
+        """When what waits in front was sent first; None while nothing was sent that is not answered for."""
+        self.sent = 0
+        """How many messages are under way."""
         self.held: _Lane | None = None
 
     def put(self, item: _Item) -> None:
@@ -206,6 +227,11 @@ class _Lane:
         self.waiting.clear()
         self.next_open()
         return items
+
+    def count(self) -> int:
+        """The messages that are under way or wait."""
+        held = 0 if self.held is None else self.held.count()
+        return self.sent + held + sum(len(parcel.messages) for parcel in self.waiting)
 
     def next_open(self) -> _Parcel:
         """A new parcel behind the others."""
@@ -334,10 +360,13 @@ class Router:
         lane = self._lane(device_id)
         if lane.failing is not None:
             return LogUnavailable(str(lane.failing))
-        waited_s = self._clock_s() - lane.sent_s if lane.under_way else 0.0
-        if waited_s < STALLED_S:
+        if not self._stalled(lane):
             return None
-        return LogUnavailable(f"{lane.way} has not answered for {waited_s:.0f} s")
+        return LogUnavailable(f"{lane.way} has not taken anything for {STALLED_S:g} s")
+
+    def _stalled(self, lane: _Lane) -> bool:
+        since_s = lane.since_s
+        return lane.failing is not None or (since_s is not None and self._clock_s() - since_s >= STALLED_S)
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -345,6 +374,27 @@ class Router:
     def pending(self) -> int:
         """Messages submitted whose outcome is not known yet."""
         return self._pending
+
+    @property
+    def load(self) -> int:
+        """What is to be held against a bound: `pending`, less what waits for one database of several that is
+        away, up to `HELD_MOST` messages. So devices in the others are read on while these wait."""
+        if self._table.databases == 1 or not self._pending:
+            return self._pending
+        held: dict[int, int] = {}
+        for lane in self._lanes.values():
+            if self._stalled(lane):
+                held[lane.way.database] = held.get(lane.way.database, 0) + lane.count()
+        if len(held) == self._table.databases:
+            return self._pending
+        return self._pending - min(sum(held.values()), HELD_MOST)
+
+    async def eased(self, below: int) -> None:
+        """Wait until `load` is below `below`."""
+        while (over := self.load - below) >= 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EASED_LOOK_S):
+                    await self.drained(self._pending - over)
 
     async def drained(self, below: int) -> None:
         """Wait until fewer than `below` messages are pending."""
@@ -404,12 +454,17 @@ class Router:
                 lane.next_open()
             if parcel.messages:
                 lane.under_way = True
-                lane.sent_s = self._clock_s()
+                lane.sent = len(parcel.messages)
+                if lane.since_s is None:
+                    lane.since_s = self._clock_s()
                 reply = await self._deliver(lane, parcel)
+                if len(reply.moved) < len(parcel.messages):
+                    lane.since_s = None
                 items = parcel.items() if reply.moved else []
                 self._settle(parcel, reply)
                 self._release(lane, [items[i] for i in reply.moved])
             elif not lane.open.messages:
+                lane.since_s = None
                 lane.wake.clear()
                 await lane.wake.wait()
 
@@ -528,6 +583,7 @@ class Router:
     def _release(self, lane: _Lane, moved: Sequence[_Item]) -> None:
         """Nothing of the lane is under way any more: what was sent back goes where it belongs, in front."""
         lane.under_way = False
+        lane.sent = 0
         if moved:
             lane.failing = None
         held, lane.held = lane.held, None

@@ -23,6 +23,7 @@ from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.coordinator import RuntimeSpec, ServiceSpec
 from sensorium.actors.errors import SensoriumError
 from sensorium.actors.host import HostSettings
+from sensorium.actors.router import HELD_MOST
 from sensorium.actors.runtime import (
     NAMESPACE,
     claim_cluster,
@@ -53,14 +54,14 @@ from sensorium.cluster.services import (
 )
 from sensorium.cluster.sparkplug import sparkplug_services
 from sensorium.cluster.streams import stream_services
-from sensorium.ingest.broker import EmbeddedBroker, free_port
+from sensorium.ingest.broker import BrokerLimits, EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
 from sensorium.ingest.coap_security import check_contexts
 from sensorium.ingest.downlink import DownlinkSettings
 from sensorium.ingest.dtls_keys import check_dtls
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
-from sensorium.ingest.mqtt_client import MqttOptions
+from sensorium.ingest.mqtt_client import MAX_WINDOW, MqttOptions
 from sensorium.serve.deployment import deploy, shutdown
 from sensorium.serve.environment import ProxyPorts, serve_environment, short_run_dir
 from sensorium.storage import (
@@ -270,7 +271,9 @@ class Platform:
     async def _broker(self, stack: AsyncExitStack) -> BrokerAddress:
         mqtt = self._config.mqtt
         if mqtt.url is None:
-            broker = EmbeddedBroker(mqtt.port, self._data_dir())
+            further = self._config.storage.further_urls
+            limits = BrokerLimits(max_in_flight=_window(self._config)) if further else None
+            broker = EmbeddedBroker(mqtt.port, self._data_dir(), limits)
             await stack.enter_async_context(broker)
             self.mqtt_url = f"mqtt://127.0.0.1:{mqtt.port}"
             return broker.direct
@@ -297,7 +300,7 @@ class Platform:
             # The embedded broker breaks down over shared subscriptions and raises messages to the QoS asked.
             share=None if config.mqtt.url is None else config.mqtt.share_group,
             max_qos=1 if config.mqtt.url is None else 2,
-            options=MqttOptions(receive_maximum=config.ingest.receive_maximum),
+            options=MqttOptions(receive_maximum=_window(config)),
             bounds=config.bounds,
             limit=config.limits("mqtt"),
             max_pending=config.ingest.max_pending,
@@ -431,3 +434,9 @@ def _sigterm_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, kept)
+
+
+def _window(config: Config) -> int:
+    """Unacknowledged messages at an ingestor: those for a database that is away leave room for the others."""
+    held = HELD_MOST if config.storage.further_urls else 0
+    return min(config.ingest.receive_maximum + held, MAX_WINDOW)

@@ -217,7 +217,7 @@ class Downlink:
         for topic, payload, ack, head, _ in packets:
             again = head & DUP != 0
             self._hear(topic.decode(errors="replace"), payload, received_ms, acks, ack, redelivered=again)
-        if self._router.pending > self._settings.max_pending and not self._full.is_set():
+        if self._router.load > self._settings.max_pending and not self._full.is_set():
             self._full.set()
             self._listener.pause()
 
@@ -280,7 +280,7 @@ class Downlink:
     async def _throttle(self) -> None:
         while True:
             await self._full.wait()
-            await self._router.drained(self._settings.max_pending // 2)
+            await self._router.eased(self._settings.max_pending // 2)
             self._full.clear()
             self._listener.resume()
 

@@ -159,8 +159,8 @@ class MqttIngestor:
         while True:
             await self._full.wait()
             half = self._settings.max_pending // 2
-            await self._router.drained(half)
-            while self._received - self._finished > half:
+            await self._router.eased(half)
+            while self._received - self._finished - self._held() > half:
                 self._fewer.clear()
                 await self._fewer.wait()
             self._full.clear()
@@ -240,11 +240,14 @@ class MqttIngestor:
 
     def _pause_when_full(self) -> None:
         # What waits for a codec of LoRaWAN is not the router's yet.
-        pending = max(self._router.pending, self._received - self._finished)
+        pending = max(self._router.load, self._received - self._finished - self._held())
         if pending > self._settings.max_pending and not self._full.is_set():
             self._pauses += 1
             self._full.set()
             self._client.pause()
+
+    def _held(self) -> int:
+        return self._router.pending - self._router.load
 
     def _count(self, finished: int, acked: int) -> None:
         self._finished += finished

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 NO_SUBSCRIBERS = 0x10
 """The reason code of a PUBACK for what nobody has subscribed to (OASIS MQTT 5.0, section 3.4.2.1)."""
 
+MAX_WINDOW = 65_535
+"""The most messages that may be unacknowledged: there are no more packet ids."""
+
 _MAX_EXPONENT = 20
 _MAX_CLIENT_ID_BYTES = 128
 
@@ -55,8 +58,8 @@ class MqttOptions(msgspec.Struct, frozen=True, kw_only=True):
     topic_aliases: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.receive_maximum <= 65_535:
-            raise InvalidAddress("receive_maximum must be 1 to 65535")
+        if not 1 <= self.receive_maximum <= MAX_WINDOW:
+            raise InvalidAddress(f"receive_maximum must be 1 to {MAX_WINDOW}")
 
 
 class Will(msgspec.Struct, frozen=True, kw_only=True):

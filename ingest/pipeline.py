@@ -73,8 +73,13 @@ class Router(Protocol):
         """How many were accepted and are not yet done."""
         ...
 
-    async def drained(self, below: int) -> None:
-        """Return once `pending` is below `below`."""
+    @property
+    def load(self) -> int:
+        """As `pending`, without what waits for a database that is away, within a bound."""
+        ...
+
+    async def eased(self, below: int) -> None:
+        """Return once `load` is below `below`."""
         ...
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -182,7 +182,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             erasures=Erasures(pools),
             past_states=PastStates(pools, settings.profiles),
             now_ms=_now_ms,
-            checks={"database": lambda: _check_databases(pools), "hosts": overview.check_hosts},
+            checks={"database": lambda: _check_database(pools[0]), "hosts": overview.check_hosts},
             statistics=overview.statistics,
             cluster=overview,
             timeout_s=settings.timeout_s,
@@ -227,10 +227,9 @@ def _archive(settings: InfluxSettings | None, stack: AsyncExitStack) -> Archive 
     return archive
 
 
-async def _check_databases(pools: Sequence[Pool]) -> None:
-    for pool in pools:
-        async with acquired(pool) as connection:
-            await connection.fetchval("SELECT 1")
+async def _check_database(pool: Pool) -> None:
+    async with acquired(pool) as connection:
+        await connection.fetchval("SELECT 1")
 
 
 async def _drain(router: Router) -> None:

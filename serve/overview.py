@@ -130,7 +130,8 @@ class Overview:
         statistics = await self.statistics()
         troubles = [f"{name} is down" for name in statistics.get("down", ())]
         for host in statistics.get("hosts", ()):
-            if host.get("log_down_s", 0.0) > 0.0:
+            # What one database of several lacks is no matter of the platform's, but for the main one's.
+            if host.get("log_down_s", 0.0) > 0.0 and 1 in host.get("databases_down", (1,)):
                 troubles.append(f"{host['name']} has not been able to commit for {host['log_down_s']:.0f} s")
         if troubles:
             raise Unavailable(", ".join(troubles))

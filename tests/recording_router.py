@@ -68,6 +68,13 @@ class RecordingRouter:
     def pending(self) -> int:
         return len(self._open)
 
+    @property
+    def load(self) -> int:
+        return self.pending
+
+    async def eased(self, below: int) -> None:
+        await self.drained(below)
+
     async def drained(self, below: int) -> None:
         while self.pending >= below:
             self._changed.clear()

@@ -138,8 +138,8 @@ class TtsMqtt:
         self._idle.clear()
         application = self._settings.user.partition("@")[0]
         await self._adapter.tts(application, payload, self._clock_ms(), self._done, None, address=topic)
-        if self._router.pending > self._settings.max_pending:
-            await self._router.drained(self._settings.max_pending // 2)
+        if self._router.load > self._settings.max_pending:
+            await self._router.eased(self._settings.max_pending // 2)
 
     def _done(self, _: None, __: Outcome) -> None:
         self._finished += 1

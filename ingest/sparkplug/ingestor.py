@@ -193,14 +193,14 @@ class SparkplugIngestor:
                 ack,
                 redelivered=head & DUP != 0,
             )
-        if self._router.pending > self._settings.max_pending and not self._full.is_set():
+        if self._router.load > self._settings.max_pending and not self._full.is_set():
             self._full.set()
             self._client.pause()
 
     async def _throttle(self) -> None:
         while True:
             await self._full.wait()
-            await self._router.drained(self._settings.max_pending // 2)
+            await self._router.eased(self._settings.max_pending // 2)
             self._full.clear()
             if not self._stop.is_set():
                 self._client.resume()

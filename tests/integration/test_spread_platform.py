@@ -1,11 +1,13 @@
-"""A platform whose log is spread over two servers of its own: a server that dies costs nothing."""
+"""A platform whose log is spread over two servers: one that dies or hangs stops what is in it only."""
 
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from conftest import Eventually
 from field import Load, mqtt_client
@@ -19,7 +21,53 @@ from sensorium.storage.spread import database_of_device
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
+HANGS_S = 10.0
+IN_TIME_S = 5.0
+"""Generous: the machine of a test is busy. A statement to a server that hangs takes 12 s."""
+
+SERVERS: list[str] = []
+"""Where they are, in order."""
+
 DEVICES = [f"spread-{n:02}" for n in range(40)]
+
+
+def of_server(position: int) -> list[str]:
+    """The devices in that server's database."""
+    return [device_id for device_id in DEVICES if database_of_device(device_id, 2) == position]
+
+
+@contextmanager
+def hanging(server: EmbeddedPostgres) -> Iterator[None]:
+    """All of its processes are stopped, as a machine that hangs."""
+    parent = psutil.Process(server.pid)
+    stopped = [parent, *parent.children(recursive=True)]
+    for process in stopped:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    try:
+        yield
+    finally:
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+async def serves_on(api: httpx.AsyncClient, server: EmbeddedPostgres, for_s: float) -> float:
+    """The longest time in which nothing was stored in that server or a device in it did not answer."""
+    clock_s = asyncio.get_running_loop().time
+    mine = of_server(0 if server.dsn == SERVERS[0] else 1)
+    async with audit(server.dsn) as log:
+        end_s, slowest_s, stored, news_s = clock_s() + for_s, 0.0, await log.count(mine), clock_s()
+        while clock_s() < end_s:
+            asked_s = clock_s()
+            answer = await api.get(f"/api/devices/{mine[0]}/data/latest")
+            assert answer.status_code == 200, answer.text
+            slowest_s = max(slowest_s, clock_s() - asked_s)
+            if (count := await log.count(mine)) > stored:
+                stored, news_s = count, clock_s()
+            slowest_s = max(slowest_s, clock_s() - news_s)
+            await asyncio.sleep(0.05)
+    return slowest_s
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +79,7 @@ def servers() -> Iterator[list[EmbeddedPostgres]]:
         EmbeddedPostgres(f"{directory}/pg0", settings) as first,
         EmbeddedPostgres(f"{directory}/pg1", settings) as second,
     ):
+        SERVERS[:] = [first.dsn, second.dsn]
         yield [first, second]
 
 
@@ -75,11 +124,24 @@ async def test_it_serves_from_both_and_loses_nothing_when_one_dies(
         Load(client, DEVICES, 400.0) as load,
     ):
         await load.more(500)
-        for server in reversed(servers):
+        with hanging(servers[1]):
+            slowest_s = await serves_on(spread_api, servers[0], HANGS_S)
+            assert slowest_s < IN_TIME_S
+            assert await ready() == 200
+            refused = await spread_api.post(
+                f"/api/devices/{of_server(1)[0]}/data", json={"sequence": -1}, timeout=30.0
+            )
+            assert refused.status_code == 503
+            assert "retry-after" in refused.headers
+        await load.more(500, deadline_s=60)
+        for position, server in reversed([*enumerate(servers)]):
             server.kill9()
-            await eventually(ready, lambda code: code == 503)
+            await eventually(ready, lambda code, main=position == 0: code == (503 if main else 200))
+            slowest_s = await serves_on(spread_api, servers[1 - position], 3.0)
+            assert slowest_s < IN_TIME_S
             await asyncio.to_thread(server.start)
             await load.more(500, deadline_s=60)
+        await eventually(ready, lambda code: code == 200)
     for position, server in enumerate(servers):
         mine = [d for d in DEVICES if database_of_device(d, 2) == position]
         async with audit(server.dsn) as log:

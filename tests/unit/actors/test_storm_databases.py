@@ -272,6 +272,15 @@ async def outage(seed: int, position: int, hangs: bool, meanwhile: str) -> None:
             assert not waiting or clock_s() - min(waiting) < allowed_s
             await asyncio.sleep(0.5)
         assert began_s, "nothing waited for the database that was away"
+        for router, sent in zip(world.routers, world.sent, strict=True):
+            gone, there = (
+                [d for d in sent if (database_of(shard_of(d), 2) == position) is away]
+                for away in (True, False)
+            )
+            assert router.pending > 10 > router.load
+            await router.eased(10)
+            assert all(router.failing(device) for device in gone)
+            assert not any(router.failing(device) for device in there)
         assert max(late)[0] < allowed_s
         await asyncio.sleep(2.0)
         await recovered(world)

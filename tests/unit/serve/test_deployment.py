@@ -60,3 +60,10 @@ async def test_many_probes_ask_the_coordinator_once() -> None:
 async def test_a_host_that_is_down_or_cannot_commit_is_named(statistics: dict[str, Any], said: str) -> None:
     with pytest.raises(Unavailable, match=said):
         await Overview(Coordinator(statistics)).check_hosts()
+
+
+async def test_a_host_that_cannot_commit_to_a_further_database_is_ready_for_the_others() -> None:
+    host = {"name": "host-0", "log_down_s": 7.2}
+    await Overview(Coordinator({"hosts": [host | {"databases_down": [2]}], "down": []})).check_hosts()
+    with pytest.raises(Unavailable, match="host-0 has not been able to commit"):
+        await Overview(Coordinator({"hosts": [host | {"databases_down": [1, 2]}], "down": []})).check_hosts()
