@@ -30,6 +30,8 @@ LONGEST_PAUSE_S: Final = 1.0
 """Between two looks at the log."""
 BUSY_SHARE: Final = 0.35
 """Of a CPU: what this process may use before the feed looks less often."""
+HERE_S: Final = 2.0
+"""In which a database of several answers whoever subscribes first, or counts as away."""
 FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 5.0
 PAGES_BEHIND: Final = 20
@@ -191,57 +193,72 @@ class LiveFeed:
             if self._task is None or self._task.done():
                 logs = self._open_logs()
                 try:
-                    self._positions = [await log.here() for log in logs]
+                    self._positions = await self._here(logs)
                 except BaseException:
                     await _close(logs)
                     raise
                 self._cursor = None
                 self._task = asyncio.create_task(self._read(logs), name="live feed")
 
+    async def _here(self, logs: Sequence[FollowsLog]) -> list[Position]:
+        """Behind everything that is visible now; in one of several databases that is away, the time."""
+        if len(logs) == 1:
+            return [await logs[0].here()]
+        found: list[Position | None] = []
+        for log in logs:
+            try:
+                async with asyncio.timeout(HERE_S):
+                    found.append(await log.here())
+            except (LogUnavailable, TimeoutError):
+                await log.close()
+                found.append(None)
+        if not any(found):
+            raise LogUnavailable("no database of the log answers")
+        now = Position(self._now_ms(), frozenset())
+        return [now if position is None else position for position in found]
+
     async def _read(self, logs: Sequence[FollowsLog]) -> None:
-        """Until nobody subscribes any more."""
-        pause_s, retry_s, pages = SHORTEST_PAUSE_S, FIRST_RETRY_S, 0
+        """Until nobody subscribes any more, each database by itself."""
         try:
-            while self._subscribers:
-                began_cpu_s = time.process_time()
-                try:
-                    more = await self._look(logs)
-                    pages = pages + 1 if more else 0
-                    if pages >= PAGES_BEHIND:
-                        self._positions, pages = [await log.here() for log in logs], 0
-                        self._cursor = None
-                        for subscription in self._everybody():
-                            subscription.miss(0)
-                    retry_s = FIRST_RETRY_S
-                except LogUnavailable as error:
-                    _log.warning("live feed: %s; again in %.1f s", error, retry_s)
-                    await _close(logs)
-                    await asyncio.sleep(retry_s)
-                    retry_s = min(2 * retry_s, LONGEST_RETRY_S)
-                    continue
-                await asyncio.sleep(0 if more else pause_s)
-                # What the subscribers' tasks have sent in the pause is part of it.
-                pause_s = next_pause(pause_s, time.process_time() - began_cpu_s)
+            async with asyncio.TaskGroup() as tasks:
+                for number, log in enumerate(logs):
+                    tasks.create_task(self._read_database(number, log))
         finally:
             await _close(logs)
 
-    async def _look(self, logs: Sequence[FollowsLog]) -> bool:
-        """Tell what is new; whether there is more at once."""
-        readings, devices = self._wanted()
-        found = await asyncio.gather(
-            *(
-                log.after(position, readings, devices)
-                for log, position in zip(logs, self._positions, strict=True)
-            )
-        )
-        changes = [change for some, _, _ in found for change in some]
+    async def _read_database(self, number: int, log: FollowsLog) -> None:
+        pause_s, retry_s, pages = SHORTEST_PAUSE_S, FIRST_RETRY_S, 0
+        while self._subscribers:
+            began_cpu_s = time.process_time()
+            try:
+                more = await self._look(number, log)
+                pages = pages + 1 if more else 0
+                if pages >= PAGES_BEHIND:
+                    self._positions[number], pages = await log.here(), 0
+                    self._cursor = None
+                    for subscription in self._everybody():
+                        subscription.miss(0)
+                retry_s = FIRST_RETRY_S
+            except LogUnavailable as error:
+                _log.warning("live feed: %s; again in %.1f s", error, retry_s)
+                await log.close()
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+                continue
+            await asyncio.sleep(0 if more else pause_s)
+            # What the subscribers' tasks have sent in the pause is part of it.
+            pause_s = next_pause(pause_s, time.process_time() - began_cpu_s)
+
+    async def _look(self, number: int, log: FollowsLog) -> bool:
+        """Tell what is new in a database; whether there is more at once."""
+        changes, position, more = await log.after(self._positions[number], *self._wanted())
         await self._complete(changes)
         # From here on nothing waits: whoever subscribes does so before or after all of this.
-        self._positions = [position for _, position, _ in found]
+        self._positions[number] = position
         self._cursor = None
         if changes:
             self._tell(changes)
-        return any(more for _, _, more in found)
+        return more
 
     def _wanted(self) -> tuple[bool, list[int] | None]:
         """Whether anybody wants readings, and the devices that matter, None for all."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from sensorium.actors.errors import InvalidMessage
+from sensorium.actors.errors import InvalidMessage, LogUnavailable
 from sensorium.actors.placement import database_of
 from sensorium.actors.ports import Filter
 from sensorium.actors.records import Alarm, Command, Registration
@@ -82,9 +82,24 @@ class SpreadAlarms:
         return _merged(pages, limit, _newest, lambda a: [a.start_ms, a.alarm_id], reverse=True)
 
     async def get(self, alarm_id: str) -> Alarm | None:
-        """As `Alarms.get`."""
-        found = await asyncio.gather(*(part.get(alarm_id) for part in self._parts))
-        return next((alarm for alarm in found if alarm is not None), None)
+        """As `Alarms.get`; one that is found does not wait for the other databases."""
+        asked = [asyncio.ensure_future(part.get(alarm_id)) for part in self._parts]
+        for part in asked:
+            part.add_done_callback(lambda done: done.cancelled() or done.exception())
+        fault: BaseException | None = None
+        try:
+            for answer in asyncio.as_completed(asked):
+                try:
+                    if (alarm := await answer) is not None:
+                        return alarm
+                except LogUnavailable as error:
+                    fault = error
+        finally:
+            for part in asked:
+                part.cancel()
+        if fault is not None:
+            raise fault
+        return None
 
     async def life(self, alarm: Alarm, limit: int = LIFE_EVENTS) -> list[AlarmEvent]:
         """As `Alarms.life`."""

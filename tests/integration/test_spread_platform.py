@@ -22,7 +22,7 @@ from sensorium.storage.spread import database_of_device
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 HANGS_S = 10.0
-IN_TIME_S = 5.0
+IN_TIME_S = 8.0
 """Generous: the machine of a test is busy. A statement to a server that hangs takes 12 s."""
 
 SERVERS: list[str] = []
@@ -129,7 +129,7 @@ async def test_it_serves_from_both_and_loses_nothing_when_one_dies(
             assert slowest_s < IN_TIME_S
             assert await ready() == 200
             refused = await spread_api.post(
-                f"/api/devices/{of_server(1)[0]}/data", json={"sequence": -1}, timeout=30.0
+                f"/api/devices/{of_server(1)[0]}/data", json={"other": 1}, timeout=30.0
             )
             assert refused.status_code == 503
             assert "retry-after" in refused.headers
@@ -146,8 +146,11 @@ async def test_it_serves_from_both_and_loses_nothing_when_one_dies(
         mine = [d for d in DEVICES if database_of_device(d, 2) == position]
         async with audit(server.dsn) as log:
             total = sum(load.sent[d] for d in mine)
-            await eventually(lambda: log.count(mine), lambda stored: stored >= total, 60.0)  # noqa: B023
-            stored = await log.stored(DEVICES, "sequence")
+            stored = await eventually(
+                lambda: log.stored(DEVICES, "sequence"),
+                lambda found: sum(map(len, found.values())) >= total,  # noqa: B023
+                60.0,
+            )
             assert stored == {d: list(range(load.sent[d])) for d in mine}
             assert await log.faulty_shards() == []
 

@@ -268,6 +268,19 @@ async def test_an_outage_of_the_database_loses_nothing(feed: LiveFeed, log: Feed
         assert [item["id"] for item in await told(subscription, 2)] == ["1-1", "1-2"]
 
 
+async def test_a_database_that_is_away_holds_back_what_is_in_it_only() -> None:
+    logs = [FeedLog(), FeedLog()]
+    logs[1].down = True
+    feed = LiveFeed(lambda: logs, Alarms(), lambda: AT_MS)
+    async with feed.subscribe(FeedFilter()) as (subscription, _):
+        logs[0].commit(reading("one"))
+        assert [item["device_id"] for item in await told(subscription, 1)] == ["one"]
+        logs[1].commit(reading("two"))
+        logs[1].down = False
+        assert [item["device_id"] for item in await told(subscription, 1)] == ["two"]
+    await feed.close()
+
+
 async def test_a_quiet_feed_shows_that_it_lives(
     feed: LiveFeed, log: FeedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
