@@ -100,30 +100,34 @@ class Dispatcher:
         self._sources = sources
         self._carrier = carrier
         self._twins = twins
-        self._under_way: set[Ready] = set()
+        self._under_way: dict[Ready, asyncio.Semaphore] = {}
+        """Each with the room that it takes."""
         self._changed: set[Ready] = set()
         """Twins that are under way and were said to be ready once more."""
-        self._room = asyncio.Semaphore(MAX_UNDER_WAY)
+        self._share = max(1, MAX_UNDER_WAY // max(1, len(sources)))
+        self._rooms = [asyncio.Semaphore(self._share) for _ in sources]
+        """One a source: what waits for a database that is away leaves the others theirs."""
         self._counts: Counter[str] = Counter()
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
         """Dispatch from every source until cancelled; what is under way goes on in `tasks`."""
         self._tasks = tasks
         async with asyncio.TaskGroup() as ours:
-            for source in self._sources:
-                ours.create_task(self._dispatch(source))
+            for source, room in zip(self._sources, self._rooms, strict=True):
+                ours.create_task(self._dispatch(source, room))
 
     async def drained(self) -> None:
         """Return once nothing is under way. Bound it, and cancel `run` before."""
-        for _ in range(MAX_UNDER_WAY):
-            await self._room.acquire()
+        for room in self._rooms:
+            for _ in range(self._share):
+                await room.acquire()
 
     def statistics(self) -> dict[str, int]:
         """Counts since the start, and how many are under way."""
         names = ("published", "unreached", "refused", "unanswered", "not_claimed")
         return {"under_way": len(self._under_way), **{name: self._counts[name] for name in names}}
 
-    async def _dispatch(self, source: ReadyCommands) -> None:
+    async def _dispatch(self, source: ReadyCommands, room: asyncio.Semaphore) -> None:
         async for batch in source.watch():
             for ready in batch:
                 device_id, command_id, attempt = ready
@@ -135,8 +139,8 @@ class Dispatcher:
                     continue
                 # While there is no way to the device, commands stay queued.
                 await self._carrier.ready()
-                await self._room.acquire()
-                self._under_way.add(ready)
+                await room.acquire()
+                self._under_way[ready] = room
                 claim: Message = ClaimTwin(device_id)
                 if command_id != TWIN:
                     claim = ClaimCommand(device_id, command_id, attempt)
@@ -155,8 +159,7 @@ class Dispatcher:
             self._changed.discard(ready)
             self._router.message(ClaimTwin(ready[0]), self._claimed, ready)
             return
-        self._under_way.discard(ready)
-        self._room.release()
+        self._under_way.pop(ready).release()
 
     async def _tell(self, ready: Ready, value: Any) -> None:
         said: Message | None = None

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from sensorium.actors.messages import (
     ACCEPTED,
     Answer,
@@ -17,6 +19,7 @@ from sensorium.actors.messages import (
     TwinUntold,
 )
 from sensorium.actors.twin import TWIN
+from sensorium.ingest import dispatch
 from sensorium.ingest.dispatch import Dispatcher, Untold
 from sensorium.ingest.errors import Disconnected
 
@@ -125,6 +128,27 @@ async def test_who_was_not_told_hears_so() -> None:
         source.ready.put_nowait([("d", TWIN, 0), ("e", TWIN, 0)])
         await until(lambda: len(device.said) == 2)
     assert device.said == [TwinUntold("d", 3), TwinUntold("e", 3, final=True)]
+
+
+async def test_claims_that_wait_leave_other_sources_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "MAX_UNDER_WAY", 4)
+    carrier, device, sources = Carrier(), Device(), [Source(), Source()]
+    answered = device.message
+
+    def message(message: Message, done: Callable[[Any, Outcome], None], token: Any) -> None:
+        if not message.device_id.startswith("away"):
+            answered(message, done, token)
+
+    monkeypatch.setattr(device, "message", message)
+    dispatcher = Dispatcher(device, sources, carrier, carrier)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(dispatcher.run(tasks))
+        sources[0].ready.put_nowait([(f"away-{n}", TWIN, 0) for n in range(5)])
+        await until(lambda: dispatcher.statistics()["under_way"] == 2)
+        sources[1].ready.put_nowait([(f"d-{n}", TWIN, 0) for n in range(5)])
+        await until(lambda: len(device.said) == 5)
+        running.cancel()
+    assert {device_id for device_id, _ in carrier.told} == {f"d-{n}" for n in range(5)}
 
 
 async def test_a_protocol_that_knows_no_twins_passes_them_over() -> None:
