@@ -1,15 +1,16 @@
-"""What README.md and docs/protocols.md say to type, typed: a real platform and broker.
+"""What pages say to type, typed: a real platform and broker.
 
 Every shell block of a page has its place in `PAGES`, or a test fails. The other pages are run by the tests of
-what they are about: twins, the live feed, GraphQL, LoRaWAN and Sparkplug.
+what they are about: actions, twins, the live feed, GraphQL, the broker's rights, LoRaWAN and Sparkplug.
 """
 
 import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -24,6 +25,7 @@ COAP = ("coap-client-notls", "coap-client-openssl", "coap-client-gnutls")
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(
         MOSQUITTO is None or MOSQUITTO_PUB is None or not all(map(shutil.which, COAP)),
         reason="needs mosquitto, mosquitto-clients and libcoap3-bin",
@@ -37,7 +39,14 @@ class Not(NamedTuple):
     why: str
 
 
-PAGES: dict[str, list[list[str] | Not]] = {
+class Beside(NamedTuple):
+    """An example that goes on in a second terminal while the `after`th is run, and what it prints there."""
+
+    after: int
+    patterns: list[str]
+
+
+PAGES: dict[str, list[list[str] | Not | Beside]] = {
     "README.md": [
         Not("make: test_main_job and CI run them"),
         ['"device_id":"sensor-001"', '"status":"active"'],
@@ -57,6 +66,35 @@ PAGES: dict[str, list[list[str] | Not]] = {
         ['"temperature":{"value":23.5'],
         ['"replayed"', '"reason":"unregistered"'],
     ],
+    "docs/commands.md": [
+        ['"command":"set_interval"', '"state":"SUCCEEDED"', '"result":10'],
+        ['"job_id":"', '"total":1', '"state":"CANCELL'],
+        Not("sensorium commands: test_bulk_commands"),
+        Beside(0, ['"command":"set_interval"', "SUCCEEDED"]),
+        Not("comes and goes, which takes long: test_behind_other_systems types it"),
+        ['"command":"open"', '"state":"SUCCEEDED"'],
+        [r"\[\]"],
+    ],
+    "docs/rules.md": [
+        ['"rule_id":"', '"name":"Hot for two minutes"'],
+        ['"rule_id":"', '"for_s":120'],
+        ['"type":"derive"', '"metric":"efficiency"'],
+        Not("jq is no part of the tests' machine: test_main_path works on alarms"),
+        Not("goes on from the example before"),
+    ],
+    "docs/history.md": [
+        ['"start_ms":', '"temperature":'],
+        ['"group_by":"type"', '"interval_s":3600'],
+        ['"points":'],
+        ['"kind":"'],
+        ['"device_id":"sensor-001"'],
+        Not("sensorium export: test_export_platform"),
+        ['"items":'],
+        ['"name":"rollups"'],
+        Not("erases the device: test_audit_platform"),
+    ],
+    "docs/analytics.md": [['"device_id":"sensor-001"', '"quality":']],
+    "docs/backtest.md": [['"draft":'], ['"type":"progress"', '"type":"result"']],
 }
 """Patterns that each example's output has, by page, in the order of its examples."""
 
@@ -83,9 +121,11 @@ class World:
             "coap://127.0.0.1/": f"coap://127.0.0.1:{ports[0]}/",
             "coap-client -": "coap-client-notls -",
             "-s 60": "-s 1",
+            '"wait_s": 5': '"wait_s": 50',
             "climate-0001": "sensor-001",
             "device_type=climate": "device_type=temperature",
             "metric=humidity": "metric=temperature",
+            "at=2026-01-31T12:00:00": "at='$(date +%s%3N)'",
         }
 
     async def run(self, script: str) -> tuple[int, str]:
@@ -103,6 +143,20 @@ class World:
             out, _ = await process.communicate()
         assert process.returncode is not None
         return process.returncode, out.decode()
+
+    @asynccontextmanager
+    async def beside(self, others: list[tuple[str, list[str]]]) -> AsyncIterator[None]:
+        """Have these run in terminals of their own meanwhile."""
+        running = [asyncio.create_task(self.run(script)) for script, _ in others]
+        try:
+            yield
+            for (script, patterns), (code, out) in zip(others, await asyncio.gather(*running), strict=True):
+                missing = [pattern for pattern in patterns if not re.search(pattern, out)]
+                assert code == 0, (script, out)
+                assert not missing, (script, out, missing)
+        finally:
+            for task in running:
+                task.cancel()
 
     async def says(self, script: str, patterns: list[str]) -> None:
         """Run it. What is shown last is asked for again while a message is on its way, as people do."""
@@ -126,7 +180,10 @@ async def world(short_dir: Path) -> AsyncIterator[World]:
     dtls_port = free_port()
     (directory / "keys").write_text(f"sensor-003:{b'a key of 16 byte'.hex()}\n")
     config = directory / "platform.yaml"
-    config.write_text(f"coap: {{dtls_keys: {directory / 'keys'}, dtls_port: {dtls_port}}}\n")
+    config.write_text(
+        f"coap: {{dtls_keys: {directory / 'keys'}, dtls_port: {dtls_port}}}\n"
+        "profiles: {valve: {downlink: coap}}\n"
+    )
     broker = RealMosquitto(directory / "broker")
     broker.start()
     platform = PlatformProcess(
@@ -155,16 +212,30 @@ async def letter_of(world: World, api: httpx.AsyncClient) -> str:
             await asyncio.sleep(0.1)
 
 
+DEVICES: tuple[dict[str, Any], ...] = (
+    {"device_id": "sensor-002", "device_type": "hall"},
+    {"device_id": "sensor-003", "device_type": "hall"},
+    {"device_id": "valve-1", "device_type": "valve"},
+    {"device_id": "climate-1", "device_type": "climate", "metadata": {"site": "a"}},
+    {"device_id": "climate-2", "device_type": "climate", "metadata": {"site": "plant-1"}},
+)
+"""That the pages take for granted."""
+
+
 async def test_the_pages(world: World) -> None:
     """In one go, as somebody would who reads them one after the other."""
     url = f"http://127.0.0.1:{world.platform.http_port}"
     async with httpx.AsyncClient(base_url=url, timeout=20) as api:
-        for device_id in ("sensor-002", "sensor-003"):
-            await api.post("/api/devices", json={"device_id": device_id, "device_type": "hall"})
+        for device in DEVICES:
+            assert (await api.post("/api/devices", json=device)).status_code == 201
+        assert (await api.post("/api/devices/climate-2/data", json={"temperature": 30})).status_code == 201
         for page, expected in PAGES.items():
-            for script, patterns in zip(blocks(page), expected, strict=True):
-                if isinstance(patterns, Not):
+            examples = list(zip(blocks(page), expected, strict=True))
+            for number, (script, patterns) in enumerate(examples):
+                if isinstance(patterns, Not | Beside):
                     continue
                 if "dead-letters/4711" in script:
                     script = script.replace("4711", await letter_of(world, api))
-                await world.says(script, patterns)
+                others = [(o, p.patterns) for o, p in examples if isinstance(p, Beside) and p.after == number]
+                async with world.beside(others):
+                    await world.says(script, patterns)
