@@ -56,7 +56,7 @@ def batch(size: int, number: int) -> bytes:
     messages: list[Any] = [
         Reading(f"bench-{size}-{n}", now_ms, now_ms, number, 0, values) for n in range(size)
     ]
-    return _encode(Batch("bench", number, [NAMES], messages))
+    return _encode(Batch(f"bench-{size}", number, [NAMES], messages))
 
 
 async def cost(server: EmbeddedPostgres) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class RunDirectory:
                 f"a platform (pid {_read_pid(self.path)}) runs on {self.path} already;"
                 f" choose another --data-dir, or end it: sensorium down --data-dir {self.path}"
             ) from None
+        # Of one that was killed: nobody shall take this one for ready.
+        (self.path / STATE_FILE).unlink(missing_ok=True)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -213,18 +213,21 @@ async def report(names: Sequence[str], runs: int, as_json: bool) -> int:
             cluster_faults.FAULTS,
         ),
     )
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for opened, known in scenes:
-            if not any(name in known for name in possible):
-                continue
-            async with opened as scene:
-                for name in [name for name in possible if name in known]:
-                    bar = progress.add_task(name, total=runs)
-                    outcomes.append(await suffer(name, runs, scene, progress, bar))
-    if as_json:
-        print(json.dumps([outcome._asdict() for outcome in outcomes], indent=2))
-    else:
-        Console(width=120).print(table(outcomes))
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            for opened, known in scenes:
+                if not any(name in known for name in possible):
+                    continue
+                async with opened as scene:
+                    for name in [name for name in possible if name in known]:
+                        bar = progress.add_task(name, total=runs)
+                        outcomes.append(await suffer(name, runs, scene, progress, bar))
+    finally:
+        # Also what came before one that failed.
+        if as_json:
+            print(json.dumps([outcome._asdict() for outcome in outcomes], indent=2))
+        else:
+            Console(width=120).print(table(outcomes))
     return 0 if all(outcome.clean for outcome in outcomes) else 1
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from sensorium.cluster.errors import AlreadyRunning, ClusterError, NotRunning
-from sensorium.cluster.run_directory import PID_FILE, RunDirectory, RunState, is_running, read_state, stop
+from sensorium.cluster.run_directory import (
+    PID_FILE,
+    STATE_FILE,
+    RunDirectory,
+    RunState,
+    is_running,
+    read_state,
+    stop,
+)
 
 HOLDER = """
 import signal, sys
@@ -93,3 +101,13 @@ def test_a_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ClusterError, match="cannot hold the data"), RunDirectory(tmp_path / "file"):
         pass
+
+
+def test_whoever_follows_a_killed_one_is_not_taken_for_ready(tmp_path: Path, holder) -> None:
+    with RunDirectory(tmp_path) as directory:
+        directory.write(RunState(os.getpid(), "0.1.0", 5, "ready", "http://h", "mqtt://h", "postgresql://h"))
+        left_behind = (tmp_path / STATE_FILE).read_bytes()
+    (tmp_path / STATE_FILE).write_bytes(left_behind)
+    process = holder()
+    state = read_state(tmp_path)
+    assert (state.pid, state.phase, state.http_url) == (process.pid, "starting", "")
