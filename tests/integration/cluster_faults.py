@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
-from cluster_world import COORDINATOR, DATABASE, World
+from cluster_world import COORDINATOR, DATABASE, HOST, World
 from network import Network
 
 from sensorium.cluster.run_directory import is_running, read_state
@@ -31,12 +31,18 @@ CUTS: Final[Mapping[str, Callable[[Network, str], None]]] = {
     "packets to worker lost": lambda net, node: net.cut_off(node, sending=False),
     "worker cut from database": lambda net, node: net.cut(node, DATABASE),
 }
-"""By name: each is done to the worker that the devices' messages come in by."""
+"""By name: each is done to the worker that the devices' messages come in by, or to one with a host."""
+
+
+async def _busy_worker(world: World) -> str:
+    """The worker that messages come in by; one with a host, where a spare on the head has taken over."""
+    node = await asyncio.to_thread(world.ingestor_node)
+    return await asyncio.to_thread(world.node_of, HOST) if node == "head" else node
 
 
 async def kill_node(world: World) -> None:
     """SIGKILL to all processes of a worker; another comes later."""
-    node = await asyncio.to_thread(world.ingestor_node)
+    node = await _busy_worker(world)
     world.machines.kill_node(node)
     world.struck.set()
     await asyncio.sleep(AWAY_S)
@@ -70,7 +76,7 @@ async def restart_database(world: World) -> None:
 async def cut(world: World, how: str) -> None:
     """A worker cut off in one of the ways of `CUTS`, and healed."""
     assert world.network is not None
-    node = await asyncio.to_thread(world.ingestor_node)
+    node = await _busy_worker(world)
     try:
         CUTS[how](world.network, node)
         world.struck.set()
