@@ -121,6 +121,7 @@ async def test_the_keeper_says_how_much_there_is(dsn: str) -> None:
     assert keeper.statistics()["partitions_dropped"] == 0
 
 
+@pytest.mark.slow
 async def test_events_of_a_class_go_by_themselves(dsn: str, pool: Pool) -> None:
     log = PgLog(dsn, await PgMembership(pool).join("a"))
     await settle([dsn], Days(7, 7), {"pump": Days(7, 60), "valve": Days(7)})
@@ -197,6 +198,7 @@ async def counted(dsn: str, entries: int) -> None:
     await runner.stop()
 
 
+@pytest.mark.slow
 async def test_rollups_of_a_class_go_by_themselves_and_answers_are_whole(dsn: str, pool: Pool) -> None:
     log = PgLog(dsn, await PgMembership(pool).join("a"))
     await settle([dsn], Days(), {"pump": Days(rollups_1m=7, rollups_1h=200), "valve": Days(rollups_1m=30)})
@@ -287,6 +289,7 @@ async def test_rollups_from_before_there_were_classes_stay_where_they_are(
         await close_pool(pool)
 
 
+@pytest.mark.slow
 async def test_devices_of_a_type_are_counted_once_however_their_rows_lie(dsn: str, pool: Pool) -> None:
     log = PgLog(dsn, await PgMembership(pool).join("a"))
     history, hour_ms = History(pool), 3_600_000
