@@ -54,7 +54,7 @@ from sensorium.cluster.services import (
 )
 from sensorium.cluster.sparkplug import sparkplug_services
 from sensorium.cluster.streams import stream_services
-from sensorium.ingest.broker import BrokerLimits, EmbeddedBroker, free_port
+from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
 from sensorium.ingest.coap_security import check_contexts
 from sensorium.ingest.downlink import DownlinkSettings
@@ -271,9 +271,7 @@ class Platform:
     async def _broker(self, stack: AsyncExitStack) -> BrokerAddress:
         mqtt = self._config.mqtt
         if mqtt.url is None:
-            further = self._config.storage.further_urls
-            limits = BrokerLimits(max_in_flight=_window(self._config)) if further else None
-            broker = EmbeddedBroker(mqtt.port, self._data_dir(), limits)
+            broker = EmbeddedBroker(mqtt.port, self._data_dir())
             await stack.enter_async_context(broker)
             self.mqtt_url = f"mqtt://127.0.0.1:{mqtt.port}"
             return broker.direct
