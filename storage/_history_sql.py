@@ -10,6 +10,7 @@ from sensorium.storage import _readings_sql as raw
 from sensorium.storage.archive import ArchivedRow, Seam
 from sensorium.storage.influx_lines import SUB_MS
 
+HOUR_MS: Final = 3_600_000
 AGGREGATIONS: Final = ("mean", "min", "max", "sum", "count", "first", "last", "p50", "p95", "p99")
 
 _START: Final = "coalesce($2::timestamptz, '-infinity')"
@@ -159,7 +160,15 @@ class Parts:
 
     def readings(self, start_ms: int, end_ms: int) -> None:
         """Readings with times in the range."""
-        self._raw(*raw.between(f"{self._add(start_ms)}::timestamptz", f"{self._add(end_ms)}::timestamptz"))
+        start, end = f"{self._add(start_ms)}::timestamptz", f"{self._add(end_ms)}::timestamptz"
+        where, _, chunks = raw.between(start, end)
+        # As values, so that planning leaves the partitions before them out.
+        rows_from, chunks_from = (self._add(start_ms - hours * HOUR_MS) for hours in (25, 49))
+        self._raw(
+            where,
+            f"r.committed_at >= {rows_from}::timestamptz",
+            f"{chunks} AND c.committed_at >= {chunks_from}::timestamptz",
+        )
 
     def newer(self, start_ms: int, end_ms: int, read_from_ms: int) -> None:
         """Readings with times in the range that the rollups do not count yet."""
@@ -227,7 +236,7 @@ class Parts:
             f"r.time >= {start} AND r.time < {end} AND r.log_offset > {cursors}[r.shard + 1]",
             f"r.committed_at >= {floor}",
             f"c.last_time >= {start} AND c.first_time < {end} AND c.last_offset > {cursors}[c.shard + 1]"
-            f" AND c.committed_at >= {floor} - interval '1 day'",
+            f" AND c.committed_at >= {self._add(read_from_ms - 24 * HOUR_MS)}::timestamptz",
         )
 
     def _raw(self, where: str, rows: str, chunks: str) -> None:
