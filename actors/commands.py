@@ -149,6 +149,8 @@ class Commands:
         command = self.open.get(message.command_id)
         if command is None or not command.ready or command.attempt + 1 != message.attempt:
             return Refusal("conflict", f"command {message.command_id} is not to be sent")
+        if message.downlink not in (None, self.downlink):
+            return Refusal("conflict", f"device {device.id} is told by {self.downlink}")
         if now_ms >= command.expires_ms:
             self._expire(device, command, now_ms, effects)
             self._advance(device, now_ms, effects)

@@ -219,10 +219,14 @@ class ClaimCommand(_Message, frozen=True, array_like=True, tag=21):
     """Leave to tell the device, for one attempt and one claimant: answered with the `Telling`, or None.
 
     The command is SENT when the answer comes. Who is refused must not tell the device.
+
+    Attributes:
+        downlink: the only protocol by which the claimant can tell; None: the device's, whichever it is.
     """
 
     command_id: str
     attempt: int
+    downlink: str | None = None
 
 
 class CommandUndelivered(_Message, frozen=True, array_like=True, tag=22):

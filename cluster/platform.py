@@ -48,6 +48,7 @@ from sensorium.cluster.services import (
     coap_adapter,
     command_adapter,
     connections_needed,
+    downlink_settings,
     mqtt_adapter,
     peer_services,
     storage_services,
@@ -57,7 +58,6 @@ from sensorium.cluster.streams import stream_services
 from sensorium.ingest.broker import EmbeddedBroker, free_port
 from sensorium.ingest.coap import CoapSettings, check_port
 from sensorium.ingest.coap_security import check_contexts
-from sensorium.ingest.downlink import DownlinkSettings
 from sensorium.ingest.dtls_keys import check_dtls
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
@@ -141,7 +141,7 @@ class Platform:
             dsn = await self._database(stack)
             address = await self._broker(stack)
             await self._runtime(stack, dsn, address)
-            await self._api(stack, dsn)
+            await self._api(stack, dsn, address)
             self._stack = stack.pop_all()
         return self
 
@@ -360,12 +360,7 @@ class Platform:
         return [adapter_service("lorawan-0", "lorawan", NAMESPACE, mqtt_adapter, events)]
 
     def _commands(self, mqtt: MqttSettings, dsns: Sequence[str]) -> ServiceSpec:
-        settings = DownlinkSettings(
-            address=mqtt.address,
-            client_id=f"{self._config.mqtt.client_id}-commands-0",
-            properties=self._config.mqtt.url is not None,
-            limit=self._config.limits("mqtt"),
-        )
+        settings = downlink_settings(self._config, mqtt.address)
         return adapter_service("commands-0", None, NAMESPACE, command_adapter, settings, dsns)
 
     async def _keep_started(self) -> None:
@@ -381,9 +376,9 @@ class Platform:
         await steer_coordinator(self._coordinator, "stop")
         ray.kill(self._coordinator)
 
-    async def _api(self, stack: AsyncExitStack, dsn: str) -> None:
+    async def _api(self, stack: AsyncExitStack, dsn: str, broker: BrokerAddress) -> None:
         http = self._config.http
-        settings = api_settings(self._config, dsn)
+        settings = api_settings(self._config, dsn, broker)
         stack.push_async_callback(asyncio.to_thread, shutdown)
         await asyncio.to_thread(deploy, settings, http.host, http.port, http.replicas, http.proxies)
         self.http_url = f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"

@@ -14,6 +14,7 @@ from sensorium.cluster.streams import projections
 from sensorium.ingest.coap import CoapServer, CoapSettings
 from sensorium.ingest.downlink import Downlink, DownlinkSettings
 from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
+from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.serve.deployment import ApiSettings
 from sensorium.serve.peers import PeerWatch
 from sensorium.serve.spreader import Spreader
@@ -35,10 +36,11 @@ _SERVICES: Final = 12
 and actions, which have as many connections as four."""
 
 
-def api_settings(config: Config, dsn: str) -> ApiSettings:
-    """What a replica of the API is given."""
+def api_settings(config: Config, dsn: str, broker: BrokerAddress | None) -> ApiSettings:
+    """What a replica of the API is given; without a broker it tells no devices itself."""
     return ApiSettings(
         dsn=dsn,
+        downlink=None if broker is None else downlink_settings(config, broker),
         further_dsns=config.storage.further_urls,
         archive=config.timeseries.settings(),
         namespace=NAMESPACE,
@@ -53,6 +55,16 @@ def api_settings(config: Config, dsn: str) -> ApiSettings:
         webhook_networks=tuple(config.actions.webhook_networks),
         keys=config.security.keys(),
         models=config.models,
+    )
+
+
+def downlink_settings(config: Config, broker: BrokerAddress) -> DownlinkSettings:
+    """How devices are told of commands and twins by MQTT."""
+    return DownlinkSettings(
+        address=broker,
+        client_id=f"{config.mqtt.client_id}-commands-0",
+        properties=config.mqtt.url is not None,
+        limit=config.limits("mqtt"),
     )
 
 

@@ -146,6 +146,20 @@ class Dispatcher:
                     claim = ClaimCommand(device_id, command_id, attempt)
                 self._router.message(claim, self._claimed, ready)
 
+    async def claim(self, ready: Ready, downlink: str) -> None:
+        """Claim a command without looking whether it is ready, and tell it if it was; `run` before.
+
+        Submitted right behind its `SendCommand` this shares its commit. Without room, nothing is done.
+
+        Args:
+            downlink: the protocol of the carrier; a device that is told by another is not told here.
+        """
+        if ready in self._under_way or self._room.locked():
+            return
+        await self._room.acquire()
+        self._under_way.add(ready)
+        self._router.message(ClaimCommand(*ready, downlink), self._claimed, ready)
+
     def _claimed(self, ready: Ready, outcome: Outcome) -> None:
         if isinstance(outcome, Answer) and outcome.value is not None:
             self._tasks.create_task(self._tell(ready, outcome.value))

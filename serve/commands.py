@@ -88,7 +88,11 @@ def routes(services: Services) -> APIRouter:
 
     async def _submitted(message: Any) -> Command:
         try:
-            value = await ask(message, timeout_s)
+            asked = asyncio.ensure_future(ask(message, timeout_s))
+            if services.direct is not None:
+                await asyncio.sleep(0)  # so that it is submitted, and the claim shares its batch and commit
+                await services.direct.claim(message.device_id, message.command_id)
+            value = await asked
         except Refused as error:
             if error.code == "overloaded":
                 raise Problem(429, "overloaded", str(error), retry_after_s=_FULL_RETRY_AFTER_S) from None

@@ -25,6 +25,8 @@ from sensorium.actors.profile import Profiles, RateLimits
 from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
 from sensorium.ingest.decode import Bounds
+from sensorium.ingest.direct import DirectDownlink
+from sensorium.ingest.downlink import DownlinkSettings
 from sensorium.ingest.lorawan.adapter import LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
 from sensorium.ingest.rate_limit import limiter
@@ -107,6 +109,7 @@ class ApiSettings:
         webhook_schemes, webhook_networks: of the addresses that webhooks may have.
         keys: with what secrets are sealed at rest.
         models: where trained models are registered; None: they are not told of.
+        downlink: how devices are told of commands; None: not by the replica itself.
     """
 
     dsn: str
@@ -127,6 +130,7 @@ class ApiSettings:
     webhook_networks: tuple[str, ...] = ("loopback",)
     keys: Keys = field(default_factory=Keys)
     models: RegistrySettings | None = None
+    downlink: DownlinkSettings | None = None
 
 
 @asynccontextmanager
@@ -154,6 +158,11 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(lorawan.close)
         replay = Replay(router, settings.bounds, settings.lorawan)
         stack.push_async_callback(replay.close)
+        direct = None
+        if settings.downlink is not None:
+            direct = DirectDownlink(settings.downlink, router)
+            await direct.start()
+            stack.push_async_callback(direct.stop)
         archive = _archive(settings.archive, stack)
         alarms = SpreadAlarms(pools) if spread else Alarms(pool)
         feed = LiveFeed(lambda: [LiveLog(dsn) for dsn in dsns], alarms, _now_ms, settings.max_subscribers)
@@ -194,6 +203,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             replay=replay,
             lorawan=lorawan,
             tts_secret=settings.lorawan.tts_secret,
+            direct=direct,
             feed=feed,
             batched=Batched(pools),
             models=None if settings.models is None else TrainedModels(settings.models, PgActiveModels(pool)),

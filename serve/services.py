@@ -431,6 +431,14 @@ class RunsHosts(Protocol):
     async def rebalance(self) -> None: ...
 
 
+class TellsDevices(Protocol):
+    """See `ingest.direct.DirectDownlink`."""
+
+    async def claim(self, device_id: str, command_id: str) -> None:
+        """As `DirectDownlink.claim`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything the app calls, opened by whoever builds it and closed by them.
@@ -480,6 +488,8 @@ class Services:
     lorawan: LorawanAdapter | None = None
     tts_secret: str | None = None
     """What webhooks of The Things Stack must send; None: there is no such webhook."""
+    direct: TellsDevices | None = None
+    """What tells devices of commands as they are sent; None: the downlink finds them."""
     feed: LiveFeed | None = None
     """What the live feed follows; None: there is none."""
     actions: ActionSide | None = None

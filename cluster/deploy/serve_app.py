@@ -22,4 +22,5 @@ def api(args: dict[str, str]) -> Application:
     config = load(Path(args["config"]), os.environ)
     if config.storage.main_url is None:
         raise ConfigError("storage.url is needed: only `sensorium up` knows its embedded database")
-    return application(api_settings(config, config.storage.main_url), config.http.replicas)
+    broker = None if config.mqtt.url is None else config.broker
+    return application(api_settings(config, config.storage.main_url, broker), config.http.replicas)

@@ -81,6 +81,13 @@ def test_who_claims_second_is_refused() -> None:
         assert isinstance(claim(driver, attempt=attempt), Refusal)
 
 
+def test_who_tells_by_another_protocol_is_refused() -> None:
+    driver = Driver()
+    send(driver)
+    assert isinstance(driver.send(ClaimCommand(DEVICE_ID, "c1", 1, "coap")), Refusal)
+    assert isinstance(driver.send(ClaimCommand(DEVICE_ID, "c1", 1, "mqtt")), Answer)
+
+
 def test_the_same_command_again_is_the_same() -> None:
     driver = Driver()
     first = send(driver)

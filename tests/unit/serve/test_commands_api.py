@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sensorium.actors.messages import ClaimCommand, CommandReply
+from sensorium.actors.messages import ClaimCommand, CommandReply, Telling
+from sensorium.ingest.dispatch import Dispatcher
 from tests.unit.serve.problem import assert_problem
 from tests.unit.serve.world import NOW_MS, World, world
 
@@ -39,6 +40,55 @@ async def test_a_command_is_somewhere_to_be_looked_at(platform: World) -> None:
     assert (await platform.http.get(response.headers["Location"])).json() == command
     await answered(platform, command["command_id"])
     assert (await platform.http.get(response.headers["Location"])).json()["result"] == {"a": 1}
+
+
+class Direct:
+    """Tells devices by one protocol."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Telling]] = []
+        self.protocol = "mqtt"
+
+    def over(self, platform: World) -> Dispatcher:
+        self.dispatcher = Dispatcher(platform.router, (), self)
+        return self.dispatcher
+
+    async def claim(self, device_id: str, command_id: str) -> None:
+        await self.dispatcher.claim((device_id, command_id, 1), self.protocol)
+
+    async def ready(self) -> None:
+        raise AssertionError("what is sent is told at once or by others")
+
+    async def tell(self, device_id: str, telling: Telling) -> None:
+        self.told.append((device_id, telling))
+
+
+@pytest.mark.slow
+async def test_who_sends_tells_with_the_same_commit() -> None:
+    direct = Direct()
+    async with world(direct=direct) as platform, asyncio.TaskGroup() as tasks, asyncio.timeout(5):
+        await direct.over(platform).run(tasks)
+        await platform.registered()
+        before = platform.host.statistics()["commits"]
+        first = (await send(platform)).json()
+        while not direct.told:
+            await asyncio.sleep(0)
+        assert platform.host.statistics()["commits"] == before + 1
+        [(device_id, telling)] = direct.told
+        assert (device_id, telling.command_id, telling.attempt) == ("sensor-001", first["command_id"], 1)
+        assert [step.state for step in platform.store.commands[telling.command_id].steps] == [
+            "QUEUED",
+            "SENT",
+        ]
+        # One of a device is on its way at a time; the next stays queued until somebody finds it ready.
+        second = (await send(platform)).json()
+        assert platform.store.commands[second["command_id"]].state == "QUEUED"
+        assert not platform.store.commands[second["command_id"]].ready
+        direct.protocol = "coap"
+        await platform.registered("other")
+        third = (await platform.http.post("/api/devices/other/commands", json={"command": "open"})).json()
+        assert platform.store.commands[third["command_id"]].ready
+        assert len(direct.told) == 1
 
 
 async def test_who_waits_gets_the_end_or_the_way_there(platform: World) -> None:
