@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 from sensorium.actors.coordinator import ServiceSpec
@@ -19,6 +20,7 @@ from sensorium.serve.deployment import ApiSettings
 from sensorium.serve.peers import PeerWatch
 from sensorium.serve.spreader import Spreader
 from sensorium.storage.action_sink import NAME as ACTIONS
+from sensorium.storage.attendance import DOWNLINK, attend
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgReadyCommands
 from sensorium.storage.commands import PgCommands
@@ -72,11 +74,12 @@ def connections_needed(config: Config) -> int:
     """How many connections a database has to grant at most to hosts, replicas of the API, and services.
 
     A host, and so an isolated device, has one to commit, two to load, two to select and two that listen; a
-    replica its pool and one that listens; a service two; the membership two, claims two.
+    replica its pool, one that listens and one that sees whether the downlink is there; a service two; the
+    membership two, claims two, the downlink's presence one.
     """
     hosts = config.cluster.hosts + config.cluster.max_isolated_devices
-    per_database = 7 * hosts + (ApiSettings("").pool_size + 1) * config.http.replicas
-    return per_database + 2 * _SERVICES + 4
+    per_database = 7 * hosts + (ApiSettings("").pool_size + 2) * config.http.replicas
+    return per_database + 2 * _SERVICES + 5
 
 
 def storage_services(config: Config, dsns: Sequence[str]) -> Iterator[ServiceSpec]:
@@ -135,25 +138,33 @@ async def command_adapter(
     commands = SpreadCommands(pools) if len(pools) > 1 else PgCommands(pools[0])
     downlink = Downlink(settings, router, [PgReadyCommands(dsn) for dsn in dsns])
     spreader = Spreader(router, BulkJobs(pools[0]), commands)
-    return CommandAdapter(downlink, TaskAdapter("bulk jobs", spreader.run, spreader.statistics))
+    jobs = TaskAdapter("bulk jobs", spreader.run, spreader.statistics)
+    presence = TaskAdapter("presence", partial(attend, dsns[0], DOWNLINK), dict)
+    return CommandAdapter(downlink, jobs, presence)
 
 
 class CommandAdapter:
-    """The downlink of MQTT, and beside it what gives out bulk jobs, to devices of all protocols."""
+    """The downlink of MQTT, and beside it what gives out bulk jobs, to devices of all protocols.
 
-    def __init__(self, downlink: Downlink, jobs: TaskAdapter) -> None:
+    `presence` says to replicas of the API that answers are heard.
+    """
+
+    def __init__(self, downlink: Downlink, jobs: TaskAdapter, presence: TaskAdapter) -> None:
         self._downlink = downlink
         self._jobs = jobs
+        self._presence = presence
 
     async def start(self) -> None:
         """Begin to connect to the broker, and keep trying while it is away."""
         await self._downlink.start()
         await self._jobs.start()
+        await self._presence.start()
 
     def check(self) -> None:
         """Raise what ended one of them."""
         self._downlink.check()
         self._jobs.check()
+        self._presence.check()
 
     def statistics(self) -> dict[str, Any]:
         """Of the downlink, with those of bulk jobs under "bulk"."""
@@ -161,6 +172,7 @@ class CommandAdapter:
 
     async def stop(self) -> None:
         """Give out and claim nothing more, finish what is under way."""
+        await self._presence.stop()
         await self._jobs.stop()
         await self._downlink.stop()
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Final
 from uuid import uuid4
@@ -27,13 +27,17 @@ class DirectDownlink:
     """Tells devices by MQTT what was sent to them through `router`. Start and stop it once.
 
     It has a connection of its own, which never repeats, as that of the `Downlink`. It works as long as it is
-    connected; nothing depends on it.
+    connected and somebody hears the answers; nothing depends on it.
+
+    Args:
+        heard: whether a `Downlink` is there, whenever that changes (`storage.attendance`).
     """
 
     def __init__(
         self,
         settings: DownlinkSettings,
         router: Router,
+        heard: AsyncIterator[bool],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._settings = settings
@@ -45,6 +49,8 @@ class DirectDownlink:
         )
         carrier = MqttCarrier(self._publisher, clock_ms, properties=settings.properties)
         self._dispatcher = Dispatcher(router, (), carrier)
+        self._heard_by = heard
+        self._heard = False
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -54,7 +60,7 @@ class DirectDownlink:
         self._task.add_done_callback(_told)
 
     async def connected(self) -> None:
-        """Return once devices can be told."""
+        """Return once the broker can be reached."""
         await self._publisher.connected()
 
     async def stop(self) -> None:
@@ -69,16 +75,22 @@ class DirectDownlink:
 
     async def claim(self, device_id: str, command_id: str) -> None:
         """Have a new command, whose `SendCommand` was submitted to the router just now, told if it may be."""
-        if self._publisher.is_connected and not self._stop.is_set():
+        if self._heard and self._publisher.is_connected and not self._stop.is_set():
             await self._dispatcher.claim((device_id, command_id, 1), PROTOCOL)
 
     async def _run(self) -> None:
         async with self._publisher, asyncio.TaskGroup() as tasks:
             await self._dispatcher.run(tasks)
+            following = tasks.create_task(self._follow())
             await self._stop.wait()
+            following.cancel()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.drain_timeout_s):
                     await self._dispatcher.drained()
+
+    async def _follow(self) -> None:
+        async for heard in self._heard_by:
+            self._heard = heard
 
 
 def _told(task: asyncio.Task[None]) -> None:

@@ -39,6 +39,7 @@ from sensorium.serve.services import ActionSide, Services
 from sensorium.storage.alarms import Alarms
 from sensorium.storage.anomalies import Anomalies
 from sensorium.storage.archive import Archive
+from sensorium.storage.attendance import DOWNLINK, attended
 from sensorium.storage.audit_chain import AuditLog
 from sensorium.storage.batched import Batched
 from sensorium.storage.bulk_jobs import BulkJobs
@@ -160,7 +161,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(replay.close)
         direct = None
         if settings.downlink is not None:
-            direct = DirectDownlink(settings.downlink, router)
+            direct = DirectDownlink(settings.downlink, router, attended(settings.dsn, DOWNLINK))
             await direct.start()
             stack.push_async_callback(direct.stop)
         archive = _archive(settings.archive, stack)

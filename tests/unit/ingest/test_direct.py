@@ -1,6 +1,7 @@
 """Commands told by who sends them, as long as there is a broker."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from sensorium.ingest.broker import free_port
@@ -23,9 +24,13 @@ class Nobody:
         return
 
 
+async def heard() -> AsyncIterator[bool]:
+    yield True
+
+
 async def test_nothing_is_claimed_while_the_broker_is_away() -> None:
     settings = DownlinkSettings(address=BrokerAddress(host="127.0.0.1", port=free_port()))
-    direct = DirectDownlink(settings, Nobody())
+    direct = DirectDownlink(settings, Nobody(), heard())
     await direct.claim("d", "c")
     await direct.start()
     async with asyncio.timeout(5):
