@@ -107,6 +107,8 @@ class Dispatcher:
         self._share = max(1, MAX_UNDER_WAY // max(1, len(sources)))
         self._rooms = [asyncio.Semaphore(self._share) for _ in sources]
         """One a source: what waits for a database that is away leaves the others theirs."""
+        self._unasked = asyncio.Semaphore(self._share)
+        """The room of what is claimed without a source."""
         self._counts: Counter[str] = Counter()
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
@@ -118,7 +120,7 @@ class Dispatcher:
 
     async def drained(self) -> None:
         """Return once nothing is under way. Bound it, and cancel `run` before."""
-        for room in self._rooms:
+        for room in (*self._rooms, self._unasked):
             for _ in range(self._share):
                 await room.acquire()
 
@@ -154,10 +156,11 @@ class Dispatcher:
         Args:
             downlink: the protocol of the carrier; a device that is told by another is not told here.
         """
-        if ready in self._under_way or self._room.locked():
+        room = self._unasked
+        if ready in self._under_way or room.locked():
             return
-        await self._room.acquire()
-        self._under_way.add(ready)
+        await room.acquire()
+        self._under_way[ready] = room
         self._router.message(ClaimCommand(*ready, downlink), self._claimed, ready)
 
     def _claimed(self, ready: Ready, outcome: Outcome) -> None:
