@@ -117,7 +117,8 @@ class Commands:
         command = Command(
             *(message.command_id, device.id, message.command, message.parameters, QUEUED),
             *(now_ms, now_ms, message.timeout_ms, message.expires_ms),
-            number=device.shard.head + 1,  # the offset of its event: it only grows
+            # The offset of its event, but above those of another shard that it comes behind.
+            number=max([device.shard.head, *(one.number for one in self.open.values())]) + 1,
             retries=message.retries,
             job_id=message.job_id,
         )

@@ -48,7 +48,8 @@ def whole(device: Device) -> WholeDevice:
         found = {
             name: info
             for name, kind in zip(device.metrics.names, device.metrics.kinds, strict=True)
-            if kind == NUMBER and (info := device.window(name, length_s)) is not None
+            # What came too late for any window is not looked for when a past state is rebuilt.
+            if kind == NUMBER and (info := device.window(name, length_s)) is not None and info.count
         }
         windows.append(WholeWindow(length_s, found))
     state = device.twin.state
