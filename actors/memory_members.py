@@ -96,14 +96,14 @@ class MemoryMembers:
     async def held(self, incarnation: int) -> dict[int, Held]:
         """As `Log.held`, for an incarnation."""
         await self._turn()
-        self._check_fence(incarnation)
+        self._check_let_in(incarnation)
         self._renewed_s[incarnation] = _now_s()
         return self._held(incarnation)
 
     async def claim(self, incarnation: int, shards: Sequence[int]) -> dict[int, Held]:
         """As `Log.claim`, for an incarnation."""
         await self._turn()
-        self._check_fence(incarnation)
+        self._check_let_in(incarnation)
         for shard in shards:
             someones = shard < SHARDS or shard in self.homes.values()
             if someones and self._free_from_s(shard) <= _now_s():
@@ -146,9 +146,12 @@ class MemoryMembers:
     async def _turn(self) -> None:
         await asyncio.sleep(0)
 
-    def _check_fence(self, incarnation: int) -> None:
+    def _check_let_in(self, incarnation: int) -> None:
         if incarnation not in self.hosts:
             raise LogUnavailable(f"incarnation {incarnation} is not let in here yet")
+        self._check_fence(incarnation)
+
+    def _check_fence(self, incarnation: int) -> None:
         if not self.hosts.get(incarnation, ("", False))[1]:
             raise Fenced(f"incarnation {incarnation} is fenced")
 

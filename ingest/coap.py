@@ -128,6 +128,7 @@ class CoapServer:
             )
         for interface in self._context.request_interfaces:
             install(self._exchanges, interface.token_interface)
+            keep_reading(interface.token_interface)
         self._watching = [
             asyncio.create_task(self._latest.watch(source), name="coap commands") for source in self._sources
         ]
@@ -182,6 +183,31 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
         except OSError as error:
             raise OSError(error.errno, f"CoAP cannot listen at {host}:{port}/udp: {error.strerror}") from None
+
+
+def keep_reading(messages: Any) -> None:
+    """Have a message manager of aiocoap read on after an ICMP error, such as of an observer that is gone.
+
+    libuv polls a socket no more that has an error, and uvloop, on which Ray's actors run, leaves it at that.
+    """
+    interface: Any = getattr(messages, "message_interface", None)
+    transport = getattr(interface, "transport", None)
+    if not hasattr(interface, "datagram_errqueue_received") or transport is None:
+        return  # one without error queue
+    loop = asyncio.get_running_loop()
+    number = transport._RecvmsgSelectorDatagramTransport__sock_fileno
+
+    def first(taken: Callable[..., None]) -> Callable[..., None]:
+        def take(*args: Any) -> None:
+            if transport._loop is not None:  # else it has been closed
+                loop.remove_reader(number)
+                loop.add_reader(number, transport._read_ready)
+            taken(*args)
+
+        return take
+
+    interface.datagram_errqueue_received = first(interface.datagram_errqueue_received)
+    interface.error_received = first(interface.error_received)
 
 
 def _transports() -> list[str]:
