@@ -43,6 +43,10 @@ _REFUSED: Final = re.compile(
 Database = EmbeddedPostgres | Server
 
 
+async def register(api: httpx.AsyncClient, device_id: str) -> httpx.Response:
+    return await api.post("/api/devices", json={"device_id": device_id, "device_type": "roving"})
+
+
 class World:
     """A cluster of a head and two workers, and what a test looks at it with.
 
@@ -113,10 +117,10 @@ class World:
         ids = [f"{name}-{n:03}" for n in range(DEVICES)]
         async with httpx.AsyncClient(base_url=self.url, timeout=30) as api:
             for device_id in ids:
-                answer = await api.post(
-                    "/api/devices", json={"device_id": device_id, "device_type": "roving"}
-                )
-                # A call within the cluster that failed after it was carried out, and is made again, finds it.
+                # Where calls within the cluster fail it may be asked to come again, and then be found there.
+                async with asyncio.timeout(60):
+                    while (answer := await register(api, device_id)).status_code in (429, 503):
+                        await asyncio.sleep(float(answer.headers["retry-after"]))
                 assert answer.status_code in (201, 409), answer.text
         async with (
             mqtt_client(self.broker.address, name) as client,
