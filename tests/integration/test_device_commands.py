@@ -145,10 +145,13 @@ async def test_who_is_away_is_told_on_return_unless_it_expired(
 
 
 def process_of(name: str) -> int:
-    """The process of the living actor whose name starts so."""
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(name):
-            return int(ray.get(ray.get_actor(actor["name"], NAMESPACE).pid.remote(), timeout=20))
+    """The process of the living actor whose name starts so, once there is one: it may be on its way back."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        for actor in ray.util.list_named_actors(all_namespaces=True):
+            if actor["namespace"] == NAMESPACE and actor["name"].startswith(name):
+                return int(ray.get(ray.get_actor(actor["name"], NAMESPACE).pid.remote(), timeout=20))
+        time.sleep(0.1)
     raise AssertionError(f"no actor {name}")
 
 
