@@ -12,11 +12,8 @@ from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
-import msgspec
-
 from sensorium.ingest.dispatch import Dispatcher
-from sensorium.ingest.downlink import DownlinkSettings, MqttCarrier
-from sensorium.ingest.mqtt_client import MqttClient
+from sensorium.ingest.downlink import DownlinkSettings, MqttCarrier, never_repeating
 from sensorium.ingest.pipeline import Router
 
 PROTOCOL: Final = "mqtt"
@@ -41,11 +38,8 @@ class DirectDownlink:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._settings = settings
-        self._publisher = MqttClient(
-            settings.address,
-            f"{settings.client_id}-direct-{os.getpid()}-{uuid4().hex[:8]}",
-            options=msgspec.structs.replace(settings.options, session_expiry_s=0),
-            repeat=False,
+        self._publisher = never_repeating(
+            settings, f"{settings.client_id}-direct-{os.getpid()}-{uuid4().hex[:8]}"
         )
         carrier = MqttCarrier(self._publisher, clock_ms, properties=settings.properties)
         self._dispatcher = Dispatcher(router, (), carrier)

@@ -112,6 +112,16 @@ class MqttCarrier:
             raise Untold(f"nobody has subscribed to {topic}", final=False, count="unreached")
 
 
+def never_repeating(settings: DownlinkSettings, client_id: str) -> MqttClient:
+    """A connection to tell devices by: all is sent at most once, and no session outlives it."""
+    return MqttClient(
+        settings.address,
+        client_id,
+        options=msgspec.structs.replace(settings.options, session_expiry_s=0),
+        repeat=False,
+    )
+
+
 class Downlink:
     """Tells devices and hears their answers. Start and stop it once.
 
@@ -138,12 +148,7 @@ class Downlink:
             on_packets=self._take,
             options=settings.options,
         )
-        self._publisher = MqttClient(
-            settings.address,
-            f"{settings.client_id}-out",
-            options=msgspec.structs.replace(settings.options, session_expiry_s=0),
-            repeat=False,
-        )
+        self._publisher = never_repeating(settings, f"{settings.client_id}-out")
         carrier = MqttCarrier(self._publisher, clock_ms, properties=settings.properties)
         self._dispatcher = Dispatcher(router, sources, carrier, carrier)
         self._acks: Acks | None = None

@@ -140,6 +140,14 @@ class World:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def go_on(self) -> None:
+        """What is always going on: readings, wishes, and devices that change their process."""
+        self.send(self.rng.randrange(8))
+        if self.wishes.random() < 0.5:
+            self.wish()
+        if self.whims.random() < 0.4:
+            self.isolate()
+
     def send(self, count: int) -> None:
         """So many readings of devices of choice."""
         for _ in range(count):
@@ -347,11 +355,7 @@ async def storm(seed: int) -> None:
     try:
         for _ in range(ROUNDS):
             for _ in range(STEPS):
-                world.send(world.rng.randrange(8))
-                if world.wishes.random() < 0.5:
-                    world.wish()
-                if world.whims.random() < 0.4:
-                    world.isolate()
+                world.go_on()
                 if world.wishes.random() < 0.3:
                     world.later(world.tell())
                 if world.rng.random() < 0.7:

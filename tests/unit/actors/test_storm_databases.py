@@ -192,11 +192,7 @@ async def storm(seed: int) -> None:
     await world.start()
     try:
         for _ in range(STEPS):
-            world.send(world.rng.randrange(8))
-            if world.wishes.random() < 0.5:
-                world.wish()
-            if world.whims.random() < 0.4:
-                world.isolate()
+            world.go_on()
             if world.rng.random() < 0.7:
                 await turn_bad(world)
             if world.rng.random() < 0.3:

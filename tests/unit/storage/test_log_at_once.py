@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cutting import cut_waiting
 from storage_rows import NOON_MS, event, registration
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Moved
@@ -14,7 +15,6 @@ from sensorium.actors.origin import Origin
 from sensorium.actors.placement import shard_of
 from sensorium.actors.records import AuditRow, Command, CommandState, Commit, PresenceRow, TimerRow
 from sensorium.storage import PgLog, PgMembership, drop_partitions
-from sensorium.storage.assignments import application_of
 from sensorium.storage.database import Pool, acquired
 
 pytestmark = pytest.mark.database
@@ -96,14 +96,7 @@ async def test_one_that_is_cut_leaves_nothing_and_is_repeated(dsn: str, pool: Po
         await transaction.start()
         await blocker.execute("LOCK TABLE commands IN EXCLUSIVE MODE")
         committing = asyncio.create_task(log.commit(queued()))
-        cut = 0
-        async with asyncio.timeout(5):
-            while not cut:
-                cut = await observer.fetchval(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                    " WHERE application_name = $1 AND wait_event_type = 'Lock'",
-                    application_of(log.incarnation),
-                )
+        await cut_waiting(observer, log)
         with pytest.raises(LogUnavailable):
             await committing
         assert log._doubtful == {HOME}

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import asyncpg
 import pytest
+from cutting import cut_waiting
 from storage_rows import NOON_MS, alarm, event, reading, registration, snapshot
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable
@@ -76,14 +77,7 @@ async def test_a_connection_cut_within_a_commit_leaves_nothing(dsn: str, pool: P
         await blocker.execute("LOCK TABLE alarms IN EXCLUSIVE MODE")
         rows = Commit(readings=[reading("d", 1)], alarms=[alarm("x", "d")])
         committing = asyncio.create_task(log.commit(rows))
-        cut = 0
-        async with asyncio.timeout(5):
-            while not cut:
-                cut = await observer.fetchval(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                    " WHERE application_name = $1 AND wait_event_type = 'Lock'",
-                    application_of(log.incarnation),
-                )
+        await cut_waiting(observer, log)
         with pytest.raises(LogUnavailable):
             await committing
         await transaction.rollback()
