@@ -1,6 +1,7 @@
 """The statements of `history`. Only what stands here is ever put into them; all else is a parameter."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from sensorium.actors.messages import Quality
@@ -15,6 +16,8 @@ AGGREGATIONS: Final = ("mean", "min", "max", "sum", "count", "first", "last", "p
 
 _START: Final = "coalesce($2::timestamptz, '-infinity')"
 _END: Final = "coalesce($3::timestamptz, 'infinity')"
+_AT_LEAST: Final = "coalesce($3::timestamptz, '-infinity')"
+_BEFORE: Final = "coalesce($4::timestamptz, 'infinity')"
 
 _HAS_ONE: Final = """
     AND EXISTS (SELECT FROM metric_slots s WHERE s.metric_set = r.metric_set AND s.name = ANY($8::text[])
@@ -23,10 +26,21 @@ _HAS_ONE: Final = """
 """
 
 
-def _readings(order: str, by_metric: bool, by_point: bool, quality: Quality | None) -> str:
+@lru_cache(maxsize=256)
+def readings(
+    order: str,
+    by_metric: bool,
+    by_point: bool,
+    quality: Quality | None,
+    committed: raw.Committed = raw.WHENEVER,
+) -> str:
+    """By order, whether a reading must have one of the metrics $8, whether the order is that of an archive's
+    points, of which quality it must be, and when it was committed; $1 device, $2, $3 range, $4, $5 cursor,
+    $6 limit, $7 among how many readings of chunks it looks for them.
+    """
     sign = ">" if order == "asc" else "<"
     place = f"(r.log_offset % {SUB_MS})" if by_point else "r.log_offset"
-    where, rows, chunks = raw.between(_START, _END)
+    where, rows, chunks = raw.between(_START, _END, committed)
     inside = f"c.first_time >= {_START} AND c.last_time < {_END}"
     behind, within = ("c.last_time", "c.first_time") if order == "asc" else ("c.first_time", "c.last_time")
     chunks += f" AND c.device = $1 AND ($4::timestamptz IS NULL OR {behind} {sign}= $4)"
@@ -50,20 +64,10 @@ def _readings(order: str, by_metric: bool, by_point: bool, quality: Quality | No
     return f"SELECT * FROM ({both}) AS found ORDER BY time {order}, log_offset {order} LIMIT $6"
 
 
-READINGS: Final = {
-    (order, by_metric, by_point, quality): _readings(order, by_metric, by_point, quality)
-    for order in ("asc", "desc")
-    for by_metric in (False, True)
-    for by_point in (False, True)
-    for quality in (None, *Quality)
-}
-"""By order, whether a reading must have one of the metrics $8, whether the order is that of an archive's
-points, and of which quality it must be; $1 device, $2, $3 range, $4, $5 cursor, $6 limit, $7 among how many
-readings of chunks it looks for them."""
-
-
-def _kinds() -> str:
-    where, rows, chunks = raw.between(_START, _END)
+@lru_cache(maxsize=256)
+def kinds(committed: raw.Committed) -> str:
+    """Of the devices $1 in the range $2, $3."""
+    where, rows, chunks = raw.between(_START, _END, committed)
     of_them = "r.device = ANY($1::bigint[])"
     inside = f"c.first_time >= {_START} AND c.last_time < {_END}"
     found = raw.readings("r.metric_set", f"{of_them} AND {where}", rows, f"NOT ({inside}) AND {chunks}")
@@ -77,16 +81,19 @@ def _kinds() -> str:
     """
 
 
-KINDS: Final = _kinds()
-"""Of the devices $1."""
+@lru_cache(maxsize=256)
+def newest_sets(committed: raw.Committed) -> str:
+    """Of the newest $2 readings of each of the devices $1 between $3 and $4: which have which metric set."""
+    found = raw.newest("r.metric_set, r.time", "asked.device", "$2", _AT_LEAST, _BEFORE, None, committed)
+    return f"""
+        SELECT asked.device, newest.metric_set, count(*) AS count
+        FROM unnest($1::bigint[]) AS asked (device), LATERAL ({found}) AS newest GROUP BY 1, 2
+    """
 
-NEWEST_KINDS: Final = f"""
-SELECT DISTINCT s.name, s.kind::text AS kind
-FROM unnest($1::bigint[]) AS asked (device),
-    LATERAL ({raw.newest("r.metric_set, r.time", "asked.device", "20")}) AS newest
-JOIN metric_slots s ON s.metric_set = newest.metric_set ORDER BY 1, 2
+
+KINDS_OF_SETS: Final = """
+SELECT DISTINCT name, kind::text AS kind FROM metric_slots WHERE metric_set = ANY($1::bigint[]) ORDER BY 1, 2
 """
-"""Of the newest readings of each: the set of a device only grows."""
 
 SEAM: Final = """
 SELECT p.read_from, p.cursors, (SELECT kept_from FROM retention WHERE kind = 'log') AS kept_from
@@ -158,17 +165,10 @@ class Parts:
         self._whole: list[str] = []
         self.arguments: list[Any] = []
 
-    def readings(self, start_ms: int, end_ms: int) -> None:
+    def readings(self, start_ms: int, end_ms: int, committed: raw.Committed) -> None:
         """Readings with times in the range."""
         start, end = f"{self._add(start_ms)}::timestamptz", f"{self._add(end_ms)}::timestamptz"
-        where, _, chunks = raw.between(start, end)
-        # As values, so that planning leaves the partitions before them out.
-        rows_from, chunks_from = (self._add(start_ms - hours * HOUR_MS) for hours in (25, 49))
-        self._raw(
-            where,
-            f"r.committed_at >= {rows_from}::timestamptz",
-            f"{chunks} AND c.committed_at >= {chunks_from}::timestamptz",
-        )
+        self._raw(*raw.between(start, end, committed))
 
     def newer(self, start_ms: int, end_ms: int, read_from_ms: int) -> None:
         """Readings with times in the range that the rollups do not count yet."""

@@ -1,13 +1,14 @@
 """The statements by which `log` reads. Those by which it writes are in `_write`."""
 
+from functools import lru_cache
 from typing import Final
 
 from sensorium.storage._read import ALARM_COLUMNS, DEVICE_COLUMNS
-from sensorium.storage._readings_sql import holds, readings
+from sensorium.storage._readings_sql import WHENEVER, Committed, holds, readings
 
 HEAD_SLACK_S: Final = 600
 """How much older than the moment of `save` the heads given to it may be, commits in flight included."""
-TAIL_SLACK: Final = "1 hour"
+TAIL_SLACK_MS: Final = 3_600_000
 """The same for snapshots. Generous: it prunes whole days only."""
 
 LET_IN: Final = "SELECT EXISTS (SELECT FROM hosts WHERE incarnation = $1)"
@@ -38,7 +39,8 @@ RETURNING shard, head
 
 DEVICES: Final = f"SELECT {DEVICE_COLUMNS} FROM devices WHERE device_id = ANY($1::text[])"
 SNAPSHOTS: Final = (
-    "SELECT device, shard, log_offset, replay_from, state FROM snapshots WHERE device = ANY($1::bigint[])"
+    "SELECT device, shard, log_offset, replay_from, state, saved_at FROM snapshots"
+    " WHERE device = ANY($1::bigint[])"
 )
 ACTIVE_ALARMS: Final = (
     f"SELECT {ALARM_COLUMNS} FROM alarms WHERE device = ANY($1::bigint[]) AND state = 'ACTIVE'"
@@ -68,30 +70,41 @@ SELECT shard, device_id, name, due_at, since_at FROM timers
 WHERE due_at < $2 AND shard = ANY($1::smallint[]) ORDER BY due_at, device_id, name LIMIT $3
 """
 
-# What is in another shard than the snapshot, the device left behind in it: the snapshot has all of that.
-_TAIL: Final = readings(
-    "r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts",
-    """r.device = asked.device AND r.time >= asked.replay_from AND r.log_offset > asked.log_offset
-    AND (asked.shard IS NULL OR r.shard = asked.shard)""",
-    "r.committed_at >= asked.floor",
-    """c.last_time >= asked.replay_from AND c.last_offset > asked.log_offset
-    AND c.committed_at >= asked.floor - interval '1 day'""",
-)
-TAILS: Final = f"""
-SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
-FROM (SELECT wanted.device, s.shard, coalesce(s.replay_from, '-infinity') AS replay_from,
-             coalesce(s.log_offset, 0) AS log_offset,
-             coalesce(s.saved_at - interval '{TAIL_SLACK}', '-infinity') AS floor
-          FROM unnest($1::bigint[]) AS wanted (device) LEFT JOIN snapshots s USING (device)) AS asked,
-LATERAL ({_TAIL}) AS r
-ORDER BY asked.device, r.log_offset
-"""
 
-SEEN: Final = f"""
-SELECT asked.device, asked.time, asked.key
-FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[]) AS asked (device, time, key)
-WHERE {holds("asked.device", "asked.time", "asked.key")}
-"""
+@lru_cache(maxsize=16)
+def tails(committed: Committed = WHENEVER) -> str:
+    """What is behind the snapshots of the devices $1, and was committed then; without one that is everything.
+
+    What is in another shard than the snapshot, the device left behind in it: the snapshot has all of that.
+    """
+    tail = readings(
+        "r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts",
+        """r.device = asked.device AND r.time >= asked.replay_from AND r.log_offset > asked.log_offset
+        AND (asked.shard IS NULL OR r.shard = asked.shard)""",
+        f"r.committed_at >= asked.floor AND {committed.rows}",
+        f"""c.last_time >= asked.replay_from AND c.last_offset > asked.log_offset
+        AND c.committed_at >= asked.floor - interval '1 day' AND {committed.chunks}""",
+    )
+    return f"""
+        SELECT asked.device, r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts
+        FROM (SELECT wanted.device, s.shard, coalesce(s.replay_from, '-infinity') AS replay_from,
+                     coalesce(s.log_offset, 0) AS log_offset,
+                     coalesce(s.saved_at - interval '{TAIL_SLACK_MS} ms', '-infinity') AS floor
+                  FROM unnest($1::bigint[]) AS wanted (device) LEFT JOIN snapshots s USING (device)) AS asked,
+        LATERAL ({tail}) AS r
+        ORDER BY asked.device, r.log_offset
+    """
+
+
+@lru_cache(maxsize=16)
+def seen(committed: Committed) -> str:
+    """Which of the readings $1 device, $2 time, $3 key are stored; `committed` holds for all of them."""
+    return f"""
+        SELECT asked.device, asked.time, asked.key
+        FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[]) AS asked (device, time, key)
+        WHERE {holds("asked.device", "asked.time", "asked.key", committed)}
+    """
+
 
 # A message without a time of its own was stored with that of its receipt, just before its commit: a day that
 # is compacted has none of these.

@@ -5,7 +5,9 @@ chunks, `c`, may hold such readings; nothing else in the code knows how a chunk 
 """
 
 import re
-from typing import Final
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple, Self
 
 from sensorium.actors.messages import Quality, ReadingFlag
 
@@ -13,6 +15,10 @@ READINGS_A_CHUNK: Final = 1_000
 ITEMS_A_CHUNK: Final = 20_000
 """Numbers in a chunk, about; a text counts for `TEXT_ITEMS`. Bounds what a reader takes in at once."""
 TEXT_ITEMS: Final = 20
+LAST_DAY: Final = 2_932_896
+DAY_MS: Final = 86_400_000
+AHEAD_MS: Final = 25 * 3_600_000
+"""A reading is committed at most a day before its event time; an hour for clocks."""
 ALWAYS: Final = "'-infinity'::timestamptz"
 NEVER: Final = "'infinity'::timestamptz"
 
@@ -38,6 +44,45 @@ _VALUES: Final = ("numbers", "texts")
 _COLUMN: Final = re.compile(r"\br\.(\w+)(?:\[([^]]+)\])?")
 
 
+class Committed(NamedTuple):
+    """When what is asked for was committed: conditions on `r` of rows and on `c` of chunks.
+
+    Of literals, so that planning leaves the partitions of other days out: by what a statement works out when
+    it runs, intervals taken from parameters included, it cannot.
+    """
+
+    rows: str = "true"
+    chunks: str = "true"
+
+    @classmethod
+    def of_days(cls, rows_from: int | None, chunks: Sequence[tuple[int | None, int | None]]) -> Self:
+        """Of rows from a day on, and of chunks of ranges of days (since 1970), ends not included."""
+        ranges = " OR ".join(_days("c", *days) for days in chunks)
+        return cls(_days("r", rows_from, None), f"({ranges})")
+
+    @classmethod
+    def of_ms(cls, start_ms: int, end_ms: int | None = None) -> Self:
+        """Between two times, both included, and of the rest of their days."""
+        days = start_ms // DAY_MS, None if end_ms is None else end_ms // DAY_MS + 1
+        # Of a chunk's commits the first is looked at, which was on the same day.
+        return cls(_days("r", *days), _days("c", *days))
+
+
+WHENEVER: Final = Committed()
+
+
+def _days(of: str, begin: int | None, end: int | None) -> str:
+    ends = [] if begin is None else [f"{of}.committed_at >= {_midnight(begin)}"]
+    ends += [] if end is None else [f"{of}.committed_at < {_midnight(end)}"]
+    return " AND ".join(ends) or "true"
+
+
+def _midnight(day: int) -> str:
+    # Nothing was committed before 1970, and nothing will be after 9999.
+    at = datetime.fromtimestamp(min(max(day, 0), LAST_DAY) * 86_400, UTC)
+    return f"timestamptz '{at:%Y-%m-%d} 00:00+00'"
+
+
 def _of_chunk(column: re.Match[str]) -> str:
     name, slot = column.groups()
     if name not in _VALUES:
@@ -51,14 +96,16 @@ def _of_chunk(column: re.Match[str]) -> str:
 def _unpacked(used: set[str], source: str) -> str:
     """Chunks `c`, the numbers `u.n` of their readings, and the arrays of the columns used."""
     arrays = {column: array for column, array in _ARRAYS.items() if column in used}
-    functions = ["generate_series(1, c.count)", *(f"unnest(c.{array})" for array in arrays.values())]
-    # Made anew, an array is decompressed once a chunk instead of once a reading.
+    opened = [name for name in _VALUES if name in used]
+    # Made anew, an array is decompressed once a chunk instead of once a reading; but only if that is done
+    # before its readings are counted up, whose number therefore comes from there.
     values = "".join(
-        f" CROSS JOIN LATERAL (SELECT v.items, nullif(cardinality(v.items), 0) / c.count AS width"
-        f" FROM (SELECT array_cat(c.{name}, '{{}}') AS items OFFSET 0) v) {name}"
-        for name in _VALUES
-        if name in used
+        f" CROSS JOIN LATERAL (SELECT v.items, nullif(cardinality(v.items), 0) / c.count AS width, c.count"
+        f" FROM (SELECT array_cat(c.{name}, '{{}}') AS items OFFSET 0) v OFFSET 0) {name}"
+        for name in opened
     )
+    count = f"least({', '.join(f'{name}.count' for name in opened)})" if opened else "c.count"
+    functions = [f"generate_series(1, {count})", *(f"unnest(c.{array})" for array in arrays.values())]
     return (
         f"{source} c{values} CROSS JOIN LATERAL"
         f" ROWS FROM ({', '.join(functions)}) AS u (n{''.join(f', {column}' for column in arrays)})"
@@ -106,23 +153,28 @@ def readings(
     )
 
 
-def between(start: str, end: str) -> tuple[str, str, str]:
+def between(start: str, end: str, committed: Committed | None = None) -> tuple[str, str, str]:
     """`where`, `rows` and `chunks` of readings with times in the range; two expressions in SQL.
 
     A reading is committed at most a day before its event time, so partitions that were written earlier than
-    that cannot hold it; a chunk's least commit is on the day of all its others.
+    that cannot hold it; a chunk's least commit is on the day of all its others. `committed` says it better.
     """
+    if committed is None:
+        committed = Committed(
+            f"r.committed_at >= {start} - interval '25 hours'",
+            f"c.committed_at >= {start} - interval '49 hours'",
+        )
     return (
         f"r.time >= {start} AND r.time < {end}",
-        f"r.committed_at >= {start} - interval '25 hours'",
-        f"c.last_time >= {start} AND c.first_time < {end}"
-        f" AND c.committed_at >= {start} - interval '49 hours'",
+        committed.rows,
+        f"c.last_time >= {start} AND c.first_time < {end} AND {committed.chunks}",
     )
 
 
-def holds(device: str, time: str, key: str) -> str:
+def holds(device: str, time: str, key: str, committed: Committed) -> str:
     """Whether such a reading is stored. Of chunks only the keys are looked through, unless one is found."""
     where, rows, chunks = between(time, f"({time} + interval '1 us')")
+    rows, chunks = f"{rows} AND {committed.rows}", f"{chunks} AND {committed.chunks}"
     return f"""
         (EXISTS (SELECT FROM readings r WHERE r.device = {device} AND {where} AND r.key = {key} AND {rows})
          OR EXISTS (SELECT FROM reading_chunks c
@@ -167,9 +219,10 @@ def newest(
     start: str = ALWAYS,
     end: str = NEVER,
     quality: Quality | None = None,
+    committed: Committed | None = None,
 ) -> str:
     """What `select`, `r.time` included, says of a device's newest readings in a range, newest first."""
-    where, rows, chunks = between(start, end)
+    where, rows, chunks = between(start, end, committed)
     of_this, with_these, of_these = of_quality(quality)
     chunks += with_these
     of_device = f"c.device = {device} AND {chunks}"

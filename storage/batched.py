@@ -5,11 +5,13 @@ Not for one device: see `history`, `alarms` and `commands`. Over several databas
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from sensorium.actors.messages import Quality
+from sensorium.actors.metrics import MetricSet
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Alarm, Command, Registration
 from sensorium.storage._known_sets import KnownSets
@@ -20,7 +22,8 @@ from sensorium.storage._read import (
     command_of,
     registration_of,
 )
-from sensorium.storage._readings_sql import newest
+from sensorium.storage._readings_sql import Committed, newest
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.history import Point
@@ -41,19 +44,18 @@ COMMANDS: Final = (
     f"{_READ_ALL} SELECT body FROM commands WHERE device = asked.device"
     " AND ($2::text IS NULL OR state = $2) ORDER BY number DESC LIMIT $3) AS found"
 )
-READINGS: Final = {
-    quality: (
-        _READ_ALL
-        + newest(
-            "r.time, r.flags, r.metric_set, r.numbers, r.texts",
-            *("asked.device", "$4"),
-            *("coalesce($2::timestamptz, '-infinity')", "coalesce($3::timestamptz, 'infinity')"),
-            quality=quality,
-        )
-        + ") AS found"
+
+
+@lru_cache(maxsize=256)
+def newest_readings(quality: Quality | None, committed: Committed) -> str:
+    """The newest $4 between $2 and $3 of each of the devices $1."""
+    found = newest(
+        "r.time, r.flags, r.metric_set, r.numbers, r.texts",
+        *("asked.device", "$4"),
+        *("coalesce($2::timestamptz, '-infinity')", "coalesce($3::timestamptz, 'infinity')"),
+        *(quality, committed),
     )
-    for quality in (None, *Quality)
-}
+    return f"{_READ_ALL}{found}) AS found"
 
 
 def _alarm(row: Any) -> Alarm:
@@ -62,12 +64,19 @@ def _alarm(row: Any) -> Alarm:
     return alarm_of(columns)
 
 
+def _point(row: asyncpg.Record, metrics: MetricSet) -> Point:
+    values = decode_values(metrics, row["numbers"], row["texts"])
+    named = {k: v for k, v in zip(metrics.names, values, strict=True) if v is not None}
+    return Point(row["time"], named, row["flags"])
+
+
 class Batched:
     """Over the pools of the log's databases, in their order. Raises `LogUnavailable`."""
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self._pools = pools
         self._sets = [KnownSets() for _ in pools]
+        self._days = [CompactedDays() for _ in pools]
 
     async def registrations(self, device_ids: Sequence[str]) -> dict[str, Registration]:
         """Those of the ids that were ever registered."""
@@ -102,20 +111,28 @@ class Batched:
         quality: Quality | None = None,
     ) -> dict[str, list[Point]]:
         """The newest of each device by event time, newest first, as far back as the log goes."""
-        statement = READINGS[quality]
+        check_limit(limit)
 
         async def read(n: int, ids: Sequence[str]) -> dict[str, list[Point]]:
             keys = {device_key(device_id): device_id for device_id in ids}
+            rows: dict[int, list[asyncpg.Record]] = {key: [] for key in keys}
+            days = self._days[n]
             async with acquired(self._pools[n]) as connection:
-                rows = await connection.fetch(statement, list(keys), start_ms, end_ms, check_limit(limit))
-                sets = await self._sets[n].find(connection, {row["metric_set"] for row in rows})
-            found: dict[str, list[Point]] = {}
-            for key, time_ms, flags, set_id, numbers, texts in rows:
-                metrics = sets[set_id]
-                values = decode_values(metrics, numbers, texts)
-                named = {k: v for k, v in zip(metrics.names, values, strict=True) if v is not None}
-                found.setdefault(keys[key], []).append(Point(time_ms, named, flags))
-            return found
+                await days.refresh(connection)
+                for from_ms, until_ms in days.windows("desc", start_ms, end_ms):
+                    left = [key for key, of_device in rows.items() if len(of_device) < limit]
+                    if not left:
+                        break
+                    statement = newest_readings(quality, days.committed(from_ms, until_ms))
+                    for row in await connection.fetch(statement, left, from_ms, until_ms, limit):
+                        rows[row[0]].append(row)
+                used = {row["metric_set"] for of_device in rows.values() for row in of_device}
+                sets = await self._sets[n].find(connection, used)
+            return {
+                keys[key]: [_point(row, sets[row["metric_set"]]) for row in of_device[:limit]]
+                for key, of_device in rows.items()
+                if of_device
+            }
 
         return await self._everywhere(device_ids, read)
 

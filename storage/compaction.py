@@ -57,6 +57,16 @@ SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = $1::text::regclass
 """
 _CLASSES: Final = "SELECT DISTINCT class FROM retention_class_types WHERE until IS NULL"
+_EVENT_DAYS: Final = """
+SELECT DISTINCT (u.time AT TIME ZONE 'UTC')::date FROM {table} c CROSS JOIN LATERAL unnest(
+    CASE WHEN (c.first_time AT TIME ZONE 'UTC')::date = (c.last_time AT TIME ZONE 'UTC')::date
+         THEN ARRAY[c.first_time] ELSE c.times END) AS u (time)
+"""
+_COMPACTED: Final = "INSERT INTO compacted_days SELECT $1, unnest($2::date[]) ON CONFLICT DO NOTHING"
+_DROPPED: Final = """
+DELETE FROM compacted_days
+WHERE to_regclass('reading_chunks_' || to_char(day, 'YYYYMMDD')) IS NULL
+"""
 _OF_SHARDS: Final = """
 SELECT r.*, coalesce(t.class, 0)::smallint AS class FROM {table} r
 LEFT JOIN devices d ON d.device = r.device
@@ -212,9 +222,12 @@ async def _swap(connection: Connection, day: date, wait_for: Sequence[str], paus
         f" CREATE INDEX IF NOT EXISTS {name}_device ON {name} (device, first_time);"
         f" CREATE INDEX IF NOT EXISTS {name}_shard ON {name} USING brin (shard)"
         " WITH (pages_per_range = 8, autosummarize = on);"
-        f" ANALYZE {name}; SET statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'",
+        f" ANALYZE {name}",
         timeout=STEP_TIMEOUT_S + GRACE_S,
     )
+    found = await connection.fetch(_EVENT_DAYS.format(table=name), timeout=STEP_TIMEOUT_S + GRACE_S)
+    await connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'")
+    event_days = [row[0] for row in found]
     copied_ms = await connection.fetchval("SELECT clock_timestamp()")
     # Rows go from under a transaction that sees the log as it was before, and the chunks are too new for it.
     for _ in range(round(LOOK_EVERY_S)):
@@ -233,6 +246,7 @@ async def _swap(connection: Connection, day: date, wait_for: Sequence[str], paus
             if not await _was_read(connection, wait_for, midnight(day) + timedelta(days=1)):
                 raise NotNow("a projection was rewound")
             await _attach(connection, day)
+            await connection.execute(_COMPACTED, day, event_days)
             await connection.execute(f"TRUNCATE readings_{day:%Y%m%d}")
             await connection.execute("DELETE FROM compaction")
 
@@ -324,6 +338,7 @@ class Compactor:
                     return
                 with _waiting():
                     await drop_emptied(connection)
+                await connection.execute(_DROPPED)
                 now_ms = await connection.fetchval("SELECT now()")
                 now = datetime.fromtimestamp(now_ms / 1000, UTC)
                 for day in await due(connection, self._settings, self._wait_for, now):

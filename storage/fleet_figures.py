@@ -7,7 +7,8 @@ from sensorium.actors.data_quality import Arrivals
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import ReadingFlag
 from sensorium.actors.placement import device_key
-from sensorium.storage._readings_sql import newest
+from sensorium.storage._readings_sql import Committed, newest
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.spread import database_of_device
 
@@ -17,15 +18,6 @@ MAX_ALARMS: Final = 100_000
 MAX_DEVICES: Final = 100_000
 """In each database, the newest."""
 
-_ARRIVALS: Final = f"""
-SELECT count(*) AS readings, count(*) FILTER (WHERE flags & {ReadingFlag.LATE} <> 0) AS late,
-       count(*) FILTER (WHERE flags & {ReadingFlag.SUSPECT} <> 0) AS suspect,
-       percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP
-           (ORDER BY extract(epoch FROM committed_at - time)) AS delays
-FROM ({
-    newest("r.flags, r.committed_at, r.time", "$1", str(MAX_READINGS), "$2::timestamptz", "$3::timestamptz")
-}) r
-"""
 # One probe of an index a device: a rollup of any day says that it has sent.
 _ACTIVATION: Final = """
 SELECT count(*) AS registered, count(*) FILTER (WHERE sent) AS activated,
@@ -80,6 +72,18 @@ WHERE r.bucket >= $2 AND r.bucket < $3 AND r.n > 0
 _HAS_ROLLUPS: Final = "SELECT EXISTS (SELECT FROM projections WHERE name = 'rollups')"
 
 
+def _arrivals(committed: Committed) -> str:
+    """Of the device $1 between $2 and $3."""
+    asked = ("$1", str(MAX_READINGS), "$2::timestamptz", "$3::timestamptz")
+    return f"""
+        SELECT count(*) AS readings, count(*) FILTER (WHERE flags & {ReadingFlag.LATE} <> 0) AS late,
+               count(*) FILTER (WHERE flags & {ReadingFlag.SUSPECT} <> 0) AS suspect,
+               percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP
+                   (ORDER BY extract(epoch FROM committed_at - time)) AS delays
+        FROM ({newest("r.flags, r.committed_at, r.time", *asked, committed=committed)}) r
+    """
+
+
 class Activation(NamedTuple):
     """Active devices that were registered before the end of a range: how many there are, have ever sent, have
     sent in it; were registered in it, and have sent of those. `waits_s`: from registration to first reading,
@@ -115,11 +119,16 @@ class FleetFigures:
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self._pools = pools
+        self._days = [CompactedDays() for _ in pools]
 
     async def arrivals(self, device_id: str, start_ms: int, end_ms: int) -> Arrivals:
         """How the newest `MAX_READINGS` readings of a device in the range came."""
-        async with acquired(self._pools[database_of_device(device_id, len(self._pools))]) as connection:
-            row = await connection.fetchrow(_ARRIVALS, device_key(device_id), start_ms, end_ms)
+        database = database_of_device(device_id, len(self._pools))
+        days = self._days[database]
+        async with acquired(self._pools[database]) as connection:
+            await days.refresh(connection)
+            statement = _arrivals(days.committed(start_ms, end_ms))
+            row = await connection.fetchrow(statement, device_key(device_id), start_ms, end_ms)
         assert row is not None
         middle, most = row["delays"] or (None, None)
         return Arrivals(row["readings"], row["late"], row["suspect"], middle, most)

@@ -29,6 +29,7 @@ from sensorium.storage.archive import (
     merged,
     range_ns,
 )
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.influx_lines import SUB_MS, point_ns
@@ -37,6 +38,8 @@ from sensorium.storage.retention_classes import floors, others_until
 from sensorium.storage.rollup import LEVELS
 
 MAX_BUCKETS: Final = 10_000
+NEWEST: Final = 20
+"""Readings that say which metrics a device has: its set only grows."""
 YIELD_EVERY_ROWS: Final = 1_000
 DAY_S: Final = 86_400
 HOUR_MS: Final = 3_600_000
@@ -94,6 +97,7 @@ class History:
         self._pool = pool
         self._archive = archive
         self._sets = KnownSets()
+        self._days = CompactedDays()
 
     async def readings(
         self,
@@ -115,17 +119,12 @@ class History:
                 or a part of what is asked by quality is in the archive only.
         """
         check_limit(limit)
-        statement = sql.READINGS[_order(order), metrics is not None, self._archive is not None, quality]
         place = (None, None) if after is None else cursor(after, tuple[int, int])
-        names = [] if metrics is None else [list(metrics)]
-        # Of any readings the first so many are enough; of those with some metrics, who knows.
-        among = [limit + 1] if metrics is None else [(limit + 1) * 8, (limit + 1) * 512, ALL]
-        asked = (device_key(device_id), start_ms, end_ms, *place, limit + 1)
+        shape = (_order(order), metrics is not None, self._archive is not None, quality)
         async with acquired(self._pool) as connection:
-            for looked_at in among:
-                rows = await connection.fetch(statement, *asked, looked_at, *names)
-                if len(rows) > limit:
-                    break
+            rows = await self._rows(
+                connection, shape, device_key(device_id), (start_ms, end_ms), place, limit + 1, metrics
+            )
             sets = await self._sets.find(connection, {row["metric_set"] for row in rows})
         wanted = None if metrics is None else frozenset(metrics)
         if self._archive is not None and (seam := await self._seam()) is not None:
@@ -143,6 +142,44 @@ class History:
         last = rows[limit - 1] if len(rows) > limit else None
         return Page(items, None if last is None else [last["time"], last["log_offset"]])
 
+    async def _rows(
+        self,
+        connection: Connection,
+        shape: tuple[str, bool, bool, Quality | None],
+        device: int,
+        within: tuple[int | None, int | None],
+        place: tuple[int | None, int | None],
+        limit: int,
+        metrics: Sequence[str] | None,
+    ) -> list[asyncpg.Record]:
+        """The first so many in their order, behind the place."""
+        await self._days.refresh(connection)
+        order, start_ms, end_ms = shape[0], *within
+        if place[0] is not None:
+            # What is at the place's time itself is compared by offset, too.
+            if order == "asc":
+                start_ms = max(place[0], place[0] if start_ms is None else start_ms)
+            else:
+                end_ms = min(place[0] + 1, place[0] + 1 if end_ms is None else end_ms)
+        names = [] if metrics is None else [list(metrics)]
+        found: list[asyncpg.Record] = []
+        for from_ms, until_ms in self._days.windows(order, start_ms, end_ms):
+            statement = sql.readings(*shape, self._days.committed(from_ms, until_ms))
+            wanted = limit - len(found)
+            # Of any readings the first so many are enough; of those with some metrics, who knows.
+            among = [wanted] if metrics is None else [wanted * 8, wanted * 512, ALL]
+            rows: list[asyncpg.Record] = []
+            for looked_at in among:
+                rows = await connection.fetch(
+                    statement, device, from_ms, until_ms, *place, wanted, looked_at, *names
+                )
+                if len(rows) == wanted:
+                    break
+            found += rows
+            if len(found) == limit:
+                break
+        return found
+
     async def kinds(
         self, device_ids: Sequence[str], start_ms: int | None = None, end_ms: int | None = None
     ) -> list[tuple[str, str]]:
@@ -152,14 +189,28 @@ class History:
         """
         keys = [device_key(device_id) for device_id in device_ids]
         async with acquired(self._pool) as connection:
-            rows = await connection.fetch(sql.KINDS, keys, start_ms, end_ms)
+            await self._days.refresh(connection)
+            statement = sql.kinds(self._days.committed(start_ms, end_ms))
+            rows = await connection.fetch(statement, keys, start_ms, end_ms)
         return [(row["name"], row["kind"]) for row in rows]
 
     async def newest_kinds(self, device_ids: Sequence[str]) -> list[tuple[str, str]]:
         """All metrics that these devices have sent up to their newest readings; far cheaper than `kinds`."""
-        keys = [device_key(device_id) for device_id in device_ids]
+        left = {device_key(device_id): NEWEST for device_id in device_ids}
+        sets: set[int] = set()
         async with acquired(self._pool) as connection:
-            rows = await connection.fetch(sql.NEWEST_KINDS, keys)
+            await self._days.refresh(connection)
+            for from_ms, until_ms in self._days.windows("desc", None, None):
+                statement = sql.newest_sets(self._days.committed(from_ms, until_ms))
+                for device, set_id, count in await connection.fetch(
+                    statement, list(left), NEWEST, from_ms, until_ms
+                ):
+                    sets.add(set_id)
+                    left[device] -= count
+                left = {device: count for device, count in left.items() if count > 0}
+                if not left:
+                    break
+            rows = await connection.fetch(sql.KINDS_OF_SETS, list(sets))
         return [(row["name"], row["kind"]) for row in rows]
 
     async def aggregate(
@@ -301,6 +352,7 @@ class History:
         ):
             # A statement of its own for each plan: preparing it for its parameters lets partitions go early.
             await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
+            await self._days.refresh(connection)
             projected_ms, now_planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
             if self._archive is not None and _place(await self._seam_in(connection)) != _place(seam):
                 raise LogUnavailable("retention has dropped readings in between; ask again")
@@ -314,10 +366,11 @@ class History:
                     source = 2 << LEVELS.index(level)
                     whole = of_one_row and level.width_ms == one_row_ms
                     parts.rollups(level.table, source, part_start_ms, part_end_ms, whole)
-                elif seam is None:
-                    parts.readings(part_start_ms, part_end_ms)
-                elif part_end_ms > seam.at_ms:
-                    parts.readings(max(part_start_ms, seam.at_ms), part_end_ms)
+                elif seam is None or part_end_ms > seam.at_ms:
+                    if seam is not None:
+                        part_start_ms = max(part_start_ms, seam.at_ms)
+                    days = self._days.committed(part_start_ms, part_end_ms)
+                    parts.readings(part_start_ms, part_end_ms, days)
             rolled = [segment for segment in planned if segment.level is not None]
             if rolled and projected_ms is not None:
                 parts.newer(rolled[0].start_ms, rolled[-1].end_ms, projected_ms)

@@ -34,6 +34,7 @@ from sensorium.storage import (
 from sensorium.storage._joined import Change, apply, joined
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import alarm_of, command_of, registration_of, twin_of
+from sensorium.storage._readings_sql import AHEAD_MS, Committed
 from sensorium.storage.database import (
     GRACE_S,
     STATEMENT_TIMEOUT_S,
@@ -277,10 +278,11 @@ class PgLog:
             command_rows = await connection.fetch(sql.COMMANDS_OF, list(set(keys)))
             presence_rows = await connection.fetch(sql.PRESENCE_OF, keys)
             twin_rows = await connection.fetch(sql.TWINS_OF, keys)
-            tail_rows = await connection.fetch(sql.TAILS, list(set(keys)))
+            saved = {row["device"]: row["saved_at"] for row in snapshot_rows}
+            tail_rows = await _tails(connection, set(keys), saved)
             sets = await self._sets.find(connection, {row["metric_set"] for row in tail_rows})
         registrations = {row["device_id"]: registration_of(row) for row in device_rows}
-        snapshots = {row["device"]: Snapshot(*row) for row in snapshot_rows}
+        snapshots = {device: Snapshot(device, *rest) for device, *rest, _ in snapshot_rows}
         alarms: dict[str, list[asyncpg.Record]] = {}
         for row in alarm_rows:
             alarms.setdefault(row["device_id"], []).append(row)
@@ -322,7 +324,8 @@ class PgLog:
         async with acquired(pool) as connection:
             if timed:
                 columns = list(zip(*timed, strict=True))
-                found.update(Identity(*row) for row in await connection.fetch(sql.SEEN, *map(list, columns)))
+                statement = sql.seen(Committed.of_ms(min(columns[1]) - AHEAD_MS))
+                found.update(Identity(*row) for row in await connection.fetch(statement, *map(list, columns)))
             if untimed:
                 rows = await connection.fetch(
                     sql.SEEN_WITHOUT_TIME, [i.device for i in untimed], [i.key for i in untimed]
@@ -407,3 +410,16 @@ async def _copy(writer: "Dedicated", table: str, columns: Sequence[str], data: b
         format="binary",
         timeout=STATEMENT_TIMEOUT_S + GRACE_S,
     )
+
+
+async def _tails(
+    connection: Connection, devices: set[int], saved_ms: Mapping[int, int]
+) -> list[asyncpg.Record]:
+    """What stands behind the devices' snapshots. Only of those without one all days are looked into."""
+    rows: list[asyncpg.Record] = []
+    if known := devices & saved_ms.keys():
+        since = Committed.of_ms(min(saved_ms[device] for device in known) - sql.TAIL_SLACK_MS)
+        rows += await connection.fetch(sql.tails(since), list(known))
+    if new := devices - saved_ms.keys():
+        rows += await connection.fetch(sql.tails(), list(new))
+    return rows

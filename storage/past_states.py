@@ -42,7 +42,7 @@ from sensorium.storage._read import (
     registration_of,
     twin_of,
 )
-from sensorium.storage._readings_sql import readings
+from sensorium.storage._readings_sql import Committed, readings
 from sensorium.storage.database import Connection, Pool, acquired
 from sensorium.storage.encode import decode_values
 from sensorium.storage.events import as_written
@@ -51,6 +51,8 @@ from sensorium.storage.spread import database_of_device
 
 MAX_REPLAYED: Final = 500_000
 """Readings that are replayed for one answer: more than a device at 1 Hz sends between two kept snapshots."""
+SLACK_MS: Final = 3_600_000
+"""How much older than a snapshot what is behind it may be."""
 MAX_EVENTS: Final = 100_000
 TIMEOUT_S: Final = 60.0
 
@@ -72,19 +74,6 @@ SELECT device, shard, log_offset, replay_from, state, saved_at, saved_at::text A
 WHERE saved_at < $2 AND CASE WHEN shard = $3 THEN log_offset >= $4 ELSE saved_at > $5::text::timestamptz END
 ORDER BY kept.saved_at DESC, log_offset DESC LIMIT 1
 """
-_FOUND: Final = readings(
-    "r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts, r.committed_at",
-    """r.device = $1
-    AND CASE WHEN r.shard = $2 THEN r.log_offset > $3 ELSE r.committed_at > $4::text::timestamptz END
-    AND r.committed_at < $5 AND r.time >= coalesce($7::timestamptz, '-infinity')""",
-    "r.committed_at >= $6::timestamptz - interval '1 hour'",
-    """c.committed_at >= $6::timestamptz - interval '25 hours' AND c.committed_at < $5
-    AND c.last_time >= coalesce($7::timestamptz, '-infinity') AND (c.shard <> $2 OR c.last_offset > $3)""",
-)
-_TAIL: Final = f"""
-SELECT log_offset, time, key, flags, metric_set, numbers, texts FROM ({_FOUND}) AS found
-ORDER BY committed_at, log_offset LIMIT $8
-"""
 _ALARMS: Final = f"SELECT {ALARM_COLUMNS} FROM alarms WHERE device = $1 AND start_at < $2"
 _COMMANDS: Final = """
 SELECT body FROM commands WHERE device = $1 AND created_at <= $2 AND (open OR updated_at > $2) ORDER BY number
@@ -93,7 +82,23 @@ _RULES: Final = """
 SELECT DISTINCT ON (v.rule_id) v.rule_id, v.version, v.spec, v.changed_at FROM rule_versions v
 JOIN rules r USING (rule_id) WHERE v.changed_at <= $1 ORDER BY v.rule_id, v.version DESC
 """
-_ALWAYS_MS: Final = -62_135_596_800_000
+
+
+def _readings(committed: Committed) -> str:
+    """The first $7 of a device $1 behind a mark $2, $3, $4, committed before $5 and not older than $6."""
+    found = readings(
+        "r.log_offset, r.time, r.key, r.flags, r.metric_set, r.numbers, r.texts, r.committed_at",
+        """r.device = $1
+        AND CASE WHEN r.shard = $2 THEN r.log_offset > $3 ELSE r.committed_at > $4::text::timestamptz END
+        AND r.committed_at < $5 AND r.time >= coalesce($6::timestamptz, '-infinity')""",
+        committed.rows,
+        f"""{committed.chunks} AND c.committed_at < $5 AND (c.shard <> $2 OR c.last_offset > $3)
+        AND c.last_time >= coalesce($6::timestamptz, '-infinity')""",
+    )
+    return f"""
+        SELECT log_offset, time, key, flags, metric_set, numbers, texts FROM ({found}) AS found
+        ORDER BY committed_at, log_offset LIMIT $7
+    """
 
 
 class PastState(msgspec.Struct, frozen=True):
@@ -214,9 +219,10 @@ class PastStates:
         return stored, base
 
     async def _tail(self, connection: Connection, key: int, at_ms: int, base: _Base) -> list[TailReading]:
+        saved_ms = 0 if base.saved_ms is None else base.saved_ms - SLACK_MS
         rows = await connection.fetch(
-            _TAIL,
-            *(key, *base.mark, at_ms + 1, _ALWAYS_MS if base.saved_ms is None else base.saved_ms),
+            _readings(Committed.of_ms(saved_ms, at_ms)),
+            *(key, *base.mark, at_ms + 1),
             *(None if base.snapshot is None else base.snapshot.replay_from_ms, MAX_REPLAYED + 1),
             timeout=TIMEOUT_S,
         )

@@ -13,7 +13,8 @@ from sensorium.actors.records import Registration, TailReading
 from sensorium.actors.rules import Rule
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import twin_of
-from sensorium.storage._readings_sql import between, readings
+from sensorium.storage._readings_sql import Committed, between, readings
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.database import EPOCH_2000_MS, Pool, acquired, close_pool, open_pool
 from sensorium.storage.decode_copy import COLUMNS, CopiedReading, CopiedReadings
 from sensorium.storage.encode import decode_values
@@ -32,22 +33,19 @@ SORT_MEMORY: Final = "32MB"
 """For putting a device's readings in the order in which they came, before the server turns to its disk."""
 
 
-def _readings(device: int, start: str, end: str) -> str:
-    where, rows, chunks = between(start, end)
+def _readings(device: int, start: str, end: str, committed: Committed) -> str:
+    where, rows, chunks = between(start, end, committed)
     columns = ", ".join(f"r.{name}" for name in COLUMNS.split(", "))
     found = readings(columns, f"r.device = {device:d} AND {where}", rows, chunks)
     return f"SELECT * FROM ({found}) AS found ORDER BY log_offset"
 
 
-def _any_reading() -> str:
-    where, rows, chunks = between("$2::timestamptz", "$3::timestamptz")
+def _any_reading(committed: Committed) -> str:
+    where, rows, chunks = between("$2::timestamptz", "$3::timestamptz", committed)
     found = readings("r.device", f"r.device = asked.device AND {where}", rows, chunks, "LIMIT 1")
     return f"""
         SELECT EXISTS (SELECT FROM unnest($1::bigint[]) AS asked (device), LATERAL ({found}) AS found)
     """
-
-
-_ANY_READING: Final = _any_reading()
 
 
 _TWIN_CHANGES: Final = f"""
@@ -68,6 +66,7 @@ class PgStoredPast:
     def __init__(self, pools: Sequence[Pool]) -> None:
         self._pools = pools
         self._known = KnownSets()
+        self._days = [CompactedDays() for _ in pools]
         self._sets: dict[int, MetricSet] = {}
         """Those of the device that is being read."""
         self._registry = SpreadRegistry(pools) if len(pools) > 1 else PgRegistry(pools[0])
@@ -100,15 +99,17 @@ class PgStoredPast:
             keys.setdefault(self._database_of(device_id), []).append(device_key(device_id))
         for database, asked in keys.items():
             async with acquired(self._pools[database]) as connection:
-                if await connection.fetchval(_ANY_READING, asked, start_ms, end_ms):
+                await self._days[database].refresh(connection)
+                statement = _any_reading(self._days[database].committed(start_ms, end_ms))
+                if await connection.fetchval(statement, asked, start_ms, end_ms):
                     return True
         return False
 
     async def readings(self, device_id: str, start_ms: int, end_ms: int, take: Take) -> None:
         """As the port says."""
-        statement = _readings(device_key(device_id), _time(start_ms), _time(end_ms))
         self._sets = {}
-        pool = self._pools[self._database_of(device_id)]
+        database = self._database_of(device_id)
+        pool, days = self._pools[database], self._days[database]
         copied = CopiedReadings()
         waiting: list[CopiedReading] = []
 
@@ -119,6 +120,9 @@ class PgStoredPast:
                 waiting.clear()
 
         async with acquired(pool) as connection, connection.transaction(readonly=True):
+            await days.refresh(connection)
+            committed = days.committed(start_ms, end_ms)
+            statement = _readings(device_key(device_id), _time(start_ms), _time(end_ms), committed)
             await connection.execute(
                 f"SET LOCAL work_mem = '{SORT_MEMORY}';"
                 f" SET LOCAL statement_timeout = '{STREAM_TIMEOUT_S:.0f}s'"

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -19,9 +20,11 @@ from sensorium.actors.metrics import EMPTY, MetricSet, metric_set
 from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.records import Commit, Identity
 from sensorium.storage import PgLog, PgMembership, compaction
+from sensorium.storage import _history_sql as sql
 from sensorium.storage._readings_sql import chunked, pack, readings
 from sensorium.storage.backup import back_up
 from sensorium.storage.batched import Batched
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.compaction import CompactionSettings, NotNow, compact, drop_emptied, due
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.embedded import EmbeddedPostgres
@@ -210,7 +213,9 @@ async def answers(dsn: str, pool: Pool) -> dict[str, Any]:
     return found
 
 
-async def test_every_reader_finds_the_same(dsn: str, pool: Pool, plain: Any, filled: None) -> None:
+async def test_every_reader_finds_the_same(
+    dsn: str, pool: Pool, plain: Any, filled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, rows = await answers(dsn, pool), await everything(plain)
     async with acquired(pool) as connection:
         log_before = await entries(connection)
@@ -222,9 +227,31 @@ async def test_every_reader_finds_the_same(dsn: str, pool: Pool, plain: Any, fil
         assert await entries(connection, page=10_000) == log_before
     assert await everything(plain) == rows
     assert await plain.fetchval("SELECT to_regclass('readings_20240101') IS NULL")
+    monkeypatch.setattr("sensorium.storage.compacted_days.FIRST_DAYS", 1)
+    monkeypatch.setattr("sensorium.storage.compacted_days.GROWTH", 1)
     after = await answers(dsn, pool)
     for question, answer in before.items():
         assert after[question] == answer, question
+
+
+async def test_planning_leaves_out_days_without_events_of_the_range(
+    pool: Pool, plain: Any, filled: None
+) -> None:
+    async with acquired(pool) as connection:
+        await all_compacted(connection)
+        days = CompactedDays()
+        await days.refresh(connection)
+    known = await plain.fetch("SELECT (day - $1::date), (event_day - $1::date) FROM compacted_days", DAY)
+    assert sorted(map(tuple, known)) == [(0, -1), (0, 0), (1, 0), (1, 1), (2, 1), (2, 2)]
+    end_ms = DAY_MS + 3 * 86_400_000
+    for start_ms, planned in ((DAY_MS, [0, 1, 2]), (DAY_MS + 86_400_000, [1, 2]), (end_ms - 1, [2])):
+        statement = sql.readings("asc", False, False, None, days.committed(start_ms, end_ms))
+        at = datetime.fromtimestamp(start_ms / 1000, UTC)
+        plan = await plain.fetch(
+            f"EXPLAIN {statement}", device_key("often"), at, at + timedelta(days=1), None, None, 10, 10
+        )
+        found = {int(n) for (line,) in plan for n in re.findall(r"on reading_chunks_202401(\d\d)", line)}
+        assert sorted(found) == [n + 1 for n in planned]
 
 
 async def test_hosts_recognise_and_load_what_is_in_chunks(
