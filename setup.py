@@ -22,6 +22,7 @@ setup(
             ("actors", "_seen"),
             ("ingest", "_flat"),
             ("ingest", "_publish"),
+            ("storage", "_fold"),
             ("storage", "_rows"),
         )
     ]

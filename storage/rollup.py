@@ -1,13 +1,19 @@
 """What a bucket of readings comes to: figures and a sketch, folded and merged. No database here."""
 
 from array import array
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Set
 from math import isfinite, nan
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from sensorium.actors import sketch
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.metrics import TEXT, MetricSet
+from sensorium.storage._fold_py import Folded, fold_texts
+
+try:
+    from sensorium.storage._fold import fold
+except ImportError:
+    from sensorium.storage._fold_py import fold
 
 MINUTE_MS: Final = 60_000
 MAX_ROLLUPS: Final = 200_000
@@ -36,77 +42,53 @@ LEVELS: Final = (
 
 
 class Rollup:
-    """The figures of one metric's values. Of equally old first values the earlier one in the log counts.
+    """The figures of a bucket, as `_fold_py` has them, to be merged with later ones.
 
-    Of numbers and bools (as 0 and 1): `n`, `total`, `squares`, `least`, `most`, `first`, `last`, `bins`. Of
-    texts: `n`, `first_text`, `last_text`. Of both: `first_ms` and `last_ms`, event times.
+    Of equally old first values the earlier one in the log counts.
     """
 
     __slots__ = (
-        *("n", "total", "squares", "least", "most", "first", "last", "first_ms", "last_ms", "bins"),
-        *("first_text", "last_text"),
+        *("start_ms", "first_ms", "last_ms", "total", "squares", "least", "most", "first", "last", "n"),
+        *("bins", "first_text", "last_text"),
     )
 
-    n: int
+    start_ms: int
+    first_ms: int
+    last_ms: int
     total: float | None
     squares: float | None
     least: float | None
     most: float | None
     first: float | None
     last: float | None
-    first_ms: int
-    last_ms: int
+    n: int
     bins: sketch.Bins
     first_text: str | None
     last_text: str | None
 
     @classmethod
-    def of_numbers(cls, times_ms: Sequence[int], values: Sequence[float]) -> "Rollup":
-        """Of at least one value, in the order of the log."""
+    def of(cls, folded: Folded) -> Self:
+        """From what `folded` gives."""
         made = cls()
-        made.first_text = made.last_text = None
-        made.n = len(values)
-        if made.n == 1:
-            # Where a device sends less than once a minute.
-            value = values[0]
-            made.total = made.least = made.most = made.first = made.last = value
-            made.squares = value * value
-            made.first_ms = made.last_ms = times_ms[0]
-            made.bins = {sketch.bin_of(value): 1}
-            return made
-        made.total = sum(values)
-        made.squares = sum([value * value for value in values])
-        made.least, made.most = min(values), max(values)
-        made._ends(times_ms)
-        made.first = values[times_ms.index(made.first_ms)]
-        made.last = values[_last_index(times_ms, made.last_ms)]
-        made.bins = sketch.bins_of(values)
+        (made.start_ms, made.first_ms, made.last_ms, made.total, made.squares, *rest) = folded
+        made.least, made.most, made.first, made.last, made.n, packed, made.first_text, made.last_text = rest
+        made.bins = sketch.decode(packed or b"")
         return made
 
-    @classmethod
-    def of_texts(cls, times_ms: Sequence[int], texts: Sequence[str]) -> "Rollup":
-        """Of at least one text, in the order of the log."""
-        made = cls()
-        made.n = len(texts)
-        made.total = made.squares = made.least = made.most = made.first = made.last = None
-        made._ends(times_ms)
-        made.first_text = texts[times_ms.index(made.first_ms)]
-        made.last_text = texts[_last_index(times_ms, made.last_ms)]
-        made.bins = {}
-        return made
-
-    def _ends(self, times_ms: Sequence[int]) -> None:
-        self.first_ms, self.last_ms = min(times_ms), max(times_ms)
-
-    def copy(self) -> "Rollup":
-        """One that merging does not share with this one."""
-        made = Rollup()
-        made.n, made.total, made.squares = self.n, self.total, self.squares
-        made.least, made.most, made.first, made.last = self.least, self.most, self.first, self.last
-        made.first_ms, made.last_ms = self.first_ms, self.last_ms
-        made.first_text, made.last_text = self.first_text, self.last_text
-        made.bins = self.bins.copy()
-        return made
+    @property
+    def folded(self) -> Folded:
+        """All of it."""
+        return (
+            *(self.start_ms, self.first_ms, self.last_ms, self.total, self.squares, self.least, self.most),
+            *(
+                self.first,
+                self.last,
+                self.n,
+                sketch.encode(self.bins) or None,
+                self.first_text,
+                self.last_text,
+            ),
+        )
 
     def merge(self, later: "Rollup") -> None:
         """Add what stands later in the log, whatever its event times."""
@@ -129,41 +111,61 @@ class Rollup:
             self.last_ms, self.last, self.last_text = later.last_ms, later.last, later.last_text
 
 
-def _last_index(times_ms: Sequence[int], last_ms: int) -> int:
-    """Where the last of these times stands last."""
-    index = len(times_ms) - 1
-    while times_ms[index] != last_ms:
-        index -= 1
-    return index
+def merged(earlier: Folded, later: Folded) -> Folded:
+    """Of two stretches of the log, the same bucket's figures of both."""
+    made = Rollup.of(earlier)
+    made.merge(Rollup.of(later))
+    return made.folded
 
 
-Key = tuple[int, str, str, int]
-"""Device, metric, kind and the start of the bucket."""
+class Series:
+    """A device's readings of one metric set, in the order of the log: times, and numbers row after row.
 
+    A number that is absent is NaN.
+    """
 
-class _Group:
-    """A device's readings of one metric set in one minute: times, and numbers row after row (NaN: absent)."""
+    __slots__ = ("device", "metrics", "minute", "numbers", "texts", "times_ms")
 
-    __slots__ = ("numbers", "texts", "times_ms")
-
-    def __init__(self) -> None:
+    def __init__(self, device: int, metrics: MetricSet) -> None:
+        self.device = device
+        self.metrics = metrics
+        self.minute = -1
+        """That of the last one."""
         self.times_ms = array("q")
         self.numbers = array("d")
         self.texts: list[list[str | None] | None] = []
 
+    def folded(self, bucket_ms: int) -> Iterator[tuple[str, str, list[Folded]]]:
+        """Each metric's name, kind and buckets."""
+        metrics = self.metrics
+        width = len(metrics.kinds) - metrics.kinds.count(TEXT)
+        number_slot = text_slot = 0
+        for name, kind in zip(metrics.names, metrics.kinds, strict=True):
+            if kind == TEXT:
+                texts = [None if row is None else row[text_slot] for row in self.texts]
+                yield name, kind, fold_texts(self.times_ms, texts, bucket_ms)
+                text_slot += 1
+            else:
+                yield name, kind, fold(self.times_ms, self.numbers, number_slot, width, bucket_ms)
+                number_slot += 1
+
 
 class Collected:
-    """Readings by device and minute, in the order of the log, until they are reduced. Bounded, see `full`."""
+    """Readings by device and metric set, in the order of the log, until they are folded. Bounded: `full`."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[int, int, int], _Group] = {}
-        self._sets: dict[int, MetricSet] = {}
+        self._series: dict[tuple[int, int], Series] = {}
         self._values = self._rollups = 0
 
     @property
     def full(self) -> bool:
         """Whether no more should be added."""
         return self._rollups >= MAX_ROLLUPS or self._values >= MAX_VALUES
+
+    @property
+    def series(self) -> Collection[Series]:
+        """All of them; of one device there may be several, later ones begin later."""
+        return self._series.values()
 
     def add(
         self,
@@ -174,59 +176,31 @@ class Collected:
         texts: list[str | None] | None,
     ) -> None:
         """Add a reading that `check` let pass."""
-        key = (device, metrics.id, time_ms // MINUTE_MS)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = _Group()
-            self._sets[metrics.id] = metrics
+        key = (device, metrics.id)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = Series(device, metrics)
+        minute = time_ms // MINUTE_MS
+        if minute != series.minute:
+            series.minute = minute
             self._rollups += len(metrics.kinds)
-        group.times_ms.append(time_ms)
+        series.times_ms.append(time_ms)
         if numbers:
-            group.numbers.extend([nan if v is None else v for v in numbers] if None in numbers else numbers)  # type: ignore[arg-type]
+            series.numbers.extend([nan if v is None else v for v in numbers] if None in numbers else numbers)  # type: ignore[arg-type]
             self._values += len(numbers)
         if not metrics.only_numbers and TEXT in metrics.kinds:
-            group.texts.append(texts)
+            series.texts.append(texts)
             self._values += len(texts or ())
 
     def forget(self, devices: Set[int]) -> None:
         """Drop what was added of these devices. What is `full` by them stays full until the next flush."""
-        for key in [key for key in self._groups if key[0] in devices]:
-            del self._groups[key]
-
-    def minutes(self) -> Iterator[tuple[Key, Rollup]]:
-        """The rollup of each metric and minute; of one key there may be several, later ones later."""
-        for (device, set_id, minute), group in self._groups.items():
-            metrics = self._sets[set_id]
-            bucket_ms = minute * MINUTE_MS
-            times_ms = group.times_ms.tolist()
-            width = sum(kind != TEXT for kind in metrics.kinds)
-            number_slot = text_slot = 0
-            for name, kind in zip(metrics.names, metrics.kinds, strict=True):
-                key = (device, name, kind, bucket_ms)
-                if kind == TEXT:
-                    said = [
-                        (t, row[text_slot])
-                        for t, row in zip(times_ms, group.texts, strict=True)
-                        if row is not None
-                    ]
-                    told = [(t, text) for t, text in said if text is not None]
-                    if told:
-                        yield key, Rollup.of_texts([t for t, _ in told], [text for _, text in told])
-                    text_slot += 1
-                    continue
-                column = group.numbers[number_slot::width].tolist()
-                number_slot += 1
-                times = times_ms
-                if any(v != v for v in column):
-                    there = [(t, v) for t, v in zip(times_ms, column, strict=True) if v == v]
-                    times, column = [t for t, _ in there], [v for _, v in there]
-                if column:
-                    yield key, Rollup.of_numbers(times, column)
+        for key in [key for key in self._series if key[0] in devices]:
+            del self._series[key]
 
 
 def check(metrics: MetricSet, numbers: list[float | None] | None, texts: list[str | None] | None) -> None:
     """Raise `InvalidMessage` for a reading that cannot be folded."""
-    texts_wanted = metrics.kinds.count(TEXT)
+    texts_wanted = 0 if metrics.only_numbers else metrics.kinds.count(TEXT)
     if len(numbers or ()) != len(metrics.kinds) - texts_wanted or len(texts or ()) != texts_wanted:
         raise InvalidMessage(f"its values do not fit {metrics!r}")
     for value in numbers or ():

@@ -6,15 +6,15 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
-from sensorium.actors import sketch
 from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.metrics import MetricSet
 from sensorium.storage import partitions
+from sensorium.storage._fold_py import Folded
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage.database import Connection
 from sensorium.storage.projection import LogEntry, ProjectionSettings, erased_at
 from sensorium.storage.retention_classes import DEFAULT, classes_of, kind_of
-from sensorium.storage.rollup import LEVELS, Collected, Key, Level, Rollup, check
+from sensorium.storage.rollup import LEVELS, Collected, Level, check, merged
 
 NAME: Final = "rollups"
 SETTINGS: Final = ProjectionSettings(NAME, page_entries=10_000, flush_every_s=60.0)
@@ -23,10 +23,13 @@ SETTINGS: Final = ProjectionSettings(NAME, page_entries=10_000, flush_every_s=60
 CHUNK: Final = 5_000
 """Rows of one statement. Between chunks, the process answers its pings."""
 
-_COLUMNS: Final = (
-    *("device", "bucket", "first_at", "last_at", "total", "squares", "least", "most", "first", "last"),
-    *("metric", "n", "class", "sketch", "first_text", "last_text"),
+_FOLDED: Final = (
+    *("bucket", "first_at", "last_at", "total", "squares", "least", "most", "first", "last", "n", "sketch"),
+    *("first_text", "last_text"),
 )
+_COLUMNS: Final = ("device", "metric", "class", *_FOLDED)
+_Key = tuple[int, int, int]
+"""Device, metric and the start of the bucket."""
 _METRIC: Final = (
     'INSERT INTO rollup_metrics (name, kind) VALUES ($1, $2::text::"char") ON CONFLICT DO NOTHING'
 )
@@ -42,8 +45,7 @@ AS SELECT {", ".join(_COLUMNS)} FROM rollups_1m WITH NO DATA
 
 def _stored(leaf: str) -> str:
     return f"""
-        SELECT device, metric, bucket, first_at, last_at, total, squares, least, most, first, last, n, sketch,
-               first_text, last_text
+        SELECT device, metric, {", ".join(_FOLDED)}
         FROM unnest($1::bigint[], $2::int[], $3::timestamptz[]) AS asked (device, metric, bucket)
         JOIN "{leaf}" USING (device, metric, bucket)
     """
@@ -109,52 +111,62 @@ class RollupSink:
             for level in LEVELS:
                 await transaction.execute(_FORGET.format(table=level.table), list(erased))
         kept_from = {row["kind"]: row["kept_from"] for row in await transaction.fetch(_KEPT_FROM)}
-        minutes: dict[Key, Rollup] = {}
-        for number, (key, rollup) in enumerate(collected.minutes(), 1):
-            there = minutes.get(key)
-            if there is None:
-                minutes[key] = rollup
-            else:
-                there.merge(rollup)
-            if number % CHUNK == 0:
-                await asyncio.sleep(0)
-        coarse = [await _coarser(minutes, LEVELS[1])]
-        for level in LEVELS[2:]:
-            coarse.append(await _coarser(coarse[-1], level))
-        await self._know_metrics(transaction, {key[1:3] for key in coarse[-1]})
+        used = {
+            (n, k) for s in collected.series for n, k in zip(s.metrics.names, s.metrics.kinds, strict=True)
+        }
+        await self._know_metrics(transaction, used)
         classes: dict[int, int] = {}
         if await transaction.fetchval(_HAS_CLASSES):
-            classes = await classes_of(transaction, {key[0] for key in coarse[-1]})
-        for level, rollups in zip(LEVELS, (minutes, *coarse), strict=True):
+            classes = await classes_of(transaction, {series.device for series in collected.series})
+        for level in LEVELS:
             places = _Places(level, kept_from, await partitions.leaves(transaction, level.table))
-            by_place: dict[Place, list[Key]] = {}
-            for key in rollups:
-                if (place := places.of(key[3], classes.get(key[0], DEFAULT))) is not None:
-                    by_place.setdefault(place, []).append(key)
-            for place, keys in sorted(by_place.items()):
+            by_place = await self._by_place(collected, places, classes)
+            for place, rollups in sorted(by_place.items()):
                 leaf = await places.leaf(transaction, place)
                 # In the order of the index: neighbours stand on one page.
-                for chunk in _chunks(sorted(keys)):
-                    await self._write(transaction, leaf, place[1], {key: rollups[key] for key in chunk})
+                for keys in _chunks(sorted(rollups)):
+                    await self._write(transaction, leaf, place[1], {key: rollups[key] for key in keys})
+
+    async def _by_place(
+        self, collected: Collected, places: "_Places", classes: Mapping[int, int]
+    ) -> dict["Place", dict[_Key, Folded]]:
+        """The rollups of a level, by the table that they go into. Yields in between."""
+        by_place: dict[Place, dict[_Key, Folded]] = {}
+        folded = 0
+        for series in collected.series:
+            device, retention_class = series.device, classes.get(series.device, DEFAULT)
+            for name, kind, buckets in series.folded(places.level.width_ms):
+                metric = self._metric_ids[name, kind]
+                for bucket in buckets:
+                    place = places.of(bucket[0], retention_class)
+                    if place is None:
+                        continue
+                    rollups = by_place.get(place)
+                    if rollups is None:
+                        rollups = by_place[place] = {}
+                    key = (device, metric, bucket[0])
+                    # A device has the same metric in another set, too.
+                    rollups[key] = merged(rollups[key], bucket) if key in rollups else bucket
+                folded += len(series.times_ms)
+                if folded >= CHUNK:
+                    folded = 0
+                    await asyncio.sleep(0)
+        return by_place
 
     async def _write(
-        self, transaction: Connection, leaf: str, retention_class: int, rollups: dict[Key, Rollup]
+        self, transaction: Connection, leaf: str, retention_class: int, rollups: dict[_Key, Folded]
     ) -> None:
-        ids = self._metric_ids
-        by_id = {(device, ids[name, kind], bucket): r for (device, name, kind, bucket), r in rollups.items()}
-        columns = [list(column) for column in zip(*by_id, strict=True)]
-        merged = []
-        for row in await transaction.fetch(_stored(leaf), *columns):
-            key = (row[0], row[1], row[2])
-            stored = _rollup(row)
-            stored.merge(by_id.pop(key))
-            merged.append(_record(key, stored, retention_class))
-        if merged:
-            await transaction.copy_records_to_table("rollup_stage", records=merged, columns=_COLUMNS)
+        columns = [list(column) for column in zip(*rollups, strict=True)]
+        changed = []
+        for device, metric, *stored in await transaction.fetch(_stored(leaf), *columns):
+            figures = merged(tuple(stored), rollups.pop((device, metric, stored[0])))
+            changed.append((device, metric, retention_class, *figures))
+        if changed:
+            await transaction.copy_records_to_table("rollup_stage", records=changed, columns=_COLUMNS)
             await transaction.execute(_replace(leaf))
             await transaction.execute("TRUNCATE rollup_stage")
-        if by_id:
-            fresh = [_record(key, rollup, retention_class) for key, rollup in by_id.items()]
+        if rollups:
+            fresh = [(key[0], key[1], retention_class, *figures) for key, figures in rollups.items()]
             await transaction.copy_records_to_table(leaf, records=fresh, columns=_COLUMNS)
 
     async def _know_metrics(self, transaction: Connection, used: set[Any]) -> None:
@@ -180,40 +192,7 @@ class RollupSink:
         self._connection = None
 
 
-async def _coarser(finer: Mapping[Key, Rollup], level: Level) -> dict[Key, Rollup]:
-    """The same in wider buckets. Yields in between."""
-    found: dict[Key, Rollup] = {}
-    width_ms = level.width_ms
-    for number, ((device, name, kind, bucket_ms), rollup) in enumerate(finer.items(), 1):
-        key = (device, name, kind, bucket_ms - bucket_ms % width_ms)
-        there = found.get(key)
-        if there is None:
-            found[key] = rollup.copy()
-        else:
-            there.merge(rollup)
-        if number % CHUNK == 0:
-            await asyncio.sleep(0)
-    return found
-
-
-def _rollup(row: Any) -> Rollup:
-    made = Rollup()
-    (_, _, _, made.first_ms, made.last_ms, made.total, made.squares, made.least, made.most, *rest) = row
-    made.first, made.last, made.n, packed, made.first_text, made.last_text = rest
-    made.bins = sketch.decode(packed or b"")
-    return made
-
-
-def _record(key: tuple[int, int, int], rollup: Rollup, retention_class: int) -> tuple[Any, ...]:
-    device, metric, bucket_ms = key
-    return (
-        *(device, bucket_ms, rollup.first_ms, rollup.last_ms, rollup.total, rollup.squares, rollup.least),
-        *(rollup.most, rollup.first, rollup.last, metric, rollup.n, retention_class),
-        *(sketch.encode(rollup.bins) or None, rollup.first_text, rollup.last_text),
-    )
-
-
-def _chunks(keys: Iterable[Key]) -> Iterator[list[Key]]:
+def _chunks(keys: Iterable[_Key]) -> Iterator[list[_Key]]:
     rest = iter(keys)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk
@@ -233,21 +212,28 @@ class _Places:
     """The tables of a level that rows go into: one for each range and class, and made when there is none."""
 
     def __init__(self, level: Level, kept_from: Mapping[str, int], leaves: Sequence[partitions.Leaf]) -> None:
-        self._level = level
+        self.level = level
+        self._width_ms = level.partition_days * 86_400_000
         self._kept_from = kept_from
         self._names = {(leaf.day, leaf.retention_class): leaf.name for leaf in leaves}
-        self._starts: dict[int, date] = {}
+        self._floors: dict[int, int] = {}
+        self._places: dict[tuple[int, int], Place] = {}
 
     def of(self, bucket_ms: int, retention_class: int) -> Place | None:
         """Where a bucket of a device of that class is; None: retention has removed it."""
-        width_ms = self._level.partition_days * 86_400_000
-        number = bucket_ms // width_ms
-        if (day := self._starts.get(number)) is None:
-            day = self._starts[number] = partition_start(self._level, bucket_ms).date()
-        kinds = (self._level.table, kind_of(self._level.table, retention_class))
-        if bucket_ms < max(self._kept_from.get(kind, 0) for kind in kinds):
+        floor_ms = self._floors.get(retention_class)
+        if floor_ms is None:
+            table = self.level.table
+            kinds = (table, kind_of(table, retention_class))
+            floor_ms = self._floors[retention_class] = max(self._kept_from.get(kind, 0) for kind in kinds)
+        if bucket_ms < floor_ms:
             return None
-        return day, DEFAULT if (day, None) in self._names else retention_class
+        key = (bucket_ms // self._width_ms, retention_class)
+        place = self._places.get(key)
+        if place is None:
+            day = partition_start(self.level, bucket_ms).date()
+            place = self._places[key] = (day, DEFAULT if (day, None) in self._names else retention_class)
+        return place
 
     async def leaf(self, transaction: Connection, place: Place) -> str:
         """The table's name."""
@@ -255,7 +241,7 @@ class _Places:
         if (day, None) in self._names:
             return self._names[day, None]
         if place not in self._names:
-            level = self._level
+            level = self.level
             name = f"{level.table}_{day:%Y%m%d}"
             if await transaction.fetchval("SELECT to_regclass($1) IS NULL", name):
                 await partitions.create(transaction, level.table, day, level.partition_days, {number})

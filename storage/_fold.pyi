@@ -1,0 +1,1 @@
+from sensorium.storage._fold_py import fold as fold
