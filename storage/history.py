@@ -1,9 +1,11 @@
 """Readings and their aggregates by event time, from the log and its rollups. Start is included, end not."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache, partial, reduce
+from math import inf
 from operator import or_
 from typing import Any, Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -260,7 +262,8 @@ class History:
             make = partial(sql.sketches, interval_s is not None, order, parts)
             rows = await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
             return await _device_percentiles(rows, sql.PERCENTILES[aggregation])
-        make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, parts)
+        few = _buckets_at_most(start_ms, end_ms, interval_s, zone) <= limit
+        make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, parts, few)
         rows = await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
         buckets: dict[int, dict[str, Value]] = {}
         sources = 0
@@ -346,14 +349,9 @@ class History:
             async with acquired(self._pool) as connection:
                 _, planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
             await self._older(parts, planned, seam, question)
-        async with (
-            acquired(self._pool) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            # A statement of its own for each plan: preparing it for its parameters lets partitions go early.
-            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
+        async with acquired(self._pool) as connection, _one_moment(connection):
             await self._days.refresh(connection)
-            projected_ms, now_planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
+            projected, now_planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
             if self._archive is not None and _place(await self._seam_in(connection)) != _place(seam):
                 raise LogUnavailable("retention has dropped readings in between; ask again")
             if seam is None:
@@ -372,8 +370,8 @@ class History:
                     days = self._days.committed(part_start_ms, part_end_ms)
                     parts.readings(part_start_ms, part_end_ms, days)
             rolled = [segment for segment in planned if segment.level is not None]
-            if rolled and projected_ms is not None:
-                parts.newer(rolled[0].start_ms, rolled[-1].end_ms, projected_ms)
+            if rolled and projected is not None:
+                parts.newer(rolled[0].start_ms, rolled[-1].end_ms, *projected)
             return await connection.fetch(make(), *asked, *parts.arguments)
 
     async def _older(
@@ -416,10 +414,29 @@ def _place(seam: Seam | None) -> int | None:
     return None if seam is None else seam.at_ms
 
 
+@asynccontextmanager
+async def _one_moment(connection: Connection) -> AsyncIterator[None]:
+    """A transaction that sees the database as of one moment, begun in one round trip.
+
+    A statement has a plan of its own for its parameters: that lets partitions go early.
+    """
+    await connection.execute(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+        " SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off"
+    )
+    try:
+        yield
+    except BaseException:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
+
+
 async def _planned(
     connection: Connection, whose: Whose, start_ms: int | None, end_ms: int | None, grain_ms: int | None
-) -> tuple[int | None, list[Segment]]:
-    """How far the rollups have read, and what is to be read from which level."""
+) -> tuple[tuple[int, int] | None, list[Segment]]:
+    """How far the rollups have read and when that is, and what is to be read from which level."""
     projected = await connection.fetchrow(sql.PROJECTED)
     if projected is None:
         return None, [Segment(None, *_ends(start_ms, end_ms))]
@@ -427,7 +444,7 @@ async def _planned(
     if any("/" in kind for kind in kept_from):
         for kind, floor_ms in (await floors(connection, *whose)).items():
             kept_from[kind] = max(floor_ms, kept_from.get(kind, floor_ms))
-    return projected["read_from"], segments(start_ms, end_ms, grain_ms, kept_from)
+    return (projected["read_from"], projected["now"]), segments(start_ms, end_ms, grain_ms, kept_from)
 
 
 async def _of_one_row(
@@ -579,6 +596,17 @@ def _page(points: list[ArchivedPoint], limit: int) -> Page[Point]:
     """Of one point more than fit, if there are so many."""
     items = [Point(point.ns // SUB_MS, point.values, point.flags) for point in points[:limit]]
     return Page(items, list(divmod(points[limit - 1].ns, SUB_MS)) if len(points) > limit else None)
+
+
+def _buckets_at_most(
+    start_ms: int | None, end_ms: int | None, interval_s: float | None, zone: str | None
+) -> float:
+    """How many intervals a range touches."""
+    if interval_s is None:
+        return 1
+    if start_ms is None or end_ms is None or zone is not None:
+        return inf
+    return (end_ms - start_ms) / (interval_s * 1000) + 2
 
 
 def _every_ns(interval_s: float | None) -> int | None:
