@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -172,6 +172,19 @@ async def acquired(pool: Pool) -> AsyncIterator[Connection]:
     with translated():
         async with pool.acquire(timeout=STATEMENT_TIMEOUT_S) as connection:
             yield connection
+
+
+async def copy_in(connection: Connection, table: str, columns: Sequence[str], data: bytes) -> None:
+    """Add rows of the binary COPY format to a table."""
+    # A buffer goes out as it is; bytes would be taken for a path and a file be read in a thread. The stubs
+    # know neither.
+    await connection.copy_to_table(
+        table,
+        source=memoryview(data),  # type: ignore[arg-type]
+        columns=columns,
+        format="binary",
+        timeout=STATEMENT_TIMEOUT_S + GRACE_S,
+    )
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def _reading(row: ReadingRow) -> bytes:
     except struct_error as e:
         raise InvalidMessage(f"a reading's time, key or flags do not fit their column: {e}") from e
     number_items = [_NULL if number is None else _float_item(8, number) for number in numbers]
-    text_items = [_NULL if text is None else _text(text) for text in texts]
+    text_items = [_NULL if text is None else text_item(text) for text in texts]
     return fixed + _array(number_items, FLOAT8_OID) + _array(text_items, _TEXT_OID)
 
 
@@ -80,7 +80,12 @@ def _array(items: list[bytes], oid: int) -> bytes:
     return _int32(len(body)) + body
 
 
-def _text(text: str) -> bytes:
+def text_item(text: str) -> bytes:
+    """A text as a field or an item of an array.
+
+    Raises:
+        InvalidMessage: it is no Unicode, or has a NUL.
+    """
     try:
         data = text.encode()
     except UnicodeEncodeError as e:

@@ -37,13 +37,13 @@ from sensorium.storage._read import alarm_of, command_of, registration_of, twin_
 from sensorium.storage._readings_sql import AHEAD_MS, Committed
 from sensorium.storage.database import (
     GRACE_S,
-    STATEMENT_TIMEOUT_S,
     Connection,
     MissingPartition,
     Pool,
     acquired,
     close_pool,
     connect,
+    copy_in,
     open_pool,
     translated,
 )
@@ -173,7 +173,7 @@ class PgLog:
                     if new_sets:
                         await _write.metric_sets(writer, new_sets.values())
                     if readings:
-                        await _copy(writer, "readings", READING_COLUMNS, readings)
+                        await copy_in(writer, "readings", READING_COLUMNS, readings)
                     if commit.erasures:
                         await erasures.begin(writer, commit.erasures)
                     if changes or told:
@@ -398,18 +398,6 @@ def _tell(told: Sequence[tuple[str, str]], check: Change = NO_CHECK) -> Change:
         f" FROM unnest(${n + 1}::text[], ${n + 2}::text[]) AS told (channel, payload))"
     )
     return Change(statement, [*check.arguments, channels, payloads])
-
-
-async def _copy(writer: "Dedicated", table: str, columns: Sequence[str], data: bytes) -> None:
-    # A buffer goes out as it is; bytes would be taken for a path and a file be read in a thread. The stubs
-    # know neither.
-    await writer.copy_to_table(
-        table,
-        source=memoryview(data),  # type: ignore[arg-type]
-        columns=columns,
-        format="binary",
-        timeout=STATEMENT_TIMEOUT_S + GRACE_S,
-    )
 
 
 async def _tails(

@@ -11,7 +11,8 @@ from sensorium.actors.metrics import MetricSet
 from sensorium.storage import partitions
 from sensorium.storage._fold_py import Folded
 from sensorium.storage._known_sets import KnownSets
-from sensorium.storage.database import Connection
+from sensorium.storage.database import Connection, copy_in
+from sensorium.storage.encode_rollups import COLUMNS, FOLDED, encode_rollups
 from sensorium.storage.projection import LogEntry, ProjectionSettings, erased_at
 from sensorium.storage.retention_classes import DEFAULT, classes_of, kind_of
 from sensorium.storage.rollup import LEVELS, Collected, Level, check, merged
@@ -23,11 +24,6 @@ SETTINGS: Final = ProjectionSettings(NAME, page_entries=10_000, flush_every_s=60
 CHUNK: Final = 5_000
 """Rows of one statement. Between chunks, the process answers its pings."""
 
-_FOLDED: Final = (
-    *("bucket", "first_at", "last_at", "total", "squares", "least", "most", "first", "last", "n", "sketch"),
-    *("first_text", "last_text"),
-)
-_COLUMNS: Final = ("device", "metric", "class", *_FOLDED)
 _Key = tuple[int, int, int]
 """Device, metric and the start of the bucket."""
 _METRIC: Final = (
@@ -39,13 +35,13 @@ _HAS_CLASSES: Final = "SELECT EXISTS (SELECT FROM retention_class_types WHERE un
 _FORGET: Final = "DELETE FROM {table} WHERE device = ANY($1::bigint[])"
 _STAGE: Final = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS rollup_stage ON COMMIT DELETE ROWS
-AS SELECT {", ".join(_COLUMNS)} FROM rollups_1m WITH NO DATA
+AS SELECT {", ".join(COLUMNS)} FROM rollups_1m WITH NO DATA
 """
 
 
 def _stored(leaf: str) -> str:
     return f"""
-        SELECT device, metric, {", ".join(_FOLDED)}
+        SELECT device, metric, {", ".join(FOLDED)}
         FROM unnest($1::bigint[], $2::int[], $3::timestamptz[]) AS asked (device, metric, bucket)
         JOIN "{leaf}" USING (device, metric, bucket)
     """
@@ -53,7 +49,7 @@ def _stored(leaf: str) -> str:
 
 def _replace(leaf: str) -> str:
     others = ", ".join(
-        f"{name} = s.{name}" for name in _COLUMNS if name not in ("device", "bucket", "metric", "class")
+        f"{name} = s.{name}" for name in COLUMNS if name not in ("device", "bucket", "metric", "class")
     )
     return f"""
         UPDATE "{leaf}" r SET {others} FROM rollup_stage s
@@ -157,17 +153,17 @@ class RollupSink:
         self, transaction: Connection, leaf: str, retention_class: int, rollups: dict[_Key, Folded]
     ) -> None:
         columns = [list(column) for column in zip(*rollups, strict=True)]
-        changed = []
+        changed: list[tuple[int, int, Folded]] = []
         for device, metric, *stored in await transaction.fetch(_stored(leaf), *columns):
             figures = merged(tuple(stored), rollups.pop((device, metric, stored[0])))
-            changed.append((device, metric, retention_class, *figures))
+            changed.append((device, metric, figures))
         if changed:
-            await transaction.copy_records_to_table("rollup_stage", records=changed, columns=_COLUMNS)
+            await copy_in(transaction, "rollup_stage", COLUMNS, encode_rollups(changed, retention_class))
             await transaction.execute(_replace(leaf))
             await transaction.execute("TRUNCATE rollup_stage")
         if rollups:
-            fresh = [(key[0], key[1], retention_class, *figures) for key, figures in rollups.items()]
-            await transaction.copy_records_to_table(leaf, records=fresh, columns=_COLUMNS)
+            fresh = ((key[0], key[1], figures) for key, figures in rollups.items())
+            await copy_in(transaction, leaf, COLUMNS, encode_rollups(fresh, retention_class))
 
     async def _know_metrics(self, transaction: Connection, used: set[Any]) -> None:
         if missing := sorted(used - self._metric_ids.keys()):
