@@ -88,6 +88,9 @@ PROXY_GONE_S: Final = 20.0
 RUNTIME_GONE_S: Final = 20.0
 """In which the hosts of a platform that was killed with its Ray end."""
 
+DATABASE_FOLDER: Final = "postgres"
+"""Of the embedded one, in the data folder."""
+
 LOOK_EVERY_S: Final = 0.5
 """How often embedded servers and the coordinator are looked after."""
 
@@ -226,10 +229,15 @@ class Platform:
         except TimeoutError:
             raise TimeoutError(f"{there} of {wanted} nodes are there after {timeout_s:g} s") from None
 
+    def _database_folder(self) -> Path | None:
+        """That of the embedded one."""
+        embedded = self._config.storage.main_url is None
+        return self._data_dir() / DATABASE_FOLDER if embedded else None
+
     async def _database(self, stack: AsyncExitStack) -> str:
         url = self._config.storage.main_url
         if url is None:
-            server = EmbeddedPostgres(self._data_dir() / "postgres")
+            server = EmbeddedPostgres(self._data_dir() / DATABASE_FOLDER)
             stack.push_async_callback(asyncio.to_thread, server.stop)
             await asyncio.to_thread(server.start)
             url = server.dsn
@@ -316,7 +324,7 @@ class Platform:
                 *lorawan_command_services(config, mqtt, dsns, NAMESPACE),
                 *sparkplug_services(config, mqtt, dsns, NAMESPACE),
                 self._commands(mqtt, dsns),
-                *storage_services(config, dsns),
+                *storage_services(config, dsns, self._database_folder()),
                 *stream_services(config, dsns, NAMESPACE),
                 *peer_services(config, dsns, NAMESPACE),
                 *action_services(config, address, dsns, NAMESPACE),

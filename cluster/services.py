@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from sensorium.actors.coordinator import ServiceSpec
@@ -82,11 +83,17 @@ def connections_needed(config: Config) -> int:
     return per_database + 2 * _SERVICES + 5
 
 
-def storage_services(config: Config, dsns: Sequence[str]) -> Iterator[ServiceSpec]:
-    """What each database of the log is given: retention, and its own projections."""
+def storage_services(
+    config: Config, dsns: Sequence[str], folder: Path | None = None
+) -> Iterator[ServiceSpec]:
+    """What each database of the log is given: retention, and its own projections.
+
+    `folder` is that of the first one, if it is embedded.
+    """
     for position, dsn in enumerate(dsns):
         name = f"-{position}" if position else ""
-        yield ServiceSpec(f"retention{name}", RetentionKeeper, (dsn, retention_settings(config)))
+        kept = (dsn, retention_settings(config), None if position else folder)
+        yield ServiceSpec(f"retention{name}", RetentionKeeper, kept)
         if config.storage.rollups:
             yield ServiceSpec(f"projection-rollups{name}", rollup_service, (dsn, position))
 

@@ -14,6 +14,7 @@ from sensorium.actors.rules import Severity
 from sensorium.cluster.api_client import PlatformApi
 from sensorium.cluster.live import ALARMS_ASKED, Counters, alarm, counters, figures
 from sensorium.cluster.run_directory import RunState, read_state
+from sensorium.storage.disk import DiskSpace
 
 TABLES_SHOWN: Final = 4
 _RAYS_OWN: Final = frozenset({"CPU", "memory", "object_store_memory"})
@@ -96,6 +97,9 @@ class Status(msgspec.Struct, frozen=True):
     """By table with its indexes and partitions, over all databases."""
     storage_class_bytes: dict[str, int] = {}
     """By retention class, over all tables that are kept by class."""
+    disk_free_bytes: int | None = None
+    """Of the disk that the embedded database is on."""
+    disk_bytes: int | None = None
     nodes: list[Node] = []
     hosting: HostList = HostList()
 
@@ -140,12 +144,15 @@ def of_pages(state: RunState, readiness: dict[str, Any], page: str, alarms: list
     lag: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     by_class: Counter[str] = Counter()
+    disk: dict[str, int] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             if sample.name == "sensorium_projection_lag":
                 lag[sample.labels["name"]] += int(sample.value)
             elif sample.name == "sensorium_storage_bytes":
                 stored[sample.labels["table"]] += int(sample.value)
+            elif sample.name in ("sensorium_disk_free_bytes", "sensorium_disk_bytes"):
+                disk[sample.name] = int(sample.value)
             elif sample.name == "sensorium_storage_class_bytes" and sample.labels["retention_class"]:
                 by_class[sample.labels["retention_class"]] += int(sample.value)
     return msgspec.structs.replace(
@@ -164,6 +171,8 @@ def of_pages(state: RunState, readiness: dict[str, Any], page: str, alarms: list
         projection_lag=dict(lag),
         storage_bytes=dict(stored.most_common()),
         storage_class_bytes={number: by_class[number] for number in sorted(by_class, key=int)},
+        disk_free_bytes=disk.get("sensorium_disk_free_bytes"),
+        disk_bytes=disk.get("sensorium_disk_bytes"),
     )
 
 
@@ -206,6 +215,11 @@ def table(shown: Status) -> Table:
         rows.add_row(f"lag of {name}", f"{behind:,}")
     if shown.storage_bytes:
         rows.add_row("storage", _stored(shown.storage_bytes))
+    if shown.disk_free_bytes is not None and shown.disk_bytes is not None:
+        space = DiskSpace(shown.disk_free_bytes, shown.disk_bytes)
+        warning = ": little, and commits stop when there is none" if space.low else ""
+        told_of = f"{space.free_bytes / 1e9:,.1f} of {space.total_bytes / 1e9:,.1f} GB"
+        rows.add_row("free on disk", told_of + warning)
     if shown.storage_class_bytes:
         told = (f"{number}: {size / 1e6:,.1f} MB" for number, size in shown.storage_class_bytes.items())
         rows.add_row("retention classes", ", ".join(told))

@@ -134,6 +134,8 @@ def _of_storage(
         "Bytes of a retention class in a table that is kept by class.",
         labels=["table", "retention_class"],
     )
+    free = GaugeMetricFamily("sensorium_disk_free_bytes", "Room on the disk of the embedded database.")
+    disk_bytes = GaugeMetricFamily("sensorium_disk_bytes", "The disk of the embedded database.")
     # A log that is spread over several databases has a projection of the name, and a table, in each.
     ages: dict[str, float] = {}
     sizes: Counter[str] = Counter()
@@ -142,6 +144,9 @@ def _of_storage(
         if "projection" in service:
             ages[service["projection"]] = max(ages.get(service["projection"], 0.0), service["lag_s"])
         sizes.update(service.get("storage_bytes", {}))
+        if (disk := service.get("disk")) is not None:
+            free.add_metric([], disk["free_bytes"])
+            disk_bytes.add_metric([], disk["total_bytes"])
         for table, of_table in service.get("storage_class_bytes", {}).items():
             classes.update({(table, number): size for number, size in of_table.items()})
     for projection, age_s in ages.items():
@@ -153,6 +158,8 @@ def _of_storage(
         by_class.add_metric(labels, size_bytes)
     yield stored
     yield by_class
+    yield free
+    yield disk_bytes
 
 
 def _histogram(name: str, words: str, key: str, hosts: Sequence[Mapping[str, Any]]) -> Metric:

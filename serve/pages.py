@@ -405,12 +405,21 @@ class RetentionClassItem(msgspec.Struct, frozen=True):
     rollup_1d_days: int | None
 
 
+class DiskUse(msgspec.Struct, frozen=True):
+    """The disk that the embedded database is on; `low`: room should be made."""
+
+    free_bytes: int
+    total_bytes: int
+    low: bool
+
+
 class StorageUse(msgspec.Struct, frozen=True):
     """How much the databases keep. Empty until they were looked at for the first time."""
 
     bytes: int
     tables: list[TableUse]
     classes: list[RetentionClassItem]
+    disk: DiskUse | None = None
 
 
 class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -528,7 +537,7 @@ VALUES: tuple[type, ...] = (
     Command, RuleList, Rule, SavedRule, WrittenRule, DeadLetterPage, DeadLetterItem,
     Replayed, ReplayedLetters, ReadingPage, AggregatePage, TypeAggregate,
     GroupedAggregate, Series,
-    ProjectionList, ProjectionItem, StorageUse, TableUse, RetentionClassItem,
+    ProjectionList, ProjectionItem, StorageUse, DiskUse, TableUse, RetentionClassItem,
     IngestResult, Health, Readiness, NodeItem, NodeList, HostItem, HostList,
     IsolatedDevice,
     BacktestBody, BacktestResult, TwinInfo, Document, TwinChange, PastTwin, TwinChangePage,

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from sensorium.serve.describe import answer
-from sensorium.serve.pages import RetentionClassItem, StorageUse, TableUse, json_response
+from sensorium.serve.pages import DiskUse, RetentionClassItem, StorageUse, TableUse, json_response
 from sensorium.serve.services import Services
 
 _EXAMPLE = {
@@ -26,6 +26,7 @@ _EXAMPLE = {
             "rollup_1d_days": None,
         }
     ],
+    "disk": {"free_bytes": 80_000_000_000, "total_bytes": 100_000_000_000, "low": False},
 }
 
 
@@ -43,7 +44,7 @@ def routes(services: Services) -> APIRouter:
         """Over all databases of the log, with indexes; at most a minute old.
 
         `by_class` is of what is kept by retention class; "" is what has the rows of all classes. The types of
-        class 0 are all those that no other class names.
+        class 0 are all those that no other class names. `disk` is null where no database is embedded.
         """
         return json_response(_use((await services.statistics()).get("services", [])))
 
@@ -54,11 +55,14 @@ def _use(services: Any) -> StorageUse:
     sizes: Counter[str] = Counter()
     by_class: dict[str, Counter[str]] = {}
     classes: list[RetentionClassItem] = []
+    disk: DiskUse | None = None
     for service in services:
+        if service.get("disk") is not None:
+            disk = DiskUse(**service["disk"])
         sizes.update(service.get("storage_bytes", {}))
         for table, of_table in service.get("storage_class_bytes", {}).items():
             by_class.setdefault(table, Counter()).update(of_table)
         # The same in each database.
         classes = [RetentionClassItem(**item) for item in service.get("retention_classes", ())] or classes
     tables = [TableUse(table, size, dict(by_class.get(table, {}))) for table, size in sizes.most_common()]
-    return StorageUse(sum(sizes.values()), tables, classes)
+    return StorageUse(sum(sizes.values()), tables, classes, disk)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from sensorium.actors.errors import SensoriumError
@@ -15,6 +16,7 @@ from sensorium.storage.audit_trail import record
 from sensorium.storage.bulk_jobs import forget_jobs
 from sensorium.storage.compaction import CompactionSettings, Compactor
 from sensorium.storage.database import Connection, connect, translated
+from sensorium.storage.disk import DiskSpace, disk_space
 from sensorium.storage.erasures import carry_on
 from sensorium.storage.partitions import (
     CHUNKS,
@@ -263,11 +265,16 @@ async def sizes(connection: Connection) -> dict[str, dict[int | None, int]]:
 
 
 class RetentionKeeper:
-    """Applies the settings hourly, measures tables each minute, carries deletions on; outlasts failures."""
+    """Applies the settings hourly, measures tables each minute, carries deletions on; outlasts failures.
 
-    def __init__(self, dsn: str, settings: RetentionSettings) -> None:
+    `folder` is the database's, where it is on this machine: the room on its disk is told, too.
+    """
+
+    def __init__(self, dsn: str, settings: RetentionSettings, folder: Path | None = None) -> None:
         self._dsn = dsn
         self._settings = settings
+        self._folder = folder
+        self._disk: DiskSpace | None = None
         self._task: asyncio.Task[None] | None = None
         self._erasing: asyncio.Task[None] | None = None
         self._compactor = Compactor(dsn, settings.compaction, settings.wait_for)
@@ -298,7 +305,7 @@ class RetentionKeeper:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def statistics(self) -> dict[str, Any]:
-        """Bytes by table and by class, partitions dropped since the start, and why it cannot go on.
+        """Bytes by table and by class, room on the disk, partitions dropped, and why it cannot go on.
 
         Of `storage_class_bytes`, the tables that are kept by class; "" is what has rows of all classes.
         """
@@ -311,6 +318,7 @@ class RetentionKeeper:
                 if of_kind.keys() != {None}
             },
             "retention_classes": list(self._classes),
+            "disk": None if self._disk is None else {**self._disk._asdict(), "low": self._disk.low},
             "partitions_dropped": self._dropped,
             "compaction": self._compactor.statistics(),
             "trouble": self._trouble,
@@ -353,7 +361,24 @@ class RetentionKeeper:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
+    def _look_at_disk(self) -> None:
+        if self._folder is None:
+            return
+        try:
+            found = disk_space(self._folder)
+        except OSError as error:
+            _log.warning("the database's folder cannot be looked at: %s", error)
+            self._disk = None
+            return
+        if found.low and not (self._disk is not None and self._disk.low):
+            _log.warning(
+                "the database's disk is nearly full: %.1f of %.1f GB are free; commits stop when none is",
+                *(found.free_bytes / 1e9, found.total_bytes / 1e9),
+            )
+        self._disk = found
+
     async def _look(self, due: bool) -> None:
+        self._look_at_disk()
         connection = await connect(self._dsn, "sensorium-retention")
         try:
             with translated():

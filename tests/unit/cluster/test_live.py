@@ -153,6 +153,8 @@ def test_the_status_of_a_platform_that_serves() -> None:
     for name, number, size in (("events", 1, 2e5), ("rollups_1m", 1, 1e5), ("events", 0, 7e5)):
         text += f'sensorium_storage_class_bytes{{table="{name}",retention_class="{number}"}} {size}\n'
     text += 'sensorium_storage_class_bytes{table="events",retention_class=""} 5\n'
+    text += "# TYPE sensorium_disk_free_bytes gauge\nsensorium_disk_free_bytes 2e9\n"
+    text += "# TYPE sensorium_disk_bytes gauge\nsensorium_disk_bytes 100e9\n"
     shown = status.of_pages(state, readiness, text, alarms)
     assert shown.storage_bytes == {"readings": 3_000_000, "events": 500_000, "shards": 1_000}
     assert shown.storage_class_bytes == {"0": 700_000, "1": 300_000}
@@ -171,6 +173,7 @@ def test_the_status_of_a_platform_that_serves() -> None:
         "lag of webhooks",
         "3.5 MB (readings 3.0",
         "0: 0.7 MB, 1: 0.3 MB",
+        "2.0 of 100.0 GB: little, and commits stop",
     ):
         assert expected in text, text
 

@@ -1,9 +1,11 @@
 """Retention: whole partitions go, nothing that a projection has yet to read, and rollups outlive readings."""
 
 import asyncio
+from collections import namedtuple
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import copied
@@ -14,6 +16,7 @@ from sensorium.actors.records import Commit
 from sensorium.storage import History, PgLog, PgMembership, close_pool, migrate, open_pool
 from sensorium.storage.backup import back_up
 from sensorium.storage.database import Pool, acquired
+from sensorium.storage.disk import DiskSpace, disk_space
 from sensorium.storage.embedded import EmbeddedPostgres
 from sensorium.storage.partitions import attached, create, ensure_partitions, leaves
 from sensorium.storage.projection_runner import ProjectionRunner
@@ -119,6 +122,37 @@ async def test_the_keeper_says_how_much_there_is(dsn: str) -> None:
     [only] = keeper.statistics()["retention_classes"]
     assert (only["retention_class"], only["device_types"], only["raw_days"]) == (0, [], None)
     assert keeper.statistics()["partitions_dropped"] == 0
+
+
+async def test_the_keeper_warns_once_when_the_disk_gets_full(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look(free_gb: int) -> dict[str, Any]:
+        monkeypatch.setattr("sensorium.storage.disk.disk_usage", lambda _: usage(100 << 30, 0, free_gb << 30))
+        keeper._look_at_disk()
+        found: dict[str, Any] = keeper.statistics()["disk"]
+        return found
+
+    usage = namedtuple("usage", ("total", "used", "free"))
+    keeper = RetentionKeeper(dsn, RetentionSettings(), tmp_path)
+    assert keeper.statistics()["disk"] is None
+    assert look(11) == {"free_bytes": 11 << 30, "total_bytes": 100 << 30, "low": False}
+    assert not caplog.records
+    assert look(9)["low"]
+    assert look(8)["low"]
+    [warning] = caplog.records
+    assert "9.7 of 107.4 GB are free" in warning.getMessage()
+    assert not look(20)["low"]
+    assert look(1)["low"]
+    assert len(caplog.records) == 2
+
+
+def test_a_tenth_of_a_large_disk_is_plenty(tmp_path: Path) -> None:
+    assert DiskSpace(20 << 30, 1 << 40).low is False
+    assert DiskSpace(9 << 30, 1 << 40).low is True
+    assert DiskSpace(1 << 30, 8 << 30).low is False
+    found = disk_space(tmp_path)
+    assert 0 < found.free_bytes < found.total_bytes
 
 
 @pytest.mark.slow
