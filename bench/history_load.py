@@ -73,6 +73,16 @@ async def dated_back(pool: Pool) -> None:
         await connection.execute(_MOVED, cursors, timeout=600)
 
 
+async def vacuumed(dsn: str) -> None:
+    """As autovacuum leaves it."""
+    connection = await connect(dsn, "sensorium-bench")
+    try:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute("VACUUM ANALYZE", timeout=600)
+    finally:
+        await connection.close()
+
+
 async def compacted(dsn: str) -> dict[str, float]:
     """Compact all days that are over: readings, seconds without pauses, and of these in the server."""
     connection = await connect(dsn, "sensorium-bench")
