@@ -5,6 +5,10 @@
 .DELETE_ON_ERROR:
 .PHONY: mlflow help install demo up test test-fast check bench bench-actions bench-coap bench-commands bench-detection bench-history bench-http bench-live bench-models bench-rules bench-runtime bench-ways chaos storm lock clean
 
+# Many images set it. Each process would compile all it imports, and pytest rewrite every test, each time anew:
+# half a minute of each run of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
