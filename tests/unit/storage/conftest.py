@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from kept_database import KeptDatabase, of_database
 from storage_stores import MemoryPorts, PostgresPorts, SpreadPorts, Store
 
 from sensorium.storage.database import Pool, close_pool, open_pool
@@ -65,10 +66,27 @@ async def copied(server: EmbeddedPostgres, template: str, name: str) -> AsyncIte
         await admin.close()
 
 
+@pytest.fixture(scope="session")
+async def kept(server: EmbeddedPostgres, template: str) -> AsyncIterator[list[KeptDatabase]]:
+    databases = [KeptDatabase(server, template, name) for name in ("of_a_test", "of_a_test_too")]
+    yield databases
+    for database in databases:
+        await database.close()
+
+
+@asynccontextmanager
+async def lent(database: KeptDatabase) -> AsyncIterator[str]:
+    await database.ready()
+    try:
+        yield database.dsn
+    finally:
+        await database.clean()
+
+
 @pytest.fixture
-async def dsn(server: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+async def dsn(kept: list[KeptDatabase]) -> AsyncIterator[str]:
     """A migrated, empty database of the test's own."""
-    async with copied(server, template, "of_a_test") as address:
+    async with lent(kept[0]) as address:
         yield address
 
 
@@ -93,10 +111,6 @@ async def pool(dsn: str) -> AsyncIterator[Pool]:
     await close_pool(pool)
 
 
-def of_database(dsn: str, name: str) -> str:
-    return dsn.replace("/postgres?", f"/{name}?")
-
-
 @pytest.fixture
 async def postgres_store(dsn: str, pool: Pool) -> AsyncIterator[Store]:
     store = PostgresPorts(dsn, pool)
@@ -105,9 +119,9 @@ async def postgres_store(dsn: str, pool: Pool) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-async def two_dsns(server: EmbeddedPostgres, template: str, dsn: str) -> AsyncIterator[list[str]]:
+async def two_dsns(kept: list[KeptDatabase], dsn: str) -> AsyncIterator[list[str]]:
     """Two migrated, empty databases of the test's own, for one log."""
-    async with copied(server, template, "of_a_test_too") as other:
+    async with lent(kept[1]) as other:
         yield [dsn, other]
 
 
