@@ -20,6 +20,11 @@ TURNS: Final = 500
 """Timers that share one commit."""
 
 TICK_S: Final = 0.1
+"""Timers are brought at most so often, those together that came due meanwhile."""
+
+LOOK_S: Final = 1.0
+"""How often the clock is looked at when nothing is due sooner: it may jump."""
+
 RETRY_S: Final = 1.0
 
 
@@ -43,16 +48,22 @@ class Ticker:
         self._fire = fire
         self._queue = TimerQueue()
         self._fired = 0
+        self._sooner = asyncio.Event()
+        """Set when something may be due sooner than was thought."""
 
     def own(self, shards: Iterable[int]) -> None:
         """Bring the timers of these shards from now on. Those of others may still come out."""
         self._shards = list(shards)
         # What the log holds for shards that are new is not known yet.
         self._queue.horizon_ms = 0
+        self._sooner.set()
 
     def add(self, rows: Iterable[TimerRow]) -> None:
         """Take timers that were just committed."""
+        next_ms = self._queue.next_ms
         self._queue.add(rows)
+        if self._queue.next_ms != next_ms:
+            self._sooner.set()
 
     async def run(self) -> None:
         """Fire what comes due, until cancelled. While the log is away, timers wait."""
@@ -66,7 +77,7 @@ class Ticker:
                 if due:
                     await self._bring(due)
                 else:
-                    await asyncio.sleep(TICK_S)
+                    await self._wait(now_ms)
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
 
@@ -75,6 +86,17 @@ class Ticker:
         next_ms = self._queue.next_ms
         late_ms = 0 if next_ms is None else max(0, self._clock_ms() - next_ms)
         return {"timers_soon": len(self._queue), "timers_fired": self._fired, "timers_lag_s": late_ms / 1000}
+
+    async def _wait(self, now_ms: int) -> None:
+        """Until the next one is due, as far as is known, or until it is time to look again."""
+        self._sooner.clear()
+        next_ms = self._queue.next_ms
+        due_s = LOOK_S if next_ms is None else (next_ms - now_ms) / 1000
+        try:
+            async with asyncio.timeout(min(LOOK_S, max(TICK_S, due_s))):
+                await self._sooner.wait()
+        except TimeoutError:
+            return
 
     async def _look_ahead(self, horizon_ms: int) -> None:
         shards = self._shards
