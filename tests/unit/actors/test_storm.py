@@ -19,6 +19,7 @@ import os
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -41,10 +42,8 @@ from tests.unit.actors.witness import Witness
 
 NOW_MS: Final = 1_700_000_000_000
 NAMES: Final = ("value",)
-FEW_SEEDS: Final = 10
-ROUNDS: Final = 2
+FEW_SEEDS: Final = 3
 STEPS: Final = 25
-"""Of bad weather in a round, half a second each on average."""
 
 OWNED_AGAIN_S: Final = 12.0
 """After bad weather: what waits for an answer that got lost has to give up first."""
@@ -52,8 +51,6 @@ DELIVERED_S: Final = 40.0
 TOLD_S: Final = 20.0
 SETTLED_S: Final = 30.0
 """After that until each device is in the process that it is wanted in: several hand-overs one by one."""
-
-ISOLATED: Final = 5
 
 ABOVE = Rule(
     rule_id="above",
@@ -67,18 +64,56 @@ ABOVE = Rule(
 )
 """Judged by readings and by what is desired alike: in the end its alarms are as both were last."""
 
+FAULTS: Final = (
+    *("lost", "late", "twice", "broken", "host killed", "host paused", "cut from the database"),
+    *("cut from callers", "healed", "clock jumps", "database down"),
+    *("coordinator ends", "scaled", "shards taken"),
+)
+"""What can go wrong; see `turn_bad`."""
+
 _seed = os.environ.get("SENSORIUM_SEED")
 SEEDS = [int(_seed)] if _seed else range(int(os.environ.get("SENSORIUM_SEEDS", FEW_SEEDS)))
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a storm is.
+
+    Attributes:
+        devices: of each of the two senders.
+        isolated: how many of them may have a process of their own.
+        active: how many may be active in a host.
+        rounds: of bad weather, good weather after each.
+        steps: of a round.
+        lasts_s: how long a step may last.
+        kinds: of faults that there may be.
+        faults: how many of them a storm has, each seed others.
+        moves: probability that its devices change their process all the while.
+        bad: probability that something goes wrong in a step.
+    """
+
+    devices: int = 8
+    isolated: int = 5
+    active: int = 6
+    rounds: int = 2
+    steps: int = STEPS
+    lasts_s: tuple[float, ...] = (0.0, 0.05, 0.5, 1.5)
+    kinds: tuple[str, ...] = FAULTS
+    faults: int = len(FAULTS)
+    bad: float = 0.7
+    moves: float = 1.0
+
+
 class World:
-    """A runtime of some hosts, two senders with eight devices each, and the weather between them."""
+    """A runtime of some hosts, two senders with some devices each, and the weather between them."""
 
     judged = False
     """Whether `ABOVE` is at work."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, size: Size = Size()) -> None:
+        self.size = size
         self.rng = random.Random(seed)
+        self.faults = sorted(self.rng.sample(size.kinds, size.faults))
         self.weather = Weather(random.Random(seed ^ 0x5EED))
         loop = asyncio.get_running_loop()
 
@@ -90,16 +125,19 @@ class World:
         self.launcher = StormyLauncher(self.weather, clock_ms)
         self.transport = StormyTransport(self.weather)
         self.routers = [Router(f"sender-{n}", self.transport) for n in range(2)]
-        self.sent = [{f"device-{n}-{i}": 0 for i in range(8)} for n in range(2)]
+        self.sent = [{f"device-{n}-{i}": 0 for i in range(size.devices)} for n in range(2)]
         self.wishes = random.Random(seed ^ 0x7717)
         self.desired: dict[str, int] = {}
         """The number that was desired last of each device, acknowledged or not."""
         self.told: dict[str, int] = {}
         """And the one that it was told last."""
-        activation = ActivationSettings(snapshot_every_turns=7, snapshot_every_s=1.0, max_active=6)
+        activation = ActivationSettings(snapshot_every_turns=7, snapshot_every_s=1.0, max_active=size.active)
         settings = HostSettings(auto_register_as="generic", activation=activation)
-        self._spec = RuntimeSpec(2, factories.ports, factories.membership, settings, max_isolated=ISOLATED)
+        self._spec = RuntimeSpec(
+            2, factories.ports, factories.membership, settings, max_isolated=size.isolated
+        )
         self.whims = random.Random(seed ^ 0x150)
+        self.moves = self.whims.random() < size.moves
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def _stored(self, clock_ms: Callable[[], int]) -> tuple[Any, Any]:
@@ -145,7 +183,7 @@ class World:
         self.send(self.rng.randrange(8))
         if self.wishes.random() < 0.5:
             self.wish()
-        if self.whims.random() < 0.4:
+        if self.moves and self.whims.random() < 0.4:
             self.isolate()
 
     def send(self, count: int) -> None:
@@ -191,7 +229,7 @@ class World:
     async def settled(self) -> bool:
         """Whether each device is where it is wanted, and all that is kept of it in its shard."""
         store = self.store
-        wanted = {one.device_id for one in await store.isolated({}, False, ISOLATED)}
+        wanted = {one.device_id for one in await store.isolated({}, False, self.size.isolated)}
         names = {p.incarnation: p.thing.name for p in self.hosts()}
         places = {d: names.get(store.owners[shard][0] or 0) for d, shard in store.homes.items()}
         if places != {device: process_of(device) for device in wanted}:
@@ -249,46 +287,46 @@ class World:
 
 
 async def turn_bad(world: World) -> None:
-    """One more thing goes wrong, or less does."""
+    """One more thing goes wrong, or less does: one of this storm's kinds of faults."""
     rng, weather, store = world.rng, world.weather, world.store
     host = rng.choice(world.hosts() or [None])
-    match rng.randrange(14):
-        case 0:
+    match rng.choice(world.faults):
+        case "lost":
             weather.lost = rng.choice((0.0, 0.02, 0.3))
-        case 1:
+        case "late":
             weather.late_s = rng.choice((0.0, 0.05, 1.0, 6.0))
-        case 2:
+        case "twice":
             weather.twice = rng.choice((0.0, 0.1, 0.5))
-        case 3:
+        case "broken":
             weather.broken = rng.choice((0.0, 0.02, 0.2))
-        case 4 if host:
+        case "host killed" if host:
             host.end()
-        case 5 if host:
+        case "host paused" if host:
             gate = weather.gates[host.incarnation]
             gate.clear()
             asyncio.get_running_loop().call_later(rng.uniform(0.5, 12.0), gate.set)
-        case 6 if host:
+        case "cut from the database" if host:
             weather.cut_off.add(host.incarnation)
-        case 7 if host:
+        case "cut from callers" if host:
             weather.cut.add(host.incarnation)
-        case 8 if host:
+        case "healed" if host:
             weather.cut.discard(host.incarnation)
             weather.cut_off.discard(host.incarnation)
-        case 9 if host:
+        case "clock jumps" if host:
             weather.jumps_ms[host.incarnation] += rng.choice((-3_600_000, -2_000, 2_000, 86_400_000))
-        case 10:
+        case "database down":
             store.down = True
             asyncio.get_running_loop().call_later(rng.uniform(0.1, 4.0), setattr, store, "down", False)
-        case 11:
+        case "coordinator ends":
             if world.transport.present is not None:
                 coordinator, world.transport.present = world.transport.present, None
                 abandon(coordinator)
                 await asyncio.sleep(rng.uniform(0.0, 2.0))
                 world.later(world.coordinator_anew())
-        case 12:
+        case "scaled":
             if world.transport.present is not None:
                 world.later(scale(world.transport.present, rng.randint(1, 4)))
-        case 13:
+        case "shards taken":
             world.later(take(store, rng))
 
 
@@ -348,21 +386,21 @@ async def recovered(world: World) -> None:
     assert sent == {device: number for device, number in world.store.acked.items() if number}
 
 
-async def storm(seed: int) -> None:
-    """Two times bad weather, and good weather after each."""
-    world = World(seed)
+async def storm(seed: int, size: Size) -> None:
+    """Bad weather, and good weather after it."""
+    world = World(seed, size)
     await world.start()
     try:
-        for _ in range(ROUNDS):
-            for _ in range(STEPS):
+        for _ in range(size.rounds):
+            for _ in range(size.steps):
                 world.go_on()
                 if world.wishes.random() < 0.3:
                     world.later(world.tell())
-                if world.rng.random() < 0.7:
+                if world.rng.random() < size.bad:
                     await turn_bad(world)
                 for _ in range(world.rng.randrange(3)):
                     world.later(world.read())
-                await asyncio.sleep(world.rng.choice((0.0, 0.05, 0.5, 1.5)))
+                await asyncio.sleep(world.rng.choice(size.lasts_s))
                 world.store.check()
             await recovered(world)
     finally:
@@ -373,7 +411,7 @@ async def storm(seed: int) -> None:
 def run(seed: int) -> None:
     """Run it; what fails names the seed."""
     try:
-        run_virtually(partial(storm, seed), seed)
+        run_virtually(partial(storm, seed, Size()), seed)
     except BaseException as error:
         error.add_note(f"again: SENSORIUM_SEED={seed} pytest tests/unit/actors/test_storm.py -k weather")
         raise
