@@ -13,29 +13,42 @@ TAIL_SLACK_MS: Final = 3_600_000
 
 LET_IN: Final = "SELECT EXISTS (SELECT FROM hosts WHERE incarnation = $1)"
 
-OPEN: Final = f"""
-WITH known AS (SELECT shard, head, saved_at FROM shards WHERE shard = ANY($1::smallint[])),
-     since AS (SELECT CASE WHEN count(*) = cardinality($1::smallint[]) THEN min(saved_at)
-                           ELSE '-infinity' END - interval '{HEAD_SLACK_S} s' AS floor FROM known),
-     newer AS (SELECT shard, max(log_offset) AS head FROM (
-                   SELECT shard, log_offset FROM readings
-                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
-                   UNION ALL
-                   SELECT shard, last_offset FROM reading_chunks
-                       WHERE committed_at >= (SELECT floor FROM since) - interval '1 day'
-                           AND shard = ANY($1::smallint[])
-                   UNION ALL
-                   SELECT shard, log_offset FROM events
-                       WHERE committed_at >= (SELECT floor FROM since) AND shard = ANY($1::smallint[])
-               ) rows GROUP BY shard)
-INSERT INTO shards (shard, head, saved_at)
-SELECT asked.shard, greatest(known.head, newer.head, 0), now()
-    FROM unnest($1::smallint[]) AS asked (shard)
-    LEFT JOIN known USING (shard) LEFT JOIN newer USING (shard) ORDER BY asked.shard
-ON CONFLICT (shard) DO UPDATE SET head = greatest(shards.head, excluded.head),
-    saved_at = greatest(shards.saved_at, excluded.saved_at)
-RETURNING shard, head
+SAVED: Final = """
+SELECT CASE WHEN count(*) = cardinality($1::smallint[]) THEN min(saved_at) END
+FROM shards WHERE shard = ANY($1::smallint[])
 """
+"""Since when the log has to be looked at for the shards' heads; null: all of it."""
+
+
+@lru_cache(maxsize=16)
+def heads(committed: Committed) -> str:
+    """Give the shards $1 a row with their head each. What is behind saved ones was `committed` then."""
+    return f"""
+    WITH known AS (SELECT shard, head, saved_at FROM shards WHERE shard = ANY($1::smallint[])),
+         since AS (SELECT CASE WHEN count(*) = cardinality($1::smallint[]) THEN min(saved_at)
+                               ELSE '-infinity' END - interval '{HEAD_SLACK_S} s' AS floor FROM known),
+         newer AS (SELECT shard, max(log_offset) AS head FROM (
+                       SELECT shard, log_offset FROM readings r
+                           WHERE {committed.rows} AND committed_at >= (SELECT floor FROM since)
+                               AND shard = ANY($1::smallint[])
+                       UNION ALL
+                       SELECT shard, last_offset FROM reading_chunks c
+                           WHERE {committed.chunks} AND shard = ANY($1::smallint[])
+                               AND committed_at >= (SELECT floor FROM since) - interval '1 day'
+                       UNION ALL
+                       SELECT shard, log_offset FROM events r
+                           WHERE {committed.rows} AND committed_at >= (SELECT floor FROM since)
+                               AND shard = ANY($1::smallint[])
+                   ) rows GROUP BY shard)
+    INSERT INTO shards (shard, head, saved_at)
+    SELECT asked.shard, greatest(known.head, newer.head, 0), now()
+        FROM unnest($1::smallint[]) AS asked (shard)
+        LEFT JOIN known USING (shard) LEFT JOIN newer USING (shard) ORDER BY asked.shard
+    ON CONFLICT (shard) DO UPDATE SET head = greatest(shards.head, excluded.head),
+        saved_at = greatest(shards.saved_at, excluded.saved_at)
+    RETURNING shard, head
+    """
+
 
 DEVICES: Final = f"SELECT {DEVICE_COLUMNS} FROM devices WHERE device_id = ANY($1::text[])"
 SNAPSHOTS: Final = (

@@ -34,7 +34,7 @@ from sensorium.storage import (
 from sensorium.storage._joined import Change, apply, joined
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import alarm_of, command_of, registration_of, twin_of
-from sensorium.storage._readings_sql import AHEAD_MS, Committed
+from sensorium.storage._readings_sql import AHEAD_MS, WHENEVER, Committed
 from sensorium.storage.database import (
     GRACE_S,
     Connection,
@@ -96,7 +96,9 @@ class PgLog:
                 return known
             # The scan's length depends on how long ago heads were saved; it has a limit of its own.
             await connection.execute(f"SET LOCAL statement_timeout = '{OPEN_TIMEOUT_S:.0f}s'")
-            rows = await connection.fetch(sql.OPEN, list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
+            saved_ms = await connection.fetchval(sql.SAVED, list(shards))
+            since = WHENEVER if saved_ms is None else Committed.of_ms(saved_ms - sql.HEAD_SLACK_S * 1000)
+            rows = await connection.fetch(sql.heads(since), list(shards), timeout=OPEN_TIMEOUT_S + GRACE_S)
         self._doubtful.difference_update(shards)
         return {row["shard"]: row["head"] for row in rows}
 
