@@ -84,7 +84,7 @@ print(digest.hexdigest(), len(turns.commit.readings) > 0, shard.head > 500)
 """
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_a_stream_of_messages_leaves_the_same_bytes(seed: int) -> None:
     pytest.importorskip("sensorium.actors._judge", exc_type=ImportError)
     program = PROGRAM.replace("SEED", str(seed))

@@ -193,13 +193,17 @@ class StormyDatabase:
         weather, gate = self._weather, self._weather.gates[self._incarnation]
 
         async def call(*args: Any) -> Any:
-            await gate.wait()
+            if not gate.is_set():
+                await gate.wait()
             if self._names & weather.cut_off or weather.happens("database before", weather.broken / 2):
                 raise LogUnavailable(f"{name} broke off before")
-            await weather.travel()
-            await gate.wait()
+            if weather.late_s:
+                await weather.travel()
+            if not gate.is_set():
+                await gate.wait()
             result = await method(*args)
-            await gate.wait()
+            if not gate.is_set():
+                await gate.wait()
             if self._names & weather.cut_off or weather.happens("database after", weather.broken / 2):
                 raise LogUnavailable(f"{name} broke off after")
             return result

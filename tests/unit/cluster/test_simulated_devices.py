@@ -105,7 +105,7 @@ def test_noise_is_centred_and_bounded() -> None:
 
 
 @pytest.mark.parametrize("index", range(8))
-@pytest.mark.parametrize("step_s", [1.0, 10.0])
+@pytest.mark.parametrize("step_s", [pytest.param(1.0, marks=pytest.mark.slow), 10.0])
 def test_healthy_devices_trip_no_rule(index: int, step_s: float) -> None:
     healthy = SimulatedDevice(index, 1, 0.0, step_s)
     assert alarms(healthy, MIDNIGHT_S, MIDNIGHT_S + 8_640 * step_s, step_s) == []

@@ -142,14 +142,14 @@ def anything(rng: random.Random, n: int, alarms: list[str]) -> tuple[Message, tu
     return rng.choice(choices), names
 
 
-SEEDS = {
-    "in its shard": (0.0, 1),
-    "with more commands than in its own": (0.08, 1_559_482_905),
-    "with windows from before": (0.08, 2_826_917_307),
-}
+SEEDS = [
+    pytest.param(0.0, 1, id="in its shard", marks=pytest.mark.slow),
+    pytest.param(0.08, 1_559_482_905, id="with more commands than in its own", marks=pytest.mark.slow),
+    pytest.param(0.08, 2_826_917_307, id="with windows from before"),
+]
 
 
-@pytest.mark.parametrize(("moves", "seed"), SEEDS.values(), ids=SEEDS)
+@pytest.mark.parametrize(("moves", "seed"), SEEDS)
 async def test_it_is_what_it_was_at_any_time(living: Living, pool: Pool, moves: float, seed: int) -> None:
     rng = random.Random(seed)
     await living(Register(ID, "pump", None, {"floor": 0}))

@@ -144,6 +144,7 @@ async def pages(ask: Any, limit: int) -> list[Any]:
     raise AssertionError("no end")
 
 
+@pytest.mark.slow
 @pytest.mark.database
 async def test_it_answers_as_one_database_does(
     two_dsns: list[str], two_pools: list[Pool], module_dsn: str, module_pool: Pool
