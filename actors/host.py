@@ -61,11 +61,15 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """What a host is told at its start. `auto_register_as`: see `Surroundings`."""
+    """What a host is told at its start. `auto_register_as`: see `Surroundings`.
+
+    `local_calls`: whether senders on its machine may reach it by a socket of its own (`actors.local_calls`).
+    """
 
     profiles: Profiles = field(default_factory=Profiles)
     auto_register_as: str | None = None
     activation: ActivationSettings = field(default_factory=ActivationSettings)
+    local_calls: bool = True
 
 
 class DeviceHost:
@@ -86,6 +90,7 @@ class DeviceHost:
     ) -> None:
         self.name = name
         self.incarnation = incarnation
+        self.local_calls = settings.local_calls
         self._claimed = list(shards)
         self._open_ports = open_ports
         self._settings = settings

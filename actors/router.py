@@ -129,6 +129,10 @@ class Transport(Protocol):
         """`DeviceHost.deliver` at that address. Raises what it raises, and `HostGone`."""
         ...
 
+    async def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
 
 class _Item(NamedTuple):
     """A message between two parcels. `names` are those of a reading's metrics."""
@@ -285,6 +289,7 @@ class Router:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._transport.close()
 
     # --- submitting -------------------------------------------------------------------------------------
 

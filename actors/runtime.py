@@ -14,18 +14,18 @@ from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sensorium.actors.coordinator import Coordinator, RuntimeSpec
 from sensorium.actors.placement import Node
 from sensorium.actors.profile import ProcessNeeds
 from sensorium.actors.reach import answering
-from sensorium.actors.router import HostGone, Router, Table
+from sensorium.actors.router import Router
+from sensorium.actors.transport import Doorstep, RayTransport, bounded
 
 NAMESPACE: Final = "sensorium"
 COORDINATOR: Final = "coordinator"
-DELIVER_TIMEOUT_S: Final = 30.0
 CLAIM_TIMEOUT_S: Final = 10.0
 """In which Ray notices that a process has died."""
 
@@ -75,6 +75,7 @@ def remote_class(make: Callable[..., Any], name: str = "") -> Any:
             spare_the_collector()
             logging.basicConfig(format=_LOG_FORMAT)
             self._object = make(*args)
+            self._doorstep = Doorstep(self._object) if getattr(self._object, "local_calls", False) else None
 
         async def call(self, method: str, *args: Any) -> Any:
             """Call a method of the object."""
@@ -87,6 +88,11 @@ def remote_class(make: Callable[..., Any], name: str = "") -> Any:
         async def deliver(self, data: bytes) -> bytes:
             """`DeviceHost.deliver`."""
             return await self._object.deliver(data)  # type: ignore[no-any-return]
+
+        async def local_calls(self) -> tuple[str, str | None]:
+            """The node, and where on it a socket takes calls of `deliver`, if one does."""
+            node = ray.get_runtime_context().get_node_id()
+            return node, None if self._doorstep is None else await self._doorstep.path()
 
         async def pid(self) -> int:
             """The process's id."""
@@ -107,7 +113,7 @@ class RayProcess:
 
     async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
         """See `supervision.Process.call`."""
-        return await _bounded(self.address.call.remote(method, *args), timeout_s)
+        return await bounded(self.address.call.remote(method, *args), timeout_s)
 
     def kill(self) -> None:
         """See `supervision.Process.kill`."""
@@ -196,28 +202,6 @@ def claimed(needs: ProcessNeeds | None) -> dict[str, Any]:
 def draining_nodes() -> set[str]:
     """The ids of the nodes that Ray was asked to drain, by an autoscaler or by hand."""
     return set(ray._private.state.state.get_draining_nodes())
-
-
-class RayTransport:
-    """A router's way to the hosts through Ray."""
-
-    def __init__(self, coordinator: "ActorHandle[Any]") -> None:
-        self._coordinator = coordinator
-
-    async def table(self, newer_than: int | None = None) -> Table:
-        """See `router.Transport.table`. Waits for the coordinator to come back when it is down."""
-        while True:
-            try:
-                table: Table = await self._coordinator.call.remote("table", newer_than)
-            except RayActorError:
-                await asyncio.sleep(0.5)
-            else:
-                return table
-
-    async def deliver(self, address: "ActorHandle[Any]", data: bytes) -> bytes:
-        """See `router.Transport.deliver`."""
-        reply: bytes = await _bounded(address.deliver.remote(data), DELIVER_TIMEOUT_S)
-        return reply
 
 
 def join_ray(address: str | None, namespace: str = NAMESPACE) -> None:
@@ -327,19 +311,3 @@ async def steer_coordinator(
 def make_router(sender: str, namespace: str = NAMESPACE) -> Router:
     """A router of the running namespace; start it before use."""
     return Router(sender, RayTransport(find_coordinator(namespace)))
-
-
-async def _bounded(ref: Any, timeout_s: float) -> Any:
-    """The result of a call. Our own errors pass; a dead, silent or unreachable actor is `HostGone`."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await ref
-    except TimeoutError as error:
-        raise HostGone(f"no answer within {timeout_s:g} s") from error
-    except (RayActorError, GetTimeoutError) as error:
-        raise HostGone(str(error).splitlines()[0], dead=isinstance(error, ActorDiedError)) from error
-    except RayError as error:
-        cause = getattr(error, "cause", None)
-        if cause is None:
-            raise HostGone(str(error).splitlines()[0]) from error
-        raise

@@ -299,6 +299,7 @@ class Platform:
                 max_active_bytes=config.cluster.max_active_mb << 20,
                 idle_after_s=config.cluster.idle_after_s,
             ),
+            local_calls=config.cluster.local_calls,
         )
         mqtt = MqttSettings(
             address=address,

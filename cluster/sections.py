@@ -303,6 +303,8 @@ class Cluster(Section):
     """MiB that the devices in the memory of one host may take; beyond it likewise."""
     idle_after_s: Seconds = _ACTIVATION.idle_after_s
     """A device that was not used for so long is passivated."""
+    local_calls: bool = True
+    """Whether what runs on a host's machine calls it over a Unix socket; off, all goes by Ray."""
 
 
 class Window(Section):

@@ -107,9 +107,11 @@ def build_app(services: Services) -> FastAPI:
         lifespan=lifespan,
         dependencies=[Depends(known_query)],
     )
+    # Routes are tried in their order, twice for each request: first what is asked all the time.
+    app.include_router(telemetry.routes(services))
+    app.include_router(commands.routes(services))
     app.include_router(devices.routes(services))
     app.include_router(profiles.routes(services))
-    app.include_router(telemetry.routes(services))
     app.include_router(erasures.routes(services))
     app.include_router(past_state.routes(services))
     app.include_router(bulk.routes(services))
@@ -117,7 +119,6 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(export.routes(services))
     app.include_router(series.routes(services))
     app.include_router(bulk_jobs.routes(services))
-    app.include_router(commands.routes(services))
     app.include_router(twins.routes(services))
     app.include_router(events.routes(services))
     app.include_router(lorawan.routes(services))

@@ -204,7 +204,8 @@ def _ports_reached(pid: int) -> set[int]:
 
 @contextmanager
 def loopback_cluster(**environment: str) -> Iterator[World]:
-    """All of it on this machine's loopback, started; `environment` is the workers'."""
+    """All of it on this machine's loopback, started; `environment` is the workers', and has Ray's calls fail:
+    hosts are called by Ray alone then."""
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         broker = stack.enter_context(_broker(folder))
@@ -213,7 +214,7 @@ def loopback_cluster(**environment: str) -> Iterator[World]:
         database.start()
         secrets = f"DEVICE_DB_URL='{database.dsn}'\nMQTT_BROKER_URL={broker.url}\n"
         local = {"head_ip": "127.0.0.1", "worker_ips": ["127.0.0.2", "127.0.0.3"]}
-        directory, launcher, name = installed(folder, secrets, local)
+        directory, launcher, name = installed(folder, secrets, local, by_ray_alone=bool(environment))
         machines = Machines(directory, launcher)
         yield from _started(World(machines, database, broker), name, environment)
 

@@ -28,6 +28,9 @@ class OneHost:
     async def table(self, newer_than: int | None = None) -> Table:
         return Table(0, ["host-0"] * SHARDS, {"host-0": self.host})
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
     async def deliver(self, address: Any, data: bytes) -> bytes:
         return await self.host.deliver(data)
 

@@ -211,6 +211,7 @@ def installed(
     local: Mapping[str, Any],
     http_host: str = "127.0.0.1",
     security: Mapping[str, Any] | None = None,
+    by_ray_alone: bool = False,
 ) -> tuple[Path, dict[str, Any], str]:
     """Three nodes by `deploy --write-only`, and the files where the launcher copies them.
 
@@ -220,6 +221,7 @@ def installed(
         local: the specification's section.
         http_host: where the API listens.
         security: of the specification's section, instead of a token of its own.
+        by_ray_alone: whether hosts are called by Ray even where they are.
 
     Returns:
         the folder of the installation, the launcher's file, and the name to clean up by.
@@ -255,6 +257,7 @@ def installed(
             "http": {"host": http_host, "port": free_port(), "proxies": "head"},
             "mqtt": {"client_id": name},
             "coap": {"port": free_port()},
+            "cluster": {"local_calls": not by_ray_alone},
         },
     }
     (folder / "cluster.yaml").write_text(yaml.safe_dump(spec))

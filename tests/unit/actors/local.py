@@ -110,5 +110,8 @@ class LocalTransport:
         table: Table = await self._coordinator.table(newer_than)
         return table
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
     async def deliver(self, address: LocalProcess, data: bytes) -> bytes:
         return await address.deliver(data)

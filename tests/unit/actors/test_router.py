@@ -36,6 +36,9 @@ class Wire:
             self.asked.set()
         return Table(self.version, ["host-0"] * SHARDS, {"host-0": self.address})
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
     async def deliver(self, address: Any, data: bytes) -> bytes:
         self.delivered.append(address)
         if address in self.silent:
@@ -118,6 +121,9 @@ class Ways:
 
     async def table(self, newer_than: int | None = None) -> Table:
         return self.table_now
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
     async def deliver(self, address: str, data: bytes) -> bytes:
         batch = batch_decoder.decode(data)

@@ -254,6 +254,9 @@ class StormyTransport:
                 answer.cancel()
             await asyncio.sleep(0.5)
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
     async def deliver(self, address: StormyProcess, data: bytes) -> bytes:
         """As `router.Transport` says."""
         return await address.deliver(data)

@@ -1,0 +1,138 @@
+"""A router's way to the hosts: over a Unix socket to those on its machine, else by calls of Ray actors."""
+
+import asyncio
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+import ray._private.worker
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
+
+from sensorium.actors.local_calls import MAX_FRAME_BYTES, MAX_PATH_BYTES, CallLost, LocalClient, LocalServer
+from sensorium.actors.router import HostGone, Table
+
+DELIVER_TIMEOUT_S: Final = 30.0
+ASK_TIMEOUT_S: Final = 5.0
+"""In which an actor says where its socket is; it is asked again with a later batch."""
+
+_log = logging.getLogger(__name__)
+
+
+class RayTransport:
+    """See `router.Transport`. Close it once."""
+
+    def __init__(self, coordinator: "ActorHandle[Any]") -> None:
+        self._coordinator = coordinator
+        self._nearby: dict[Any, asyncio.Task[LocalClient | None]] = {}
+        """By actor the connection to it, or None where there is none to be had."""
+
+    async def table(self, newer_than: int | None = None) -> Table:
+        """See `router.Transport.table`. Waits for the coordinator to come back when it is down."""
+        while True:
+            try:
+                table: Table = await self._coordinator.call.remote("table", newer_than)
+            except RayActorError:
+                await asyncio.sleep(0.5)
+            else:
+                return table
+
+    async def deliver(self, address: "ActorHandle[Any]", data: bytes) -> bytes:
+        """See `router.Transport.deliver`."""
+        client = self._client(address)
+        if client is None or len(data) > MAX_FRAME_BYTES:
+            reply: bytes = await bounded(address.deliver.remote(data), DELIVER_TIMEOUT_S)
+            return reply
+        try:
+            async with asyncio.timeout(DELIVER_TIMEOUT_S):
+                return await client.call(data)
+        except (TimeoutError, CallLost) as error:
+            # Whether its process has ended, the next try by Ray will tell.
+            raise HostGone(str(error) or f"no answer within {DELIVER_TIMEOUT_S:g} s") from error
+
+    async def close(self) -> None:
+        """End the connections."""
+        for asked in self._nearby.values():
+            asked.cancel()
+            if asked.done() and not asked.cancelled() and (client := asked.result()) is not None:
+                client.close()
+        await asyncio.gather(*self._nearby.values(), return_exceptions=True)
+        self._nearby.clear()
+
+    def _client(self, address: "ActorHandle[Any]") -> LocalClient | None:
+        """The connection, if there is one; else it is being looked for."""
+        key = address._actor_id
+        asked = self._nearby.get(key)
+        if asked is None:
+            self._nearby[key] = asyncio.create_task(self._connected(address), name="way to a host")
+            return None
+        if not asked.done():
+            return None
+        if asked.cancelled() or asked.exception() is not None:
+            del self._nearby[key]  # it did not answer, or not yet: look again with the next batch
+            return None
+        client = asked.result()
+        if client is not None and client.closed:
+            del self._nearby[key]
+            return None
+        return client
+
+    async def _connected(self, address: "ActorHandle[Any]") -> LocalClient | None:
+        node, path = await bounded(address.local_calls.remote(), ASK_TIMEOUT_S)
+        if path is None or node != ray.get_runtime_context().get_node_id():
+            return None
+        return await LocalClient.connect(Path(path))
+
+
+async def bounded(ref: Any, timeout_s: float) -> Any:
+    """The result of a call. Our own errors pass; a dead, silent or unreachable actor is `HostGone`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await ref
+    except TimeoutError as error:
+        raise HostGone(f"no answer within {timeout_s:g} s") from error
+    except (RayActorError, GetTimeoutError) as error:
+        raise HostGone(str(error).splitlines()[0], dead=isinstance(error, ActorDiedError)) from error
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if cause is None:
+            raise HostGone(str(error).splitlines()[0]) from error
+        raise
+
+
+class Doorstep:
+    """Where an actor's socket is, opened when somebody asks first: for its `deliver` and nothing else."""
+
+    def __init__(self, served: Any) -> None:
+        self._served = served
+        self._opening: asyncio.Task[str | None] | None = None
+
+    async def path(self) -> str | None:
+        """None: there is none, and Ray has to do."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._opened(), name="local calls")
+        return await asyncio.shield(self._opening)
+
+    async def _opened(self) -> str | None:
+        self._server = LocalServer(self._served.deliver)
+        try:
+            path = _folder() / f"{os.getpid()}"
+            path.unlink(missing_ok=True)
+            await self._server.listen(path)
+        except OSError as error:
+            _log.warning("senders on this machine call by Ray only: %s", error)
+            return None
+        return str(path)
+
+
+def _folder() -> Path:
+    """A folder that no other user may enter: Ray's of this session, unless its name is too long."""
+    node: Any = ray._private.worker._global_node
+    folder = Path(node.get_session_dir_path()) / "local_calls"
+    if len(os.fsencode(folder)) > MAX_PATH_BYTES - 8:
+        return Path(tempfile.mkdtemp(prefix="sensorium-"))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
