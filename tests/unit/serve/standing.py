@@ -12,6 +12,11 @@ from sensorium.serve.services import Services
 _PLAIN: Final = (bool, int, float, str, type(None))
 
 
+def is_plain(value: object) -> bool:
+    """Whether it is a value that becomes part of an app, instead of being asked at each use."""
+    return isinstance(value, _PLAIN)
+
+
 class Standing:
     """Stands for what `now()` gives at each use, also where an attribute was taken from it before."""
 
@@ -48,4 +53,4 @@ class StandingApp:
 
     def _part(self, name: str) -> Any:
         value = getattr(self._current, name)
-        return value if isinstance(value, _PLAIN) else Standing(lambda: getattr(self._current, name))
+        return value if is_plain(value) else Standing(lambda: getattr(self._current, name))

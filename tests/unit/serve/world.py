@@ -1,7 +1,7 @@
 """The app over a real router, a real host and real devices, on the in-memory store. No Ray, no server."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ from sensorium.storage.pages import Page
 from sensorium.storage.past_states import PastState
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.twins import DOCUMENTS, StoredChange
-from tests.unit.serve.standing import StandingApp
+from tests.unit.serve.standing import StandingApp, is_plain
 
 NOW_MS = 1_704_110_460_000
 AT = "2024-01-01T12:00:00Z"
@@ -661,7 +661,10 @@ class World:
         return await self.http.post(f"/api/devices/{device_id}/data", json=payload, **more)
 
 
-APP: Final = StandingApp()
+APPS: Final = defaultdict[frozenset[tuple[str, Any]], StandingApp](StandingApp)
+LOOKED_UP: Final = {"cluster", "lorawan", "tts_secret"}
+"""Settings that an app looks up at each use, or that are plain."""
+
 LORAWAN: Final = LorawanSettings(codecs={"lpp": CayenneCodec()})
 
 
@@ -721,8 +724,9 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 statistics=statistics,
                 **{"timeout_s": 5.0, **settings},
             )
-            # Settings become part of what is built; without any, one app serves world after world.
-            app = build_app(services) if settings else APP.over(services)
+            # Most settings become part of what is built; of these, one app serves world after world.
+            kind = frozenset((name, v if is_plain(v) else type(v)) for name, v in settings.items())
+            app = APPS[kind].over(services) if settings.keys() <= LOOKED_UP else build_app(services)
             transport = httpx.ASGITransport(app)
             async with (
                 app.router.lifespan_context(app),
