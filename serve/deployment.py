@@ -23,7 +23,7 @@ from sensorium.actors.fleet import Fleet
 from sensorium.actors.models.info import ActiveModel, ModelInfo
 from sensorium.actors.profile import Profiles, RateLimits
 from sensorium.actors.router import Router
-from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router
+from sensorium.actors.runtime import NAMESPACE, find_coordinator, make_router, spare_the_collector
 from sensorium.ingest.decode import Bounds
 from sensorium.ingest.direct import DirectDownlink
 from sensorium.ingest.downlink import DownlinkSettings
@@ -318,6 +318,7 @@ class Api:
     async def __init__(self, settings: ApiSettings) -> None:  # type: ignore[misc]
         self._stack = AsyncExitStack()
         self._services = await self._stack.enter_async_context(opened(settings))
+        spare_the_collector()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self._services)

@@ -102,6 +102,9 @@ class LiveFeed:
         self._starting = asyncio.Lock()
         self._resuming = asyncio.Semaphore(RESUMING_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
+        """That reads; as long as anybody subscribes, unless a fault has ended it."""
+        self._ending: set[asyncio.Task[None]] = set()
+        """That have read, and close their logs."""
         self._closed = False
         self._told = self._dropped = self._refused = 0
 
@@ -137,6 +140,8 @@ class LiveFeed:
                 group.subscriptions.discard(subscription)
                 if not group.subscriptions:
                     self._groups.pop(which, None)
+            if not self._subscribers:
+                self._end_reading()
 
     def cursor(self) -> str:
         """Behind everything that was told so far."""
@@ -163,9 +168,8 @@ class LiveFeed:
         self._closed = True
         for subscription in self._everybody():
             subscription.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._end_reading()
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     def _everybody(self) -> Iterable[Subscription]:
         return [one for group in self._groups.values() for one in group.subscriptions]
@@ -200,6 +204,14 @@ class LiveFeed:
                 self._cursor = None
                 self._task = asyncio.create_task(self._read(logs), name="live feed")
 
+    def _end_reading(self) -> None:
+        """At once: whoever subscribes from here on has it begin anew."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            self._ending.add(self._task)
+            self._task.add_done_callback(self._ending.discard)
+            self._task = None
+
     async def _here(self, logs: Sequence[FollowsLog]) -> list[Position]:
         """Behind everything that is visible now; in one of several databases that is away, the time."""
         if len(logs) == 1:
@@ -218,7 +230,7 @@ class LiveFeed:
         return [now if position is None else position for position in found]
 
     async def _read(self, logs: Sequence[FollowsLog]) -> None:
-        """Until nobody subscribes any more, each database by itself."""
+        """Until cancelled, each database by itself."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number, log in enumerate(logs):
@@ -228,7 +240,7 @@ class LiveFeed:
 
     async def _read_database(self, number: int, log: FollowsLog) -> None:
         pause_s, retry_s, pages = SHORTEST_PAUSE_S, FIRST_RETRY_S, 0
-        while self._subscribers:
+        while True:
             began_cpu_s = time.process_time()
             try:
                 more = await self._look(number, log)

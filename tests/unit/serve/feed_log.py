@@ -1,5 +1,6 @@
 """A log in memory to follow: commits become visible when the test says so, in the order of their times."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -24,6 +25,9 @@ class FeedLog:
         self.open = 0
         self.down = False
         self.asked: tuple[bool, frozenset[int] | None] | None = None
+        self.closing = asyncio.Event()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
 
     def opened(self) -> list["FeedLog"]:
         self.open += 1
@@ -53,6 +57,8 @@ class FeedLog:
             yield _of([self.commits[n]], readings, devices), Position(AT_MS + n + 1)
 
     async def close(self) -> None:
+        self.closing.set()
+        await self.may_close.wait()
         self.open -= 1
 
     def _check(self) -> None:

@@ -185,6 +185,19 @@ async def test_nothing_is_read_for_nobody(feed: LiveFeed, log: FeedLog) -> None:
     assert log.looks == looks
 
 
+async def test_who_comes_while_the_reading_for_others_ends_is_told(feed: LiveFeed, log: FeedLog) -> None:
+    log.may_close.clear()
+    async with feed.subscribe(FeedFilter()):
+        pass
+    await log.closing.wait()
+    async with feed.subscribe(FeedFilter()) as (subscription, _):
+        log.commit(reading("one", 1))
+        assert where(await told(subscription, 1)) == ["one 1-1 readings"]
+        log.may_close.set()
+        log.commit(reading("one", 2))
+        assert where(await told(subscription, 1)) == ["one 1-2 readings"]
+
+
 async def test_slow_readers_are_cut_to_the_newest(
     feed: LiveFeed, log: FeedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
