@@ -68,13 +68,14 @@ class World:
         assert running.returncode == 0
         return out.decode()
 
-    async def latest(self, device_id: str, metric: str) -> float:
+    async def measured(self, device_id: str, metric: str, value: float) -> None:
+        """Return once that is the device's latest value."""
         async with asyncio.timeout(20):
             while True:
                 answer = await self.http.get(f"/api/devices/{device_id}/data/latest")
-                if answer.status_code == 200 and metric in answer.json()["metrics"]:
-                    value: float = answer.json()["metrics"][metric]["value"]
-                    return value
+                metrics = answer.json()["metrics"] if answer.status_code == 200 else {}
+                if metrics.get(metric, {}).get("value") == value:
+                    return
                 await asyncio.sleep(0.05)
 
     async def desire(self, device_id: str, **values: Any) -> None:
@@ -134,7 +135,7 @@ async def world(broker: RealMosquitto, tmp_path_factory: pytest.TempPathFactory)
 
 async def test_sparkplug(world: World) -> None:
     await world.page("sparkplug.md", "printf")
-    assert await world.latest(OVEN, "Temperature") == 21.5
+    await world.measured(OVEN, "Temperature", 21.5)
     info = (await world.http.get(f"/api/devices/{OVEN}")).json()
     assert info["connectivity"] == "online"
     assert info["metadata"]["sparkplug"]["units"] == {"Temperature": "Cel"}
@@ -167,7 +168,7 @@ async def test_sparkplug(world: World) -> None:
 
 async def test_lorawan(world: World) -> None:
     await world.page("lorawan.md", "mosquitto_pub")
-    assert await world.latest(EUI, "temperature_3") == 27.2
+    await world.measured(EUI, "temperature_3", 27.2)
     queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     def take(connection: Connection, packets: list[Packet]) -> None:
