@@ -45,7 +45,7 @@ from sensorium.actors.rules import Operator, RuleSpec, Severity, Threshold, ZSco
 from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator
 from sensorium.cluster.adapters import adapter_service
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
-from sensorium.cluster.services import mqtt_adapter
+from sensorium.cluster.processes import mqtt_adapter
 from sensorium.ingest.mqtt import MqttSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.storage import EmbeddedPostgres, PgHostPorts, PgMembershipFactory, PgRules, migrate, open_pool

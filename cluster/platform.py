@@ -42,14 +42,12 @@ from sensorium.cluster.deploy.node import RAY_ENVIRONMENT, STARTED_TOGETHER
 from sensorium.cluster.errors import AlreadyRunning
 from sensorium.cluster.lorawan import lorawan_command_services
 from sensorium.cluster.ports import PortTaken, check_free
+from sensorium.cluster.processes import coap_adapter, command_adapter, mqtt_adapter
 from sensorium.cluster.sealed import seal_stored
 from sensorium.cluster.services import (
     api_settings,
-    coap_adapter,
-    command_adapter,
     connections_needed,
     downlink_settings,
-    mqtt_adapter,
     peer_services,
     storage_services,
 )

@@ -1,38 +1,22 @@
-"""Services as the coordinator runs them: adapters of the lower rooms, given what they need."""
+"""What the platform's services are given by its configuration, and which there are."""
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sensorium.actors.coordinator import ServiceSpec
-from sensorium.actors.router import Router
 from sensorium.actors.runtime import NAMESPACE
-from sensorium.cluster.adapters import TaskAdapter, adapter_service, opened_pools
+from sensorium.cluster.adapters import adapter_service
 from sensorium.cluster.config import Config
+from sensorium.cluster.processes import peer_adapter, rollup_service
 from sensorium.cluster.streams import projections
-from sensorium.ingest.coap import CoapServer, CoapSettings
-from sensorium.ingest.downlink import Downlink, DownlinkSettings
-from sensorium.ingest.mqtt import MqttIngestor, MqttSettings
+from sensorium.ingest.downlink import DownlinkSettings
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.serve.deployment import ApiSettings
-from sensorium.serve.peers import PeerWatch
-from sensorium.serve.spreader import Spreader
 from sensorium.storage.action_sink import NAME as ACTIONS
-from sensorium.storage.attendance import DOWNLINK, attend
-from sensorium.storage.bulk_jobs import BulkJobs
-from sensorium.storage.command_notices import PgReadyCommands
-from sensorium.storage.commands import PgCommands
 from sensorium.storage.compaction import CompactionSettings
-from sensorium.storage.peer_means import PeerMeans
-from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import AlarmRetention, RetentionKeeper, RetentionSettings
 from sensorium.storage.rollup_sink import NAME as ROLLUPS
-from sensorium.storage.rollup_sink import SETTINGS as ROLLUP_SETTINGS
-from sensorium.storage.rollup_sink import RollupSink
-from sensorium.storage.spread_reads import SpreadCommands
 
 _SERVICES: Final = 12
 """That use the database, at most: retention, commands, bulk jobs, peers, projections with one to come and go,
@@ -98,11 +82,6 @@ def storage_services(
             yield ServiceSpec(f"projection-rollups{name}", rollup_service, (dsn, position))
 
 
-def rollup_service(dsn: str, position: int) -> ProjectionRunner:
-    """The projection of one database into its rollups, in a process of its own."""
-    return ProjectionRunner(dsn, ROLLUP_SETTINGS, RollupSink(), position=position)
-
-
 def retention_settings(config: Config) -> RetentionSettings:
     """For how long what is kept. A day of the log stays until every projection has read it."""
     return RetentionSettings(
@@ -125,79 +104,7 @@ def alarm_retention(config: Config) -> AlarmRetention:
     return AlarmRetention(config.storage.retention.alarm_days if default is None else default, by_type)
 
 
-async def mqtt_adapter(settings: MqttSettings, router: Router, _: AsyncExitStack) -> MqttIngestor:
-    """Telemetry by MQTT, or what ChirpStack says there."""
-    return MqttIngestor(settings, router)
-
-
-async def coap_adapter(
-    settings: CoapSettings, dsns: Sequence[str], router: Router, _: AsyncExitStack
-) -> CoapServer:
-    """All that devices do by CoAP."""
-    return CoapServer(settings, router, sources=[PgReadyCommands(dsn, "coap") for dsn in dsns])
-
-
-async def command_adapter(
-    settings: DownlinkSettings, dsns: Sequence[str], router: Router, stack: AsyncExitStack
-) -> "CommandAdapter":
-    """Commands and twins to devices by MQTT, and bulk jobs."""
-    pools = await opened_pools(stack, dsns, "sensorium-bulk-jobs")
-    commands = SpreadCommands(pools) if len(pools) > 1 else PgCommands(pools[0])
-    downlink = Downlink(settings, router, [PgReadyCommands(dsn) for dsn in dsns])
-    spreader = Spreader(router, BulkJobs(pools[0]), commands)
-    jobs = TaskAdapter("bulk jobs", spreader.run, spreader.statistics)
-    presence = TaskAdapter("presence", partial(attend, dsns[0], DOWNLINK), dict)
-    return CommandAdapter(downlink, jobs, presence)
-
-
-class CommandAdapter:
-    """The downlink of MQTT, and beside it what gives out bulk jobs, to devices of all protocols.
-
-    `presence` says to replicas of the API that answers are heard.
-    """
-
-    def __init__(self, downlink: Downlink, jobs: TaskAdapter, presence: TaskAdapter) -> None:
-        self._downlink = downlink
-        self._jobs = jobs
-        self._presence = presence
-
-    async def start(self) -> None:
-        """Begin to connect to the broker, and keep trying while it is away."""
-        await self._downlink.start()
-        await self._jobs.start()
-        await self._presence.start()
-
-    def check(self) -> None:
-        """Raise what ended one of them."""
-        self._downlink.check()
-        self._jobs.check()
-        self._presence.check()
-
-    def statistics(self) -> dict[str, Any]:
-        """Of the downlink, with those of bulk jobs under "bulk"."""
-        return {**self._downlink.statistics(), "bulk": self._jobs.statistics()}
-
-    async def stop(self) -> None:
-        """Give out and claim nothing more, finish what is under way."""
-        await self._presence.stop()
-        await self._jobs.stop()
-        await self._downlink.stop()
-
-
-async def peer_adapter(
-    dsns: Sequence[str], place_key: str, router: Router, stack: AsyncExitStack
-) -> TaskAdapter:
-    """Devices compared with their peers, as hours settle."""
-    pools = await opened_pools(stack, dsns, "sensorium-peers")
-    watch = PeerWatch(router, PeerMeans(pools), _now_ms, place_key)
-    return TaskAdapter("peers", watch.run, watch.statistics)
-
-
 def peer_services(config: Config, dsns: Sequence[str], namespace: str) -> Iterator[ServiceSpec]:
     """What compares devices with their peers, where that is wanted."""
     if config.compares_peers:
         yield adapter_service("peers", None, namespace, peer_adapter, dsns, config.analytics.peer_place)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -12,7 +12,7 @@ from sensorium.actors.peer_watch import HOUR_MS
 from sensorium.actors.placement import SHARDS
 from sensorium.actors.records import Commit
 from sensorium.actors.router import Router
-from sensorium.cluster.services import _now_ms, peer_adapter
+from sensorium.cluster.processes import _now_ms, peer_adapter
 from sensorium.serve.peers import SETTLED_MS
 from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.anomalies import Anomalies
