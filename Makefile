@@ -62,7 +62,7 @@ up: $(STAMP)
 # Without a choice of tests, those that share nothing run by two processes first.
 test: $(STAMP)
 ifeq ($(strip $(ARGS)),)
-	SENSORIUM_SEEDS=60 $(BIN)/pytest --hypothesis-profile=thorough -n 2 tests/unit
+	SENSORIUM_SEEDS=30 $(BIN)/pytest --hypothesis-profile=thorough -n 2 tests/unit
 	$(BIN)/pytest tests/integration
 else
 	$(BIN)/pytest --hypothesis-profile=thorough $(ARGS)
