@@ -102,9 +102,10 @@ class LiveFeed:
         self._starting = asyncio.Lock()
         self._resuming = asyncio.Semaphore(RESUMING_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
-        """That reads; as long as anybody subscribes, unless a fault has ended it."""
+        """That reads `_logs`; as long as anybody subscribes, unless a fault has ended it."""
+        self._logs: Sequence[FollowsLog] = ()
         self._ending: set[asyncio.Task[None]] = set()
-        """That have read, and close their logs."""
+        """That close logs which are read no more."""
         self._closed = False
         self._told = self._dropped = self._refused = 0
 
@@ -169,7 +170,8 @@ class LiveFeed:
         for subscription in self._everybody():
             subscription.close()
         self._end_reading()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._ending)
+        await _close(self._logs)
 
     def _everybody(self) -> Iterable[Subscription]:
         return [one for group in self._groups.values() for one in group.subscriptions]
@@ -195,10 +197,12 @@ class LiveFeed:
         """See to it that the log is read."""
         async with self._starting:
             if self._task is None or self._task.done():
-                logs = self._open_logs()
+                await _close(self._logs)
+                self._logs = logs = self._open_logs()
                 try:
                     self._positions = await self._here(logs)
                 except BaseException:
+                    self._logs = ()
                     await _close(logs)
                     raise
                 self._cursor = None
@@ -208,9 +212,10 @@ class LiveFeed:
         """At once: whoever subscribes from here on has it begin anew."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
-            self._ending.add(self._task)
-            self._task.add_done_callback(self._ending.discard)
-            self._task = None
+            ending = asyncio.create_task(_ended(self._task, self._logs), name="end of a live feed")
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            self._task, self._logs = None, ()
 
     async def _here(self, logs: Sequence[FollowsLog]) -> list[Position]:
         """Behind everything that is visible now; in one of several databases that is away, the time."""
@@ -231,12 +236,9 @@ class LiveFeed:
 
     async def _read(self, logs: Sequence[FollowsLog]) -> None:
         """Until cancelled, each database by itself."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for number, log in enumerate(logs):
-                    tasks.create_task(self._read_database(number, log))
-        finally:
-            await _close(logs)
+        async with asyncio.TaskGroup() as tasks:
+            for number, log in enumerate(logs):
+                tasks.create_task(self._read_database(number, log))
 
     async def _read_database(self, number: int, log: FollowsLog) -> None:
         pause_s, retry_s, pages = SHORTEST_PAUSE_S, FIRST_RETRY_S, 0
@@ -396,6 +398,11 @@ def next_pause(pause_s: float, used_s: float) -> float:
     wanted_s = used_s * (1 / BUSY_SHARE - 1)
     # Half of the way, because one round is not like the other.
     return min(max((pause_s + wanted_s) / 2, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+
+
+async def _ended(task: asyncio.Task[None], logs: Sequence[FollowsLog]) -> None:
+    await asyncio.wait({task})
+    await _close(logs)
 
 
 async def _close(logs: Sequence[FollowsLog]) -> None:
