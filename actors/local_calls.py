@@ -1,7 +1,7 @@
 """Calls between two processes of one machine over a Unix socket: bytes there, bytes or an error of ours back.
 
-The short way to a host beside its Ray actor. A call of an actor costs each side about 2 ms of CPU at low
-rates, a frame here a tenth of that; the rest of the way (turns, commit, order, retries) is the same.
+The short way to a host beside its Ray actor. A call of an actor costs some five times the CPU of a frame
+here, at low rates (`bench/local_calls.py`); the rest of the way (turns, commit, order, retries) is the same.
 """
 
 import asyncio

@@ -55,8 +55,8 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # A log line for each request, parsed in Python, cost a quarter of the throughput.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Ten times a second, as by default, is for deployments that scale within seconds, and costs as much
-        # of a core all the time as forty requests a second.
+        # Ten times a second, as by default, is for deployments that scale within seconds, and costs a
+        # twentieth of a core all the time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
         # The defaults hold every shut-down up for half a minute.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{DRAINING_S:g}",
