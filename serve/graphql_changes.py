@@ -1,36 +1,22 @@
 """What GraphQL changes: each mutation is a call of the REST API, made within the process."""
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
-import httpx
 import msgspec
 import strawberry
-from graphql import GraphQLError
 from strawberry.scalars import JSON
 
-from sensorium.actors.origin import ASKED_BY
 from sensorium.actors.records import Alarm as AlarmRecord
 from sensorium.actors.records import Command as CommandRecord
 from sensorium.serve.graphql_context import Info
-from sensorium.serve.graphql_types import (
-    Alarm,
-    BulkJob,
-    Command,
-    Device,
-    Rule,
-    Twin,
-    job_of,
-    rule_of,
-    twin_of,
-)
-from sensorium.serve.origin import BY_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER, WAY_HEADER, origin_of
+from sensorium.serve.graphql_jobs import BulkJob, BulkKind, job_of
+from sensorium.serve.graphql_rest import rest
+from sensorium.serve.graphql_twins import Twin, twin_of
+from sensorium.serve.graphql_types import Alarm, Command, Device, Rule, rule_of
 from sensorium.serve.pages import SavedRule
 from sensorium.serve.problems import not_found
-
-REST: Final = "http://rest"
 
 
 @strawberry.enum
@@ -135,9 +121,11 @@ class Mutation:
         }
         return job_of(await rest(info, "POST", "/api/commands/bulk", _given(body)))
 
-    @strawberry.mutation(description="Give a command to no more devices, and cancel what is open of it.")
-    async def cancel_bulk_job(self, info: Info, job_id: str) -> BulkJob:
-        return job_of(await rest(info, "DELETE", f"/api/commands/bulk/{_quoted(job_id)}"))
+    @strawberry.mutation(
+        description="Give it to no more devices, and cancel the commands of it that are open."
+    )
+    async def cancel_bulk_job(self, info: Info, job_id: str, kind: BulkKind = BulkKind.COMMAND) -> BulkJob:
+        return job_of(await rest(info, "DELETE", kind.path(job_id)))
 
     @strawberry.mutation(
         description="Change what is desired of a device by a JSON merge patch; `replace`: as a whole. With"
@@ -215,29 +203,3 @@ def _quoted(text: str) -> str:
 async def _registered(info: Info, device_id: str) -> Device:
     found: Any = await info.context.services.registry.get(device_id)
     return found  # type: ignore[no-any-return]
-
-
-async def rest(
-    info: Info, method: str, path: str, body: Any = None, more: Mapping[str, str] | None = None
-) -> Any:
-    """What the REST API answers, asked within this process. Raises its problem."""
-    transport = httpx.ASGITransport(info.context.request.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url=REST, timeout=None) as client:
-        content = None if body is None else msgspec.json.encode(body)
-        headers = {**(more or {}), **({} if body is None else {"Content-Type": "application/json"})}
-        # Over a WebSocket there is no request that was attributed yet.
-        origin = ASKED_BY.get() or origin_of(info.context.request.scope)
-        headers |= {WAY_HEADER: "graphql", REQUEST_ID_HEADER: origin.request_id}
-        headers |= {BY_HEADER: quote(origin.by), FORWARDED_HEADER: origin.client}
-        response = await client.request(method, path, content=content, headers=headers)
-    said: Any = msgspec.json.decode(response.content) if response.content else None
-    if response.is_success:
-        return said
-    raise GraphQLError(
-        said["detail"],
-        extensions={
-            "code": said["code"],
-            "status": said["status"],
-            **({"errors": said["errors"]} if "errors" in said else {}),
-        },
-    )

@@ -17,13 +17,21 @@ from graphql import (
 )
 from strawberry.extensions import SchemaExtension
 
+from sensorium.serve.problems import Problem
+
 MAX_DEPTH: Final = 10
 MAX_COST: Final = 20_000
 MAX_ALIASES: Final = 30
 MAX_TOKENS: Final = 2_000
 MAX_FIRST: Final = 1_000
 
-_FIRST: Final = dict.fromkeys(("devices", "alarms", "anomalies", "commands", "events", "readings"), 100)
+_FIRST: Final = dict.fromkeys(
+    (
+        *("devices", "alarms", "anomalies", "commands", "events", "readings"),
+        *("twinChanges", "bulkJobs", "bulkJobDevices"),
+    ),
+    100,
+)
 """Fields that are lists, and how many items they have when nobody says; below a device it is fewer."""
 _OF_A_DEVICE: Final = 10
 _OF_THE_DEVICE: Final = (
@@ -31,7 +39,13 @@ _OF_THE_DEVICE: Final = (
     *("isolation", "isolationBy", "process"),
 )
 """What the device itself is asked for."""
-_WEIGHTS: Final = {**dict.fromkeys(_OF_THE_DEVICE, 2), "aggregate": 100, "aggregated": 200}
+_WEIGHTS: Final = {
+    **dict.fromkeys(_OF_THE_DEVICE, 2),
+    "twinAt": 10,
+    "aggregate": 100,
+    "aggregated": 200,
+    "alarmWhy": 500,
+}
 
 
 class CostLimit(SchemaExtension):
@@ -115,3 +129,10 @@ def _items(field: FieldNode, variables: dict[str, Any], in_device: bool) -> int:
             if isinstance(value, NullValueNode):
                 return default
     return default
+
+
+def checked_first(first: int) -> int:
+    """How many items; raises a `Problem` beyond `MAX_FIRST`."""
+    if not 1 <= first <= MAX_FIRST:
+        raise Problem(422, "invalid", f"first: between 1 and {MAX_FIRST}, not {first}")
+    return first

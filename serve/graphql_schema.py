@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 import strawberry
@@ -23,28 +22,23 @@ from sensorium.serve.devices import StatusFilter
 from sensorium.serve.events import kinds_in
 from sensorium.serve.feed_filter import FeedFilter, read_filter
 from sensorium.serve.feed_frames import Frame
-from sensorium.serve.graphql_changes import Mutation, rest
+from sensorium.serve.graphql_changes import Mutation
 from sensorium.serve.graphql_context import Info
 from sensorium.serve.graphql_errors import Told
-from sensorium.serve.graphql_limits import (
-    MAX_ALIASES,
-    MAX_DEPTH,
-    MAX_TOKENS,
-    CostLimit,
-)
+from sensorium.serve.graphql_jobs import JobQueries
+from sensorium.serve.graphql_limits import MAX_ALIASES, MAX_DEPTH, MAX_TOKENS, CostLimit, checked_first
+from sensorium.serve.graphql_scalars import SCALARS, EpochMs
+from sensorium.serve.graphql_twins import TwinQueries
 from sensorium.serve.graphql_types import (
-    SCALARS,
     Alarm,
     AlarmPage,
     AnomalyPage,
     Bucket,
-    BulkJob,
     Change,
     Command,
     CommandPage,
     Device,
     DevicePage,
-    EpochMs,
     Event,
     EventPage,
     LiveMessage,
@@ -53,13 +47,12 @@ from sensorium.serve.graphql_types import (
     RuleVersion,
     TypeBucket,
     change_of,
-    checked_first,
     event_of,
-    job_of,
     reading_of,
     rule_of,
     version_of,
 )
+from sensorium.serve.graphql_why import WhyQueries
 from sensorium.serve.history import Aggregation, Order
 from sensorium.serve.problems import Problem, not_found
 from sensorium.serve.query import cursor_in, cursor_out, interval_s
@@ -73,7 +66,7 @@ def _next(kind: str, after: Any) -> str | None:
 
 
 @strawberry.type
-class Query:
+class Query(TwinQueries, JobQueries, WhyQueries):
     @strawberry.field(description="Devices by id.")
     async def devices(
         self,
@@ -234,10 +227,6 @@ class Query:
     async def rule_versions(self, info: Info, rule_id: str) -> list[RuleVersion]:
         side = info.context.services.actions
         return [] if side is None else [version_of(found) for found in await side.versions.list(rule_id)]
-
-    @strawberry.field(description="How far one command to many devices is.")
-    async def bulk_job(self, info: Info, job_id: str) -> BulkJob:
-        return job_of(await rest(info, "GET", f"/api/commands/bulk/{quote(job_id, safe='')}"))
 
     @strawberry.field(description="A device's readings by event time, from the log and the archive.")
     async def readings(

@@ -1,28 +1,18 @@
 """The types of the GraphQL schema: the platform's own values under their own names, in camel case."""
 
-from typing import Any, Final, NewType
+from typing import Any
 
 import msgspec
 import strawberry
 from strawberry.scalars import JSON
-from strawberry.types.scalar import ScalarDefinition
 
 from sensorium.actors.messages import DeviceInfo, Latest, Quality, ReadingFlag, quality_of
 from sensorium.actors.rules import Rule as RuleRecord
-from sensorium.actors.twin import TwinInfo
-from sensorium.actors.twin_documents import Document
 from sensorium.serve.graphql_context import Info
-from sensorium.serve.graphql_limits import MAX_FIRST
+from sensorium.serve.graphql_limits import checked_first
+from sensorium.serve.graphql_scalars import EpochMs
+from sensorium.serve.graphql_twins import Twin, twin_of
 from sensorium.serve.pages import SavedRule
-from sensorium.serve.problems import Problem
-
-EpochMs = NewType("EpochMs", int)
-
-SCALARS: Final[dict[object, ScalarDefinition]] = {
-    EpochMs: strawberry.scalar(
-        name="EpochMs", description="Milliseconds since 1970 UTC.", serialize=int, parse_value=int
-    )
-}
 
 
 @strawberry.type(description="Where a device stands.")
@@ -153,24 +143,6 @@ class Command:
     async def device(self, info: Info) -> "Device | None":
         found: Device | None = _as(await info.context.registrations.load(self.device_id))
         return found
-
-
-@strawberry.type(description="One document of a twin; `fields` says who wrote what when, by JSON pointer.")
-class TwinDocument:
-    version: int
-    values: JSON
-    fields: JSON
-    changed_ms: EpochMs | None
-
-
-@strawberry.type(
-    description="What is desired of a device and what it reports; `delta` is what it has yet to do."
-)
-class Twin:
-    desired: TwinDocument
-    reported: TwinDocument
-    delta: JSON
-    told_version: int
 
 
 @strawberry.type(
@@ -314,24 +286,6 @@ class Event:
     body: JSON
 
 
-@strawberry.type(description="One command to many devices, and how far it is.")
-class BulkJob:
-    job_id: str
-    kind: str
-    state: str
-    created_ms: EpochMs
-    per_second: float
-    spec: JSON
-    total: int
-    pending: int
-    given: int
-    refused: int
-    cancelled: int
-    finished: bool
-    commands: JSON
-    failures: JSON
-
-
 @strawberry.type(description="Part of a list; `next` is the `after` of what follows, null at the end.")
 class EventPage:
     items: list[Event]
@@ -407,13 +361,6 @@ class LiveMessage:
     items: list[Change]
 
 
-def checked_first(first: int) -> int:
-    """How many items; raises a `Problem` beyond `MAX_FIRST`."""
-    if not 1 <= first <= MAX_FIRST:
-        raise Problem(422, "invalid", f"first: between 1 and {MAX_FIRST}, not {first}")
-    return first
-
-
 def _as(record: Any) -> Any:
     """Records have the fields of their types already, and are taken for them."""
     return record
@@ -453,11 +400,6 @@ def version_of(version: Any) -> RuleVersion:
     )
 
 
-def job_of(said: dict[str, Any]) -> BulkJob:
-    """From what the REST API says of it."""
-    return BulkJob(**said)
-
-
 def rule_of(rule: RuleRecord) -> Rule:
     """From a stored rule."""
     spec = rule.spec
@@ -472,24 +414,6 @@ def rule_of(rule: RuleRecord) -> Rule:
         created_ms=EpochMs(rule.created_ms),
         updated_ms=EpochMs(rule.updated_ms),
         warnings=[RuleWarning(detail=one.detail, pointer=one.pointer) for one in told],
-    )
-
-
-def twin_of(twin: TwinInfo) -> Twin:
-    """From what the device says of it."""
-
-    def shown(document: Document) -> TwinDocument:
-        fields: Any = msgspec.to_builtins(document.fields)
-        changed: Any = document.changed_ms
-        values: Any = document.values
-        return TwinDocument(version=document.version, values=values, fields=fields, changed_ms=changed)
-
-    left: Any = twin.delta
-    return Twin(
-        desired=shown(twin.desired),
-        reported=shown(twin.reported),
-        delta=left,
-        told_version=twin.told_version,
     )
 
 

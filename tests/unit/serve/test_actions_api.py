@@ -69,7 +69,7 @@ class Sent:
     state: str = "DEAD"
 
     async def page(self, **which: Any) -> Page[StoredDelivery]:
-        return Page([msgspec.structs.replace(SHOWN, state=which["state"])], ["after", "this"])
+        return Page([msgspec.structs.replace(SHOWN, state=which["state"] or self.state)], ["after", "this"])
 
     async def get(self, delivery_id: str) -> StoredDelivery | None:
         shown = msgspec.structs.replace(SHOWN, state=self.state)

@@ -15,10 +15,20 @@ from sensorium.actors.records import Alarm
 from sensorium.actors.twin import TwinInfo
 from sensorium.actors.twin_documents import Document
 from sensorium.serve import feed as feeds
-from sensorium.serve.bulk_models import BulkStatus
+from sensorium.serve.bulk_models import BulkDevice, BulkStatus
 from sensorium.serve.feed import LiveFeed
 from sensorium.serve.graphql_schema import schema
-from sensorium.serve.pages import AlarmEventItem, ReadingItem, RuleVersionItem, SavedRule
+from sensorium.serve.pages import (
+    AlarmEventItem,
+    PastTwin,
+    ReadingItem,
+    RuleVersionItem,
+    SavedRule,
+    TwinChangeItem,
+)
+from sensorium.serve.why import AlarmWhy, Decoder, WindowFigure
+from sensorium.storage.bulk_jobs import BulkJob
+from sensorium.storage.deliveries import StoredDelivery
 from tests.unit.serve.feed_log import AT_MS, FeedLog, reading, served
 from tests.unit.serve.world import World, world
 
@@ -188,8 +198,16 @@ async def test_changes_are_those_of_the_rest_api(platform: World) -> None:
         (SavedRule, "Rule", set()),
         (RuleVersionItem, "RuleVersion", set()),
         (BulkStatus, "BulkJob", set()),
+        (BulkJob, "ListedBulkJob", set()),
+        (BulkDevice, "BulkDevice", set()),
+        (AlarmWhy, "AlarmWhy", set()),
+        (Decoder, "Decoder", set()),
+        (WindowFigure, "WindowFigure", set()),
+        (StoredDelivery, "Delivery", set()),
         (WindowInfo, "Window", {"device_id"}),
         (TwinInfo, "Twin", {"device_id"}),
+        (PastTwin, "PastTwin", set()),
+        (TwinChangeItem, "TwinChange", set()),
         (Document, "TwinDocument", set()),
         (ReadingItem, "Reading", set()),
         (AlarmEventItem, "Event", set()),
@@ -352,6 +370,12 @@ async def test_a_fault_of_ours_is_not_told(platform: World, monkeypatch: pytest.
         ),
         (
             '{ anomalies(deviceId: "a", first: 900) { items { device { alarms(first: 90) { state } } } } }',
+            "would cost",
+        ),
+        (
+            "{"
+            + " ".join(f'a{n}: bulkJobDevices(jobId: "a", first: 900) {{ next }}' for n in range(25))
+            + "}",
             "would cost",
         ),
         ("{" + " ".join(f"a{n}: rules {{ name }}" for n in range(40)) + "}", "aliases"),
