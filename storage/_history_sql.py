@@ -174,7 +174,9 @@ class Parts:
     def newer(self, start_ms: int, end_ms: int, read_from_ms: int, now_ms: int) -> None:
         """Readings with times in the range that the rollups do not count yet."""
         cursors = "(SELECT cursors FROM projections WHERE name = 'rollups')"
-        self._behind(start_ms, end_ms, read_from_ms, cursors, now_ms + HOUR_MS)
+        # A day of commits is compacted `compaction.CLOSED_AFTER` its end. The hour: clocks are set.
+        closed = read_from_ms // raw.DAY_MS < (now_ms - HOUR_MS) // raw.DAY_MS
+        self._behind(start_ms, end_ms, read_from_ms, cursors, now_ms + HOUR_MS, closed)
 
     def archived(self, rows: Sequence[ArchivedRow]) -> None:
         """What an archive has of the range."""
@@ -230,17 +232,23 @@ class Parts:
         return self._buckets.format(time=time)
 
     def _behind(
-        self, start_ms: int, end_ms: int, read_from_ms: int, cursors: str, until_ms: int | None = None
+        self,
+        start_ms: int,
+        end_ms: int,
+        read_from_ms: int,
+        cursors: str,
+        until_ms: int | None = None,
+        in_chunks: bool = True,
     ) -> None:
         start, end, floor = (f"{self._add(ms)}::timestamptz" for ms in (start_ms, end_ms, read_from_ms))
         where, rows, chunks = raw.between(start, end, raw.Committed.of_ms(read_from_ms, until_ms))
         self._raw(
             f"{where} AND r.log_offset > {cursors}[r.shard + 1]",
             f"{rows} AND r.committed_at >= {floor}",
-            f"{chunks} AND c.last_offset > {cursors}[c.shard + 1]",
+            f"{chunks} AND c.last_offset > {cursors}[c.shard + 1]" if in_chunks else None,
         )
 
-    def _raw(self, where: str, rows: str, chunks: str) -> None:
+    def _raw(self, where: str, rows: str, chunks: str | None) -> None:
         found = raw.readings(
             f"""r.device, {self._bucket("r.time")} AS bucket, r.time, r.log_offset, s.name, s.kind,
                 CASE WHEN s.kind <> 't' THEN r.numbers[s.slot] END AS number,
@@ -273,12 +281,13 @@ _BEGINS: Final = {
 _ENDS: Final = {"first": ("ASC", "first_at", "first"), "last": ("DESC", "last_at", "last")}
 
 
-def device_aggregate(aggregation: str, by_interval: bool, order: str, parts: Parts, few: bool = False) -> str:
+def device_aggregate(aggregation: str, by_interval: bool, order: str, few: bool, parts: Parts) -> str:
     """$1 device, $2 metrics or null, $3 limit of buckets, $4 start or null, $5 interval in seconds if any,
     $6 its time zone if any.
 
-    Gives bucket, name, kind, number, text, source. `parts` has begun after these. `few`: there are no more
-    buckets in the range than `$3`.
+    Gives a row for each metric, in the order of their names: name, kind, source, and as arrays its buckets
+    (epoch ms, in no order), its numbers and its texts. `parts` has begun after these. `few`: there are no
+    more buckets in the range than `$3`.
     """
     if aggregation in _ENDS:
         way, at, end = _ENDS[aggregation]
@@ -286,27 +295,29 @@ def device_aggregate(aggregation: str, by_interval: bool, order: str, parts: Par
             SELECT DISTINCT ON (bucket, name) bucket, name, kind, {end} AS number, {end}_text AS text, source
             FROM v ORDER BY bucket, name, {at} {way}, log_offset {way}
         """
+        texts = "array_agg(text)"
     else:
         grouped = f"""
-            SELECT bucket, name, kind, {_NUMBERS[aggregation]} AS number, NULL AS text,
-                   bit_or(source) AS source
+            SELECT bucket, name, kind, {_NUMBERS[aggregation]} AS number, bit_or(source) AS source
             FROM v WHERE {_counted(aggregation)} GROUP BY bucket, name, kind
         """
-    start = _BEGINS[by_interval]
-    if few:
-        # Sorted once instead of three times. `$3` is used, so that it has a type.
-        return f"""
-            WITH v AS ({parts}), grouped AS ({grouped})
-            SELECT {start} AS bucket, name, kind, number, text, source FROM grouped WHERE $3::bigint > 0
-            ORDER BY grouped.bucket {order}, name
-        """
+        texts = "NULL::text[]"
+    # Ranking sorts. `$3` is used without it, too, so that it has a type.
+    rank = "1" if few else f"dense_rank() OVER (ORDER BY bucket {order})"
     return f"""
         WITH v AS ({parts}),
              grouped AS ({grouped}),
-             ranked AS (SELECT *, dense_rank() OVER (ORDER BY bucket {order}) AS rank FROM grouped)
-        SELECT {start} AS bucket, name, kind, number, text, source FROM ranked
-        WHERE rank <= $3 ORDER BY rank, name
+             ranked AS (SELECT *, {rank} AS rank FROM grouped)
+        SELECT name, kind, bit_or(source) AS source,
+               array_agg((date_part('epoch', {_BEGINS[by_interval]}) * 1000)::bigint) AS buckets,
+               array_agg(number) AS numbers, {texts} AS texts
+        FROM ranked WHERE rank <= $3::bigint GROUP BY name, kind ORDER BY name, kind
     """
+
+
+def told_beside(figures: str) -> str:
+    """The rows of `figures`, each behind a row of `PROJECTED`; if there are none, one that has that alone."""
+    return f"SELECT * FROM ({PROJECTED}) AS p LEFT JOIN ({figures}) AS f ON true"
 
 
 def type_aggregate(aggregation: str, by_interval: bool, parts: Parts) -> str:

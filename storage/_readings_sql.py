@@ -133,7 +133,7 @@ def readings(
     select: str,
     where: str,
     rows: str = "true",
-    chunks: str = "true",
+    chunks: str | None = "true",
     end: str = "",
     beside: str = "",
     joined: str = "",
@@ -142,15 +142,16 @@ def readings(
 
     Args:
         rows: what is also true of rows with such readings; it spares reading partitions.
-        chunks: what is true of chunks `c` with such readings; it spares opening them.
+        chunks: what is true of chunks `c` with such readings; it spares opening them. None: there are none,
+            which spares half of the planning.
         end: ORDER BY and LIMIT, for rows and chunks each.
         beside: what stands before the chunks in FROM, with a comma.
         joined: what stands behind the readings in FROM.
     """
-    return (
-        f"(SELECT {select} FROM readings r {joined} WHERE {rows} AND {where} {end})"
-        f" UNION ALL ({chunked(select, where, chunks, end, beside, joined)})"
-    )
+    of_rows = f"SELECT {select} FROM readings r {joined} WHERE {rows} AND {where} {end}"
+    if chunks is None:
+        return of_rows
+    return f"({of_rows}) UNION ALL ({chunked(select, where, chunks, end, beside, joined)})"
 
 
 def between(start: str, end: str, committed: Committed | None = None) -> tuple[str, str, str]:

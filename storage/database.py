@@ -68,6 +68,9 @@ SET default_transaction_isolation = 'read committed'
 """
 
 
+# What pools are used for is short: compiling it takes longer than it saves.
+_SET_OF_POOL: Final = f"{_SET}; SET jit = off"
+
 USERS_TYPES: Final = 16_384
 """Types with smaller numbers are the server's own, and the same in each."""
 
@@ -85,6 +88,8 @@ class _Known(NamedTuple):
 class _Ours(asyncpg.Connection):
     """A connection that keeps its settings when a pool takes it back, and asks of types once a process."""
 
+    _as_it_was = False
+
     async def _introspect_types(self, typeoids: Iterable[int], timeout: float | None) -> tuple[Any, Any]:
         asked = frozenset(typeoids)
         if asked in _told:
@@ -94,19 +99,26 @@ class _Ours(asyncpg.Connection):
             _told[asked] = types
         return types, statement
 
+    def is_as_it_was(self) -> None:
+        """Say that nothing of the session was changed: the pool takes it back as it is, this time."""
+        self._as_it_was = True
+
     def get_reset_query(self) -> str:
-        """As asyncpg has it, and then the settings."""
+        """As asyncpg has it, and then the settings; empty: there is nothing to reset."""
+        as_it_was, self._as_it_was = self._as_it_was, False
+        if as_it_was:
+            return ""
         query: str = super().get_reset_query()
-        return f"{query};{_SET}"
+        return f"{query};{_SET_OF_POOL}"
 
 
 def _settings(application: str) -> dict[str, str]:
     return {"application_name": application, "timezone": "UTC"}
 
 
-async def _speak(connection: Any) -> None:
+async def _speak(connection: Any, settings: str = _SET) -> None:
     """Timestamps travel as epoch milliseconds and jsonb as the value it means; nothing waits for ever."""
-    await connection.execute(_SET)
+    await connection.execute(settings)
     await connection.set_type_codec(
         "timestamptz",
         schema="pg_catalog",
@@ -177,7 +189,7 @@ async def close_pool(pool: Pool, timeout_s: float = 5.0) -> None:
 
 async def _first(connection: Any) -> None:
     _check_version(connection)
-    await _speak(connection)
+    await _speak(connection, _SET_OF_POOL)
 
 
 def _check_version(connection: Any) -> None:
@@ -195,6 +207,18 @@ async def acquired(pool: Pool) -> AsyncIterator[Connection]:
     with translated():
         async with pool.acquire(timeout=STATEMENT_TIMEOUT_S) as connection:
             yield connection
+
+
+@asynccontextmanager
+async def borrowed(pool: Pool) -> AsyncIterator[Connection]:
+    """As `acquired`, for whoever leaves the session as it is: giving it back needs no way to the server.
+
+    So no `SET` but `SET LOCAL`, no lock but a transaction's, no listening and no cursor that outlives one.
+    After an error it is reset as ever.
+    """
+    async with acquired(pool) as connection:
+        yield connection
+        connection.is_as_it_was()  # type: ignore[union-attr] # ours, and a proxy passes it on
 
 
 async def copy_in(connection: Connection, table: str, columns: Sequence[str], data: bytes) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import asyncpg
-import msgspec
 
 from sensorium.actors import sketch
 from sensorium.actors.errors import InvalidMessage, LogUnavailable
@@ -21,6 +20,7 @@ from sensorium.actors.placement import device_key
 from sensorium.storage import _history_sql as sql
 from sensorium.storage._history_plan import ALWAYS_MS, NEVER_MS, Segment, segments
 from sensorium.storage._known_sets import KnownSets
+from sensorium.storage._projected import KNOWN_S, LastProjected, Projected, projected
 from sensorium.storage._readings_sql import of_quality
 from sensorium.storage.archive import (
     FUTURE_MS,
@@ -32,7 +32,7 @@ from sensorium.storage.archive import (
     range_ns,
 )
 from sensorium.storage.compacted_days import CompactedDays
-from sensorium.storage.database import Connection, Pool, acquired
+from sensorium.storage.database import Connection, Pool, acquired, borrowed
 from sensorium.storage.encode import decode_values
 from sensorium.storage.influx_lines import SUB_MS, point_ns
 from sensorium.storage.pages import Page, check_limit, cursor
@@ -100,6 +100,7 @@ class History:
         self._archive = archive
         self._sets = KnownSets()
         self._days = CompactedDays()
+        self._projected = LastProjected()
 
     async def readings(
         self,
@@ -123,7 +124,7 @@ class History:
         check_limit(limit)
         place = (None, None) if after is None else cursor(after, tuple[int, int])
         shape = (_order(order), metrics is not None, self._archive is not None, quality)
-        async with acquired(self._pool) as connection:
+        async with borrowed(self._pool) as connection:
             rows = await self._rows(
                 connection, shape, device_key(device_id), (start_ms, end_ms), place, limit + 1, metrics
             )
@@ -190,7 +191,7 @@ class History:
         A name comes once for each kind that it has. What only an archive holds is not seen.
         """
         keys = [device_key(device_id) for device_id in device_ids]
-        async with acquired(self._pool) as connection:
+        async with borrowed(self._pool) as connection:
             await self._days.refresh(connection)
             statement = sql.kinds(self._days.committed(start_ms, end_ms))
             rows = await connection.fetch(statement, keys, start_ms, end_ms)
@@ -200,7 +201,7 @@ class History:
         """All metrics that these devices have sent up to their newest readings; far cheaper than `kinds`."""
         left = {device_key(device_id): NEWEST for device_id in device_ids}
         sets: set[int] = set()
-        async with acquired(self._pool) as connection:
+        async with borrowed(self._pool) as connection:
             await self._days.refresh(connection)
             for from_ms, until_ms in self._days.windows("desc", None, None):
                 statement = sql.newest_sets(self._days.committed(from_ms, until_ms))
@@ -246,7 +247,8 @@ class History:
         """
         check_limit(limit)
         _order(order)
-        parts = sql.Parts(
+        begin = partial(
+            sql.Parts,
             f"r.device = $1 {of_quality(quality)[0]}",
             "($2::text[] IS NULL OR s.name = ANY($2))",
             *_shape(interval_s, zone),
@@ -259,19 +261,15 @@ class History:
             None if zone or quality else Question(device_id, None, names, aggregation, _every_ns(interval_s))
         )
         if _aggregation(aggregation) in sql.PERCENTILES:
-            make = partial(sql.sketches, interval_s is not None, order, parts)
-            rows = await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
+            make = partial(sql.sketches, interval_s is not None, order)
+            rows = await self._fetch(begin(), make, asked, whose, start_ms, end_ms, grain_ms, question)
             return await _device_percentiles(rows, sql.PERCENTILES[aggregation])
         few = _buckets_at_most(start_ms, end_ms, interval_s, zone) <= limit
-        make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, parts, few)
-        rows = await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question)
-        buckets: dict[int, dict[str, Value]] = {}
-        sources = 0
-        for bucket_ms, name, kind, number, text, source in rows:
-            sources |= source
-            values = buckets.setdefault(bucket_ms, {})
-            values[name] = _value(aggregation, kind, number, text)
-        return Buckets((Bucket(at_ms, values) for at_ms, values in buckets.items()), _source(sources))
+        make = partial(sql.device_aggregate, aggregation, interval_s is not None, order, few)
+        found = await self._at_once(begin(), make, asked, start_ms, end_ms, grain_ms)
+        if found is None:
+            found = await self._fetch(begin(), make, asked, whose, start_ms, end_ms, grain_ms, question)
+        return _device_buckets(found, aggregation, order)
 
     async def aggregate_type(
         self,
@@ -320,16 +318,68 @@ class History:
         if device_ids is None and zone is None:
             question = Question(None, device_type, [metric], aggregation, _every_ns(interval_s))
         if _aggregation(aggregation) in sql.PERCENTILES:
-            make = partial(sql.sketches, interval_s is not None, "asc", parts)
+            make = partial(sql.sketches, interval_s is not None, "asc")
         else:
-            make = partial(sql.type_aggregate, aggregation, interval_s is not None, parts)
+            make = partial(sql.type_aggregate, aggregation, interval_s is not None)
         one_row_ms = grain_ms if zone is None and aggregation in sql.SUMMED else None
         return await self._fetch(parts, make, asked, whose, start_ms, end_ms, grain_ms, question, one_row_ms)
+
+    async def _at_once(
+        self,
+        parts: sql.Parts,
+        make: Callable[[sql.Parts], str],
+        asked: tuple[Any, ...],
+        start_ms: int | None,
+        end_ms: int | None,
+        grain_ms: int | None,
+    ) -> list[asyncpg.Record] | None:
+        """Read the parts in one way to the server and back; None: that cannot be done.
+
+        Planned by what was so a moment ago. One statement sees the database as of one moment, and tells what
+        is so then: if that makes another plan, its answer counts for nothing.
+        """
+        if self._archive is not None:
+            return None
+        async with borrowed(self._pool) as connection:
+            known = await self._projected.get(connection)
+            if known is None or known.by_class:
+                return None
+            planned = segments(start_ms, end_ms, grain_ms, known.kept_from)
+            if any(segment.level is None for segment in planned):
+                await self._days.refresh(connection)
+            self._add(parts, planned, known)
+            rows = await connection.fetch(sql.told_beside(make(parts)), *asked, *parts.arguments)
+        told = Projected.of(rows[0]) if rows else None
+        self._projected.know(told)
+        if told is None or not known.held_until(told):
+            return None
+        return [row for row in rows if row["name"] is not None]
+
+    def _add(
+        self,
+        parts: sql.Parts,
+        planned: Sequence[Segment],
+        known: Projected | None,
+        one_row_ms: int | None = None,
+        from_ms: int = NEVER_MS,
+    ) -> None:
+        """Add what is planned, with what the rollups have not read; readings from `from_ms` on."""
+        for level, start_ms, end_ms in planned:
+            if level is not None:
+                whole = level.width_ms == one_row_ms
+                parts.rollups(level.table, 2 << LEVELS.index(level), start_ms, end_ms, whole)
+            elif end_ms > from_ms:
+                start_ms = max(start_ms, from_ms)
+                parts.readings(start_ms, end_ms, self._days.committed(start_ms, end_ms))
+        rolled = [segment for segment in planned if segment.level is not None]
+        if rolled and known is not None:
+            until_ms = known.now_ms + round(KNOWN_S * 1000)
+            parts.newer(rolled[0].start_ms, rolled[-1].end_ms, known.read_from_ms, until_ms)
 
     async def _fetch(
         self,
         parts: sql.Parts,
-        make: Callable[[], str],
+        make: Callable[[sql.Parts], str],
         asked: tuple[Any, ...],
         whose: Whose,
         start_ms: int | None,
@@ -351,28 +401,17 @@ class History:
             await self._older(parts, planned, seam, question)
         async with acquired(self._pool) as connection, _one_moment(connection):
             await self._days.refresh(connection)
-            projected, now_planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
+            known, now_planned = await _planned(connection, whose, start_ms, end_ms, grain_ms)
             if self._archive is not None and _place(await self._seam_in(connection)) != _place(seam):
                 raise LogUnavailable("retention has dropped readings in between; ask again")
             if seam is None:
                 planned = now_planned
             elif planned != now_planned:
                 raise LogUnavailable("retention has dropped rollups in between; ask again")
-            of_one_row = await _of_one_row(connection, one_row_ms, asked[1], whose, planned)
-            for level, part_start_ms, part_end_ms in planned:
-                if level is not None:
-                    source = 2 << LEVELS.index(level)
-                    whole = of_one_row and level.width_ms == one_row_ms
-                    parts.rollups(level.table, source, part_start_ms, part_end_ms, whole)
-                elif seam is None or part_end_ms > seam.at_ms:
-                    if seam is not None:
-                        part_start_ms = max(part_start_ms, seam.at_ms)
-                    days = self._days.committed(part_start_ms, part_end_ms)
-                    parts.readings(part_start_ms, part_end_ms, days)
-            rolled = [segment for segment in planned if segment.level is not None]
-            if rolled and projected is not None:
-                parts.newer(rolled[0].start_ms, rolled[-1].end_ms, *projected)
-            return await connection.fetch(make(), *asked, *parts.arguments)
+            if not await _of_one_row(connection, one_row_ms, asked[1], whose, planned):
+                one_row_ms = None
+            self._add(parts, planned, known, one_row_ms, NEVER_MS if seam is None else seam.at_ms)
+            return await connection.fetch(make(parts), *asked, *parts.arguments)
 
     async def _older(
         self, parts: sql.Parts, planned: Sequence[Segment], seam: Seam, question: Question | None
@@ -421,8 +460,7 @@ async def _one_moment(connection: Connection) -> AsyncIterator[None]:
     A statement has a plan of its own for its parameters: that lets partitions go early.
     """
     await connection.execute(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-        " SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off"
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"
     )
     try:
         yield
@@ -435,16 +473,16 @@ async def _one_moment(connection: Connection) -> AsyncIterator[None]:
 
 async def _planned(
     connection: Connection, whose: Whose, start_ms: int | None, end_ms: int | None, grain_ms: int | None
-) -> tuple[tuple[int, int] | None, list[Segment]]:
-    """How far the rollups have read and when that is, and what is to be read from which level."""
-    projected = await connection.fetchrow(sql.PROJECTED)
-    if projected is None:
+) -> tuple[Projected | None, list[Segment]]:
+    """How far the rollups have read, and what is to be read from which level."""
+    known = await projected(connection)
+    if known is None:
         return None, [Segment(None, *_ends(start_ms, end_ms))]
-    kept_from = {kind: int(ms) for kind, ms in msgspec.json.decode(projected["kept_from"]).items()}
-    if any("/" in kind for kind in kept_from):
+    kept_from = dict(known.kept_from)
+    if known.by_class:
         for kind, floor_ms in (await floors(connection, *whose)).items():
             kept_from[kind] = max(floor_ms, kept_from.get(kind, floor_ms))
-    return (projected["read_from"], projected["now"]), segments(start_ms, end_ms, grain_ms, kept_from)
+    return known, segments(start_ms, end_ms, grain_ms, kept_from)
 
 
 async def _of_one_row(
@@ -456,6 +494,23 @@ async def _of_one_row(
         return False
     until_ms = await others_until(connection, *whose)
     return until_ms is None or until_ms <= starts[0]
+
+
+def _device_buckets(rows: Sequence[Any], aggregation: str, order: str) -> Buckets[Bucket]:
+    """The answer of `aggregate` from what `sql.device_aggregate` gives."""
+    buckets: dict[int, dict[str, Value]] = {}
+    sources = 0
+    for row in rows:
+        name, kind = row["name"], row["kind"]
+        sources |= row["source"]
+        if aggregation in sql.SUMMED:
+            for at_ms, number in zip(row["buckets"], row["numbers"], strict=True):
+                buckets.setdefault(at_ms, {})[name] = number
+        else:
+            for at_ms, number, text in zip(row["buckets"], row["numbers"], row["texts"], strict=True):
+                buckets.setdefault(at_ms, {})[name] = _value(aggregation, kind, number, text)
+    in_order = sorted(buckets, reverse=order == "desc")
+    return Buckets((Bucket(at_ms, buckets[at_ms]) for at_ms in in_order), _source(sources))
 
 
 async def _device_percentiles(rows: Sequence[asyncpg.Record], q: float) -> Buckets[Bucket]:
