@@ -45,6 +45,7 @@ from sensorium.storage.batched import Batched
 from sensorium.storage.bulk_jobs import BulkJobs
 from sensorium.storage.command_notices import PgEndedCommands
 from sensorium.storage.commands import PgCommands
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.database import Pool, acquired, close_pool, open_pool
 from sensorium.storage.dead_letters import DeadLetters
 from sensorium.storage.deliveries import Deliveries
@@ -168,6 +169,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         alarms = SpreadAlarms(pools) if spread else Alarms(pool)
         feed = LiveFeed(lambda: [LiveLog(dsn) for dsn in dsns], alarms, _now_ms, settings.max_subscribers)
         stack.push_async_callback(feed.close)
+        days = [CompactedDays() for _ in pools]
         audit = AuditLog(pools)
         settling = asyncio.create_task(audit.keep(), name="audit log")
         stack.push_async_callback(_ended, settling)
@@ -175,7 +177,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             router=router,
             pipeline=Pipeline(router, settings.bounds, source="http"),
             registry=SpreadRegistry(pools) if spread else PgRegistry(pool),
-            history=SpreadHistory(pools, archive) if spread else History(pool, archive),
+            history=SpreadHistory(pools, archive, days) if spread else History(pool, archive, days[0]),
             projections=SpreadProjections(pools) if spread else Projections(pool),
             commands=commands,
             events=Events(pools),
@@ -186,7 +188,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             rules=rules,
             alarms=alarms,
             anomalies=Anomalies(pools),
-            figures=FleetFigures(pools),
+            figures=FleetFigures(pools, days),
             dead_letters=SpreadDeadLetters(pools) if spread else DeadLetters(pool),
             audit=audit,
             erasures=Erasures(pools),
@@ -206,7 +208,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
             tts_secret=settings.lorawan.tts_secret,
             direct=direct,
             feed=feed,
-            batched=Batched(pools),
+            batched=Batched(pools, days),
             models=None if settings.models is None else TrainedModels(settings.models, PgActiveModels(pool)),
             actions=ActionSide(
                 Deliveries(pools),

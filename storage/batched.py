@@ -71,12 +71,15 @@ def _point(row: asyncpg.Record, metrics: MetricSet) -> Point:
 
 
 class Batched:
-    """Over the pools of the log's databases, in their order. Raises `LogUnavailable`."""
+    """Over the pools of the log's databases, in their order. Raises `LogUnavailable`.
 
-    def __init__(self, pools: Sequence[Pool]) -> None:
+    `days` is what is known of each; other readers may share it.
+    """
+
+    def __init__(self, pools: Sequence[Pool], days: Sequence[CompactedDays] | None = None) -> None:
         self._pools = pools
         self._sets = [KnownSets() for _ in pools]
-        self._days = [CompactedDays() for _ in pools]
+        self._days = days or [CompactedDays() for _ in pools]
 
     async def registrations(self, device_ids: Sequence[str]) -> dict[str, Registration]:
         """Those of the ids that were ever registered."""

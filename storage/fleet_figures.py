@@ -115,11 +115,14 @@ class Energy(NamedTuple):
 
 
 class FleetFigures:
-    """Over the databases of a log. Every call raises `LogUnavailable` when one is away."""
+    """Over the databases of a log. Every call raises `LogUnavailable` when one is away.
 
-    def __init__(self, pools: Sequence[Pool]) -> None:
+    `days` is what is known of each; other readers may share it.
+    """
+
+    def __init__(self, pools: Sequence[Pool], days: Sequence[CompactedDays] | None = None) -> None:
         self._pools = pools
-        self._days = [CompactedDays() for _ in pools]
+        self._days = days or [CompactedDays() for _ in pools]
 
     async def arrivals(self, device_id: str, start_ms: int, end_ms: int) -> Arrivals:
         """How the newest `MAX_READINGS` readings of a device in the range came."""

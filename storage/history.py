@@ -92,14 +92,15 @@ class Buckets(list[_B]):
 class History:
     """Reads the log, and what it no longer has from the archive, if there is one.
 
+    `days` is what is known of the database; other readers may share it.
     Every call raises `Unavailable` when the database, or the archive that it needs, does not answer in time.
     """
 
-    def __init__(self, pool: Pool, archive: Archive | None = None) -> None:
+    def __init__(self, pool: Pool, archive: Archive | None = None, days: CompactedDays | None = None) -> None:
         self._pool = pool
         self._archive = archive
         self._sets = KnownSets()
-        self._days = CompactedDays()
+        self._days = days or CompactedDays()
         self._projected = LastProjected()
 
     async def readings(

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sensorium.storage._history_sql import PERCENTILES
 from sensorium.storage.archive import Archive
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.database import Pool
 from sensorium.storage.history import Bucket, Buckets, History, Point, TypeBucket, type_buckets
 from sensorium.storage.pages import Page
@@ -37,8 +38,14 @@ _NUMBER: Final[dict[str, Callable[[float, float], float]]] = {
 class SpreadHistory:
     """`History` over a pool for each database: a device's are in one, a type's are merged."""
 
-    def __init__(self, pools: Sequence[Pool], archive: Archive | None = None) -> None:
-        self._parts = [History(pool, archive) for pool in pools]
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        archive: Archive | None = None,
+        days: Sequence[CompactedDays] | None = None,
+    ) -> None:
+        of_each = days or [CompactedDays() for _ in pools]
+        self._parts = [History(pool, archive, known) for pool, known in zip(pools, of_each, strict=True)]
 
     async def readings(self, device_id: str, *which: Any, **named: Any) -> Page[Point]:
         """As `History.readings`."""

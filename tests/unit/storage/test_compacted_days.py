@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from itertools import pairwise
 
+import pytest
+from asyncpg import Connection
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.storage._readings_sql import DAY_MS
-from sensorium.storage.compacted_days import MAX_RANGES, CompactedDays
+from sensorium.storage.batched import Batched
+from sensorium.storage.compacted_days import _DAYS, MAX_RANGES, CompactedDays
+from sensorium.storage.database import Pool
+from sensorium.storage.fleet_figures import FleetFigures
+from sensorium.storage.spread_history import SpreadHistory
 
 NEW_YEAR = date(2024, 1, 1)
 NEW_YEAR_MS = 1_704_067_200_000
@@ -84,3 +90,22 @@ def test_the_first_windows_are_short() -> None:
     days = days_of({n: {n} for n in range(300)}, {300, 301})
     assert next(days.windows("desc", None, None)) == (NEW_YEAR_MS + 298 * DAY_MS, None)
     assert next(days.windows("asc", NEW_YEAR_MS + 5, None)) == (NEW_YEAR_MS + 5, NEW_YEAR_MS + 4 * DAY_MS)
+
+
+@pytest.mark.database
+async def test_readers_of_a_database_ask_of_its_days_once(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    inner = Connection.fetch
+
+    async def fetch(self: Connection, query: str, *arguments: object) -> object:
+        read.append(query)
+        return await inner(self, query, *arguments)
+
+    monkeypatch.setattr(Connection, "fetch", fetch)
+    days = [CompactedDays()]
+    await SpreadHistory([pool], None, days).readings("d1")
+    await FleetFigures([pool], days).arrivals("d1", 0, 1)
+    await Batched([pool], days).readings(["d1"], None, None, 10)
+    assert read.count(_DAYS) == 1
