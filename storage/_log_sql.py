@@ -60,6 +60,11 @@ ACTIVE_ALARMS: Final = (
     " ORDER BY start_at, alarm_id"
 )
 
+COMPACTED_DEVICES: Final = """
+SELECT device, first_day - date '1970-01-01', last_day - date '1970-01-01' FROM compacted_devices
+WHERE device = ANY($1::bigint[])
+"""
+
 TIMERS_OF: Final = "SELECT device, name, due_at, since_at FROM timers WHERE device = ANY($1::bigint[])"
 
 COMMANDS_REMEMBERED: Final = 32

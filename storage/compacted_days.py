@@ -7,7 +7,7 @@ that nothing is known of are always looked into.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import date
 from typing import Final
 
@@ -66,17 +66,21 @@ class CompactedDays:
         first = None if start_ms is None else start_ms // DAY_MS
         last = None if end_ms is None else (end_ms - 1) // DAY_MS
         rows_from = None if start_ms is None else (start_ms - AHEAD_MS) // DAY_MS
-        ranges: list[Range] = []
-        begin = rows_from
-        for day, events in self._compacted:
-            if (begin is None or day >= begin) and not _overlap(events, first, last):
-                if begin is None or day > begin:
-                    ranges.append((begin, day))
-                begin = day + 1
-        if len(ranges) >= MAX_RANGES:
-            begin = ranges[MAX_RANGES - 1][0]
-            del ranges[MAX_RANGES - 1 :]
-        return rows_from, [*ranges, (begin, None)]
+        without = (day for day, events in self._compacted if not _overlap(events, first, last))
+        return rows_from, _between(rows_from, without)
+
+    def of_devices(self, spans: Collection[tuple[int, int]], since_ms: int | None) -> Committed:
+        """When readings of devices can have been committed, from a time on.
+
+        Args:
+            spans: the first and the last compacted day of each that has one, read from `compacted_devices`
+                after what is known here.
+        """
+        begin = None if since_ms is None else since_ms // DAY_MS
+        without = (
+            day for day, _ in self._compacted if not any(first <= day <= last for first, last in spans)
+        )
+        return Committed.of_days(begin, _between(begin, without))
 
     def windows(self, order: str, start_ms: int | None, end_ms: int | None) -> Iterator[Window]:
         """Windows that cover the range once, in the order ("asc" or "desc") of time, ever more days long.
@@ -99,6 +103,20 @@ class CompactedDays:
                 yield from_ms, end_ms
                 end_ms, size = from_ms, size * GROWTH
         yield start_ms, end_ms
+
+
+def _between(begin: int | None, without: Iterable[int]) -> list[Range]:
+    """The days from the first one on, as few ranges, but for some: these are in order."""
+    ranges: list[Range] = []
+    for day in without:
+        if begin is None or day >= begin:
+            if begin is None or day > begin:
+                ranges.append((begin, day))
+            begin = day + 1
+    if len(ranges) >= MAX_RANGES:
+        begin = ranges[MAX_RANGES - 1][0]
+        del ranges[MAX_RANGES - 1 :]
+    return [*ranges, (begin, None)]
 
 
 def _overlap(days: list[int], first: int | None, last: int | None) -> bool:

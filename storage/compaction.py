@@ -63,10 +63,18 @@ SELECT DISTINCT (u.time AT TIME ZONE 'UTC')::date FROM {table} c CROSS JOIN LATE
          THEN ARRAY[c.first_time] ELSE c.times END) AS u (time)
 """
 _COMPACTED: Final = "INSERT INTO compacted_days SELECT $1, unnest($2::date[]) ON CONFLICT DO NOTHING"
-_DROPPED: Final = """
-DELETE FROM compacted_days
-WHERE to_regclass('reading_chunks_' || to_char(day, 'YYYYMMDD')) IS NULL
+_DEVICES: Final = """
+INSERT INTO compacted_devices AS known SELECT DISTINCT device, $1::date, $1::date FROM {table} ORDER BY device
+ON CONFLICT (device) DO UPDATE SET first_day = least(known.first_day, excluded.first_day),
+    last_day = greatest(known.last_day, excluded.last_day)
 """
+_DROPPED: Final = (
+    """
+    DELETE FROM compacted_days
+    WHERE to_regclass('reading_chunks_' || to_char(day, 'YYYYMMDD')) IS NULL
+    """,
+    "DELETE FROM compacted_devices WHERE last_day < (SELECT min(day) FROM compacted_days)",
+)
 _OF_SHARDS: Final = """
 SELECT r.*, coalesce(t.class, 0)::smallint AS class FROM {table} r
 LEFT JOIN devices d ON d.device = r.device
@@ -226,6 +234,8 @@ async def _swap(connection: Connection, day: date, wait_for: Sequence[str], paus
         timeout=STEP_TIMEOUT_S + GRACE_S,
     )
     found = await connection.fetch(_EVENT_DAYS.format(table=name), timeout=STEP_TIMEOUT_S + GRACE_S)
+    # Before the day is: who knows that it is compacted then finds whose readings are in it.
+    await connection.execute(_DEVICES.format(table=name), day, timeout=STEP_TIMEOUT_S + GRACE_S)
     await connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'")
     event_days = [row[0] for row in found]
     copied_ms = await connection.fetchval("SELECT clock_timestamp()")
@@ -338,7 +348,8 @@ class Compactor:
                     return
                 with _waiting():
                     await drop_emptied(connection)
-                await connection.execute(_DROPPED)
+                for statement in _DROPPED:
+                    await connection.execute(statement)
                 now_ms = await connection.fetchval("SELECT now()")
                 now = datetime.fromtimestamp(now_ms / 1000, UTC)
                 for day in await due(connection, self._settings, self._wait_for, now):

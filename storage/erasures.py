@@ -99,6 +99,9 @@ _KEPT: Final = """
 DELETE FROM kept_snapshots WHERE device = $1
     AND CASE WHEN shard = $3 THEN log_offset < $2 ELSE saved_at < $4 END
 """
+_COMPACTED: Final = """
+DELETE FROM compacted_devices WHERE device = $1 AND NOT EXISTS (SELECT FROM reading_chunks WHERE device = $1)
+"""
 _DELIVERIES: Final = "DELETE FROM deliveries WHERE device_id = $1 AND created_at <= $2"
 
 
@@ -214,6 +217,7 @@ async def _delete_others(connection: Connection, job: Any) -> None:
                 job["log_offset"],
                 job["shard"],
             )
+        await connection.execute(_COMPACTED, job["device"])
         await _add(connection, job["job_id"], counts)
         await connection.execute("UPDATE erasures SET state = 'PROJECTING' WHERE job_id = $1", job["job_id"])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
@@ -34,7 +35,8 @@ from sensorium.storage import (
 from sensorium.storage._joined import Change, apply, joined
 from sensorium.storage._known_sets import KnownSets
 from sensorium.storage._read import alarm_of, command_of, registration_of, twin_of
-from sensorium.storage._readings_sql import AHEAD_MS, WHENEVER, Committed
+from sensorium.storage._readings_sql import AHEAD_MS, DAY_MS, WHENEVER, Committed
+from sensorium.storage.compacted_days import CompactedDays
 from sensorium.storage.database import (
     GRACE_S,
     Connection,
@@ -85,6 +87,7 @@ class PgLog:
         self._doubtful: set[int] = set()
         """Shards of commits whose outcome is unknown, until `open` has read their heads anew."""
         self._sets = KnownSets()
+        self._days = CompactedDays()
         self._title = assignments.Title(incarnation)
 
     async def open(self, shards: Sequence[int]) -> dict[int, int]:
@@ -268,21 +271,22 @@ class PgLog:
         """As the port says."""
         pool = await self._ready()
         keys = [device_key(device_id) for device_id in device_ids]
-        async with (
-            acquired(pool) as connection,
+        async with acquired(pool) as connection:
+            await self._days.refresh(connection)
+            days = copy(self._days)
             # One snapshot for all of them, so that a save in between cannot hide a tail.
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            device_rows = await connection.fetch(sql.DEVICES, list(device_ids))
-            snapshot_rows = await connection.fetch(sql.SNAPSHOTS, keys)
-            alarm_rows = await connection.fetch(sql.ACTIVE_ALARMS, keys)
-            timer_rows = await connection.fetch(sql.TIMERS_OF, keys)
-            command_rows = await connection.fetch(sql.COMMANDS_OF, list(set(keys)))
-            presence_rows = await connection.fetch(sql.PRESENCE_OF, keys)
-            twin_rows = await connection.fetch(sql.TWINS_OF, keys)
-            saved = {row["device"]: row["saved_at"] for row in snapshot_rows}
-            tail_rows = await _tails(connection, set(keys), saved)
-            sets = await self._sets.find(connection, {row["metric_set"] for row in tail_rows})
+            begin = connection.transaction(isolation="repeatable_read", readonly=True)
+            async with begin:
+                device_rows = await connection.fetch(sql.DEVICES, list(device_ids))
+                snapshot_rows = await connection.fetch(sql.SNAPSHOTS, keys)
+                alarm_rows = await connection.fetch(sql.ACTIVE_ALARMS, keys)
+                timer_rows = await connection.fetch(sql.TIMERS_OF, keys)
+                command_rows = await connection.fetch(sql.COMMANDS_OF, list(set(keys)))
+                presence_rows = await connection.fetch(sql.PRESENCE_OF, keys)
+                twin_rows = await connection.fetch(sql.TWINS_OF, keys)
+                saved = {row["device"]: row["saved_at"] for row in snapshot_rows}
+                tail_rows = await _tails(connection, set(keys), saved, days)
+                sets = await self._sets.find(connection, {row["metric_set"] for row in tail_rows})
         registrations = {row["device_id"]: registration_of(row) for row in device_rows}
         snapshots = {device: Snapshot(device, *rest) for device, *rest, _ in snapshot_rows}
         alarms: dict[str, list[asyncpg.Record]] = {}
@@ -403,13 +407,23 @@ def _tell(told: Sequence[tuple[str, str]], check: Change = NO_CHECK) -> Change:
 
 
 async def _tails(
-    connection: Connection, devices: set[int], saved_ms: Mapping[int, int]
+    connection: Connection, devices: set[int], saved_ms: Mapping[int, int], days: CompactedDays
 ) -> list[asyncpg.Record]:
-    """What stands behind the devices' snapshots. Only of those without one all days are looked into."""
+    """What stands behind the devices' snapshots; `days` was known before the transaction began.
+
+    Most devices have nothing of it in days that are compacted, so these are not looked into for them, however
+    long ago they were saved, or if never.
+    """
+    since_ms = {device: saved_ms[device] - sql.TAIL_SLACK_MS for device in devices & saved_ms.keys()}
+    spans = {
+        device: (first, last)
+        for device, first, last in await connection.fetch(sql.COMPACTED_DEVICES, list(devices))
+        if device not in since_ms or last >= since_ms[device] // DAY_MS
+    }
     rows: list[asyncpg.Record] = []
-    if known := devices & saved_ms.keys():
-        since = Committed.of_ms(min(saved_ms[device] for device in known) - sql.TAIL_SLACK_MS)
-        rows += await connection.fetch(sql.tails(since), list(known))
-    if new := devices - saved_ms.keys():
-        rows += await connection.fetch(sql.tails(), list(new))
+    for some in (devices - spans.keys(), devices & spans.keys()):
+        if some:
+            since = None if some - since_ms.keys() else min(since_ms[device] for device in some)
+            committed = days.of_devices([spans[device] for device in some & spans.keys()], since)
+            rows += await connection.fetch(sql.tails(committed), list(some))
     return rows

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import date, timedelta
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from asyncpg import Connection
@@ -55,6 +56,30 @@ def test_every_day_that_may_have_events_of_the_range_is_looked_into(
         if not early and (asked or number not in compacted):
             assert inside
             assert rows_from is None or rows_from <= FIRST + number
+
+
+spans = st.lists(st.tuples(numbers, numbers).map(lambda ends: (min(ends), max(ends))), max_size=4)
+
+
+@given(known, spans, st.none() | st.integers(0, 62))
+def test_every_day_that_may_have_readings_of_the_devices_is_looked_into(
+    compacted: dict[int, set[int]], of_them: list[tuple[int, int]], since: int | None
+) -> None:
+    days = days_of(compacted, set())
+    since_ms = None if since is None else NEW_YEAR_MS + since * DAY_MS + 1
+    asked = [(FIRST + first, FIRST + last) for first, last in of_them]
+    with patch("sensorium.storage.compacted_days.Committed.of_days", lambda *ranges: ranges):
+        rows_from, ranges = days.of_devices(asked, since_ms)
+    assert len(ranges) <= MAX_RANGES
+    assert rows_from == (None if since is None else FIRST + since)
+    for number in range(-2, 64):
+        day = FIRST + number
+        inside = any((b is None or b <= day) and (e is None or day < e) for b, e in ranges)
+        has_some = number not in compacted or any(first <= number <= last for first, last in of_them)
+        if has_some and (since is None or number >= since):
+            assert inside
+        if len(ranges) < MAX_RANGES and not has_some:
+            assert not inside
 
 
 def test_one_day_among_many_is_looked_into_alone() -> None:

@@ -281,6 +281,48 @@ async def test_hosts_recognise_and_load_what_is_in_chunks(
     assert await known() == before
 
 
+async def test_a_device_is_loaded_without_the_days_that_have_none_of_it(
+    dsn: str, pool: Pool, plain: Any, filled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = asyncpg.Connection.fetch
+    planned: dict[str, set[int]] = {}
+
+    async def explained(self: Any, query: str, *arguments: Any, **options: Any) -> Any:
+        if "reading_chunks c" in query:
+            plan = await fetch(self, f"EXPLAIN {query}", *arguments)
+            found = {int(n) for (line,) in plan for n in re.findall(r"on reading_chunks_202401(\d\d)", line)}
+            planned[asked] = planned.get(asked, set()) | found
+        return await fetch(self, query, *arguments, **options)
+
+    # Of "mixed" the first day alone is left, of "late" the last; "once" has a snapshot of the second.
+    await plain.execute(
+        "DELETE FROM readings WHERE device = $1 AND committed_at >= $3"
+        " OR device = $2 AND committed_at < $3 + interval '1 day'",
+        *(device_key("mixed"), device_key("late"), datetime.fromtimestamp(DAY_MS / 1000 + 86_400, UTC)),
+    )
+    await plain.execute(
+        "INSERT INTO snapshots (device, shard, log_offset, replay_from, state, saved_at)"
+        " SELECT device, shard, log_offset, '-infinity', '', committed_at FROM readings"
+        " WHERE device = $1 AND committed_at >= '2024-01-02 00:00+00' ORDER BY committed_at LIMIT 1",
+        device_key("once"),
+    )
+    devices = [*DEVICES, "never"]
+    log = PgLog(dsn, await PgMembership(pool).join("b"))
+    before = [await log.load([name]) for name in devices]
+    async with acquired(pool) as connection:
+        await all_compacted(connection)
+    await log.close()
+    log = PgLog(dsn, await PgMembership(pool).join("c"))
+    monkeypatch.setattr(asyncpg.Connection, "fetch", explained)
+    for asked, stored in zip(devices, before, strict=True):
+        assert await log.load([asked]) == stored
+    assert [len(stored.tail) for (stored,) in before] == [4500, 180, 1, 20, 0]
+    assert planned == {"often": {1, 2, 3}, "mixed": {1}, "once": {2, 3}, "late": {3}, "never": set()}
+    asked = "all"
+    assert await log.load(devices) == [stored for (stored,) in before]
+    await log.close()
+
+
 @pytest.mark.parametrize("step", ["begun", "copied", "attached"])
 async def test_what_was_cut_off_is_gone_on_with(
     dsn: str, pool: Pool, plain: Any, filled: None, step: str, monkeypatch: pytest.MonkeyPatch
