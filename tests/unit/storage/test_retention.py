@@ -13,7 +13,7 @@ from storage_rows import NOON_MS, alarm, event, reading, registration
 
 from sensorium.actors.placement import device_key
 from sensorium.actors.records import Commit
-from sensorium.storage import History, PgLog, PgMembership, close_pool, migrate, open_pool
+from sensorium.storage import History, PgLog, PgMembership, close_pool, migrate, open_pool, retention
 from sensorium.storage.backup import back_up
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.disk import DiskSpace, disk_space
@@ -92,6 +92,30 @@ async def test_alarms_go_by_type_once_they_have_ended(dsn: str, pool: Pool) -> N
         assert left == {a.alarm_id for a in alarms} - {"pump-CLEARED"}
         assert await forget_alarms(connection, replace(keep, days=7), now) == 1
         assert await connection.fetchval("SELECT count(*) FROM alarms WHERE alarm_id = 'lamp-CLEARED'") == 0
+
+
+async def test_alarms_go_page_by_page_along_an_index(
+    dsn: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    ended_ms = int((now - timedelta(days=20)).timestamp() * 1000)
+    log = PgLog(dsn, await PgMembership(pool).join("a"))
+    alarms = [
+        alarm(f"{n}", "d", "CLEARED", device_type="ab"[n % 2], start_ms=ended_ms - n, end_ms=ended_ms)
+        for n in range(10)
+    ]
+    await log.commit(Commit(alarms=alarms))
+    await log.close()
+    monkeypatch.setattr(retention, "FORGET_PAGE", 2)
+    async with acquired(pool) as connection:
+        assert await forget_alarms(connection, AlarmRetention(365, (("a", 7),)), now) == 5
+        async with connection.transaction():
+            # Of few rows the server would rather read all.
+            await connection.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+            plan = await connection.fetch(f"EXPLAIN {retention._FORGET_ALARMS}", ended_ms, "a", 2)
+    lines = "\n".join(line for (line,) in plan)
+    assert "Index Scan Backward using alarms_type" in lines
+    assert "Sort Key" not in lines
 
 
 async def test_readings_go_before_events_where_they_are_elsewhere(pool: Pool) -> None:
