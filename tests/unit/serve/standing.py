@@ -1,20 +1,29 @@
 """One app for many tests: what it serves is looked up anew at each use, because building an app is slow."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import reduce
 from typing import Any, Final
 
 from fastapi import FastAPI
 
 from sensorium.serve.app import build_app
-from sensorium.serve.services import Services
+from sensorium.serve.services import ActionSide, Services
 
+_PARTS_OF_ACTIONS: Final = ("deliveries", "webhooks", "versions", "maintenance")
 _PLAIN: Final = (bool, int, float, str, type(None))
 
 
 def is_plain(value: object) -> bool:
     """Whether it is a value that becomes part of an app, instead of being asked at each use."""
     return isinstance(value, _PLAIN)
+
+
+def kind_of(value: object) -> Any:
+    """What an app that is built with a value serves others of, too."""
+    if isinstance(value, ActionSide):
+        return (ActionSide, value.webhook_schemes, value.webhook_networks)
+    return value if is_plain(value) else type(value)
 
 
 class Standing:
@@ -53,4 +62,10 @@ class StandingApp:
 
     def _part(self, name: str) -> Any:
         value = getattr(self._current, name)
-        return value if is_plain(value) else Standing(lambda: getattr(self._current, name))
+        if isinstance(value, ActionSide):
+            # Its parts are taken from it when the app is built.
+            return replace(value, **{part: self._standing(name, part) for part in _PARTS_OF_ACTIONS})
+        return value if is_plain(value) else self._standing(name)
+
+    def _standing(self, *path: str) -> Standing:
+        return Standing(lambda: reduce(getattr, path, self._current))

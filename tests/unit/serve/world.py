@@ -49,7 +49,7 @@ from sensorium.storage.pages import Page
 from sensorium.storage.past_states import PastState
 from sensorium.storage.projection import ProjectionStatus
 from sensorium.storage.twins import DOCUMENTS, StoredChange
-from tests.unit.serve.standing import StandingApp, is_plain
+from tests.unit.serve.standing import StandingApp, is_plain, kind_of
 
 NOW_MS = 1_704_110_460_000
 AT = "2024-01-01T12:00:00Z"
@@ -662,8 +662,8 @@ class World:
 
 
 APPS: Final = defaultdict[frozenset[tuple[str, Any]], StandingApp](StandingApp)
-LOOKED_UP: Final = {"cluster", "lorawan", "tts_secret"}
-"""Settings that an app looks up at each use, or that are plain."""
+LOOKED_UP: Final = {"actions", "cluster", "direct", "feed", "limiter", "lorawan", "profiles"}
+"""Settings that an app looks up at each use."""
 
 LORAWAN: Final = LorawanSettings(codecs={"lpp": CayenneCodec()})
 
@@ -724,9 +724,10 @@ async def world(**settings: Any) -> AsyncIterator[World]:
                 statistics=statistics,
                 **{"timeout_s": 5.0, **settings},
             )
-            # Most settings become part of what is built; of these, one app serves world after world.
-            kind = frozenset((name, v if is_plain(v) else type(v)) for name, v in settings.items())
-            app = APPS[kind].over(services) if settings.keys() <= LOOKED_UP else build_app(services)
+            # Of the same plain settings, one app serves world after world.
+            kind = frozenset((name, kind_of(value)) for name, value in settings.items())
+            shared = all(name in LOOKED_UP or is_plain(value) for name, value in settings.items())
+            app = APPS[kind].over(services) if shared else build_app(services)
             transport = httpx.ASGITransport(app)
             async with (
                 app.router.lifespan_context(app),
