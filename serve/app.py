@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 from starlette.routing import Route, WebSocketRoute
 
+from sensorium.ingest.lorawan.tts import TtsMessage
 from sensorium.serve import (
     actions,
     alarm_actions,
@@ -169,6 +170,7 @@ def build_app(services: Services) -> FastAPI:
             maintenance.MaintenanceList,
             *outlook.VALUES,
             *trained_models.VALUES,
+            TtsMessage,
         ),
         bodies,
         {**telemetry.SCHEMA, **bulk.SCHEMA},

@@ -13,6 +13,7 @@ from sensorium.serve.problems import MEDIA_TYPE, ProblemDocument
 
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEMS: Final = {
+    401: ("unauthorized", "The secret is missing or wrong."),
     404: ("not_found", "No such device, rule, alarm or path."),
     409: ("conflict", "The device exists already, or its state forbids the request."),
     410: ("cursor_expired", "The cursor is older than the feed goes back."),

@@ -21,86 +21,112 @@ MAX_REASON_CHARS: Final = 200
 _CORRELATION: Final = "sensorium:command:"
 
 
-class _ApplicationIds(msgspec.Struct, frozen=True):
+class TtsApplicationIds(msgspec.Struct, frozen=True):
+    """Whose device it is."""
+
     application_id: str = ""
 
 
-class _EndDeviceIds(msgspec.Struct, frozen=True):
+class TtsEndDeviceIds(msgspec.Struct, frozen=True):
+    """The device: its DevEUI (16 hexadecimal digits), and where commands for it go."""
+
     dev_eui: str
     device_id: str = ""
-    application_ids: _ApplicationIds = _ApplicationIds()
+    application_ids: TtsApplicationIds = TtsApplicationIds()
     dev_addr: str = ""
 
 
-class _GatewayIds(msgspec.Struct, frozen=True):
+class TtsGatewayIds(msgspec.Struct, frozen=True):
+    """A gateway."""
+
     gateway_id: str = ""
 
 
-class _RxMetadata(msgspec.Struct, frozen=True):
-    gateway_ids: _GatewayIds = _GatewayIds()
+class TtsReception(msgspec.Struct, frozen=True):
+    """How a gateway heard the frame: RSSI in dBm, SNR in dB."""
+
+    gateway_ids: TtsGatewayIds = TtsGatewayIds()
     rssi: float = 0.0
     snr: float = 0.0
 
 
-class _VersionIds(msgspec.Struct, frozen=True):
+class TtsVersionIds(msgspec.Struct, frozen=True):
+    """What device it is: its model selects the codec, before the application does."""
+
     model_id: str = ""
 
 
-class _UplinkMessage(msgspec.Struct, frozen=True):
+class TtsUplink(msgspec.Struct, frozen=True):
+    """A frame: `frm_payload` is base64, `decoded_payload` what The Things Stack itself made of it."""
+
     session_key_id: str = ""
     f_port: int = 0
     f_cnt: int = 0
     frm_payload: str = ""
     decoded_payload: dict[str, Any] | None = None
-    rx_metadata: list[_RxMetadata] = []
+    rx_metadata: list[TtsReception] = []
     received_at: str | None = None
-    version_ids: _VersionIds = _VersionIds()
+    version_ids: TtsVersionIds = TtsVersionIds()
 
 
-class _JoinAccept(msgspec.Struct, frozen=True):
+class TtsJoin(msgspec.Struct, frozen=True):
+    """The device has joined the network."""
+
     session_key_id: str = ""
     received_at: str | None = None
 
 
-class _Place(msgspec.Struct, frozen=True):
+class TtsPlace(msgspec.Struct, frozen=True):
+    """Degrees, and metres above the sea."""
+
     latitude: float = 0.0
     longitude: float = 0.0
     altitude: float = 0.0
 
 
-class _LocationSolved(msgspec.Struct, frozen=True):
-    location: _Place = _Place()
+class TtsLocation(msgspec.Struct, frozen=True):
+    """Where the network has found the device."""
+
+    location: TtsPlace = TtsPlace()
 
 
-class _Downlink(msgspec.Struct, frozen=True):
+class TtsDownlink(msgspec.Struct, frozen=True):
+    """A frame to the device; what is said of a command has its id among `correlation_ids`."""
+
     correlation_ids: list[str] = []
     confirmed: bool = False
 
 
-class _Error(msgspec.Struct, frozen=True):
+class TtsError(msgspec.Struct, frozen=True):
+    """Why it failed."""
+
     name: str = ""
     message_format: str = ""
 
 
-class _Failed(msgspec.Struct, frozen=True):
-    downlink: _Downlink = _Downlink()
-    error: _Error = _Error()
+class TtsFailed(msgspec.Struct, frozen=True):
+    """A frame to the device that came to nothing."""
+
+    downlink: TtsDownlink = TtsDownlink()
+    error: TtsError = TtsError()
 
 
-class _Message(msgspec.Struct, frozen=True):
-    end_device_ids: _EndDeviceIds
+class TtsMessage(msgspec.Struct, frozen=True):
+    """What The Things Stack v3 says of a device: one of the members below. What else it says is ignored."""
+
+    end_device_ids: TtsEndDeviceIds
     received_at: str | None = None
-    uplink_message: _UplinkMessage | None = None
-    join_accept: _JoinAccept | None = None
-    location_solved: _LocationSolved | None = None
-    downlink_queued: _Downlink | None = None
-    downlink_sent: _Downlink | None = None
-    downlink_ack: _Downlink | None = None
-    downlink_nack: _Downlink | None = None
-    downlink_failed: _Failed | None = None
+    uplink_message: TtsUplink | None = None
+    join_accept: TtsJoin | None = None
+    location_solved: TtsLocation | None = None
+    downlink_queued: TtsDownlink | None = None
+    downlink_sent: TtsDownlink | None = None
+    downlink_ack: TtsDownlink | None = None
+    downlink_nack: TtsDownlink | None = None
+    downlink_failed: TtsFailed | None = None
 
 
-_DECODER: Final = msgspec.json.Decoder(_Message)
+_DECODER: Final = msgspec.json.Decoder(TtsMessage)
 
 
 def decode(payload: bytes, application: str) -> Event | None:
@@ -109,7 +135,7 @@ def decode(payload: bytes, application: str) -> Event | None:
     Raises:
         Undecodable: it is not what The Things Stack sends, or it is of another application.
     """
-    message: _Message = parse(payload, _DECODER)
+    message: TtsMessage = parse(payload, _DECODER)
     ids = message.end_device_ids
     if ids.application_ids.application_id != application:
         raise Undecodable(
@@ -157,7 +183,7 @@ def correlation_of(command_id: str) -> str:
     return f"{_CORRELATION}{command_id}"
 
 
-def _heard(message: _Message) -> tuple[Heard, ...]:
+def _heard(message: TtsMessage) -> tuple[Heard, ...]:
     failed = message.downlink_failed
     for downlink, status, reason in (
         (message.downlink_ack, "succeeded", None),
@@ -177,6 +203,6 @@ def _heard(message: _Message) -> tuple[Heard, ...]:
     return ()
 
 
-def _said(failed: _Failed | None) -> str:
-    error = _Error() if failed is None else failed.error
+def _said(failed: TtsFailed | None) -> str:
+    error = TtsError() if failed is None else failed.error
     return f"{error.name}: {error.message_format}"[:MAX_REASON_CHARS] if error.name else "failed"

@@ -25,6 +25,8 @@ CHECKS = (
 )
 UNENDING = "/api/live"
 """A stream, whose end nobody can wait for."""
+SECRET = "at least 16 characters"
+"""Of the webhook: behind it, its bodies are read."""
 COSTLY = "/api/hosts/scale"
 """Each number that is taken is so many processes."""
 
@@ -32,7 +34,9 @@ COSTLY = "/api/hosts/scale"
 @pytest.fixture(scope="module")
 def fuzzed(short_dir: Path) -> Iterator[PlatformProcess]:
     """A platform of its own: what is made up here, such as rules for all devices, would be in others' way."""
-    running = PlatformProcess(short_dir / "fuzzed", free_port(), free_port())
+    config = short_dir / "fuzzed.yaml"
+    config.write_text(f"lorawan: {{tts_secret: {SECRET}}}\n")
+    running = PlatformProcess(short_dir / "fuzzed", free_port(), free_port(), "--config", str(config))
     try:
         running.start()
         yield running
@@ -52,7 +56,7 @@ def test_no_server_error_and_no_undocumented_answer(fuzzed: PlatformProcess, tmp
             *(schemathesis, "run", f"{url}/openapi.json", "--max-time", str(BUDGET_S), "--no-color"),
             *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing,stateful"),
             *("--continue-on-failure", "--request-timeout", "20", "--warnings", "off", "-n", "10"),
-            *("--generation-database", "none", *excluded),
+            *("--generation-database", "none", "--header", f"X-Webhook-Secret: {SECRET}", *excluded),
         ],
         cwd=tmp_path,
         env={

@@ -38,6 +38,7 @@ PATHS = {
     "/api/dead-letters/{letter_id}/replay": {"post"},
     "/api/dead-letters/replay": {"post"},
     "/api/data": {"post"},
+    "/api/lorawan/tts/{application}": {"post"},
     "/api/devices/{device_id}/series": {"get"},
     "/api/devices/{device_id}/commands": {"get", "post"},
     "/api/devices/{device_id}/commands/{command_id}": {"get", "delete"},
@@ -182,7 +183,7 @@ async def test_wrong_paths_methods_and_parameters_are_problems(platform: World) 
     for path, methods in PATHS.items():
         for method in methods:
             names = {"device_id": "d", "metric": "m", "rule_id": "r", "alarm_id": "a", "name": "p"}
-            names["device_type"] = "t"
+            names |= {"device_type": "t", "application": "app"}
             url = path.format(**names, command_id="c", letter_id=1, node_id="0", job_id="0") + "?surprise=1"
             refused = await platform.http.request(method, url)
             problem = assert_problem(refused, 422, "invalid")

@@ -7,6 +7,7 @@ import pytest
 from sensorium.actors.router import Router
 from sensorium.ingest.lorawan.adapter import CayenneCodec, LorawanAdapter, LorawanSettings
 from sensorium.ingest.pipeline import Pipeline
+from sensorium.serve.lorawan import EXAMPLES
 from tests.unit.serve.world import NOW_MS, World, world
 
 SECRET = "0123456789abcdef"
@@ -88,3 +89,29 @@ async def test_refusals_are_problems_and_dead_letters() -> None:
 async def test_without_a_secret_configured_there_is_no_webhook() -> None:
     async with world() as here:
         assert (await posted(here, message())).status_code == 404
+
+
+async def test_the_examples_of_the_document_are_taken_with_the_secret_that_it_names() -> None:
+    adapter = LateAdapter()
+    async with world(lorawan=adapter, tts_secret=SECRET) as here:
+        adapter.use(here.router)
+        await here.registered(EUI)
+        api = (await here.http.get("/openapi.json")).json()
+        operation = api["paths"]["/api/lorawan/tts/{application}"]["post"]
+        [name] = {name for way in operation["security"] for name in way}
+        scheme = api["components"]["securitySchemes"][name]
+        assert (scheme["type"], scheme["in"]) == ("apiKey", "header")
+        content = operation["requestBody"]["content"]["application/json"]
+        assert {name: each["value"] for name, each in content["examples"].items()} == EXAMPLES
+        for name, shown in EXAMPLES.items():
+            headers = {scheme["name"]: SECRET}
+            answer = await here.http.post("/api/lorawan/tts/app", json=shown, headers=headers)
+            # Nobody has sent the command that one of them tells of.
+            expected = (422, "unknown_command") if name == "of a command" else (204, "")
+            assert (answer.status_code, answer.json()["code"] if answer.content else "") == expected, name
+        metrics = {each for reading in here.store.readings for each in reading.metric_set.names}
+        assert {"temperature_3", "lora_dev_addr", "lora_latitude"} <= metrics
+        assert [letter.reason for letter in here.store.dead_letters] == ["unknown_command"]
+        assert {"204", "401", "404", "413", "415", "422", "429", "503"} <= set(operation["responses"])
+        members = api["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]["properties"]
+        assert {member for shown in EXAMPLES.values() for member in shown} <= set(members)

@@ -13,7 +13,7 @@ from tests.unit.serve.world import world
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ADDRESS = re.compile(r"(?:http://)?(?:127\.0\.0\.1|localhost|10\.0\.0\.10):8000(/.*)?")
-UNLISTED = ("/graphql", "/api/lorawan/tts/app")
+UNLISTED = ("/graphql",)
 """No part of the API's document."""
 FREE = re.compile(r"metadata\..+")
 """Parameters of any name."""
