@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sensorium.actors.errors import SensoriumError
 from sensorium.actors.origin import this_user
+from sensorium.actors.schema import Schema
 from sensorium.cluster.api_client import PlatformApi
 from sensorium.cluster.config import Config
 from sensorium.cluster.databases import databases
@@ -53,8 +54,13 @@ async def _verified(dsns: Sequence[str], since_hash: str | None) -> Verdict:
 
 async def note_configuration(dsn: str, config: Config) -> None:
     """Keep in the audit log that profiles or retention are others than at the start before."""
-    said = {
-        "profiles": msgspec.to_builtins(config.device_profiles),
+    await note_if_other(dsn, "configuration.change", "configuration", noted(config), this_user("platform"))
+
+
+def noted(config: Config) -> dict[str, Any]:
+    """What the audit log has of a configuration, as JSON can hold it."""
+    return {
+        "profiles": msgspec.to_builtins(config.device_profiles, enc_hook=_of_schema),
         "retention": config.storage.retention.model_dump(mode="json"),
         "retention_of_types": {
             name: own
@@ -62,7 +68,12 @@ async def note_configuration(dsn: str, config: Config) -> None:
             if (own := section.retention.model_dump(exclude_none=True))
         },
     }
-    await note_if_other(dsn, "configuration.change", "configuration", said, this_user("platform"))
+
+
+def _of_schema(value: Any) -> Any:
+    if isinstance(value, Schema):
+        return {"metrics": value.metrics, "unknown": value.unknown}
+    raise NotImplementedError(f"a {type(value).__name__} in a profile")
 
 
 def told(verdict: Verdict) -> list[str]:

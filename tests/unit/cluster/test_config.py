@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sensorium.actors.profile import DetectorSpec, ProcessNeeds, RateLimit, RateLimits, WindowSpec
 from sensorium.actors.schema import MetricSpec, MetricType, Outside, Schema
+from sensorium.cluster.audit import noted
 from sensorium.cluster.config import Config, load
 from sensorium.cluster.errors import ConfigError
 from sensorium.cluster.services import retention_settings
@@ -238,6 +240,17 @@ def test_a_profile_says_what_readings_must_look_like(written) -> None:
     assert profiles.of("strict").schema == Schema({"t": spec}, Outside.REJECT)
     own = MetricSpec(values=("eco",), outside=Outside.REJECT)
     assert profiles.of("own").schema == Schema({"mode": own})
+
+
+def test_what_is_noted_of_profiles_is_json_and_another_with_another_range(written) -> None:
+    """A platform that starts writes it into its audit log."""
+    text = "profiles: {t: {metrics: {a: {type: number, min: 1, unit: degC}}, unknown_metrics: flag}}\n"
+    as_json = [
+        msgspec.json.encode(noted(load(written(text.replace("min: 1", bound)))))
+        for bound in ("min: 1", "min: 1", "min: 2")
+    ]
+    assert as_json[0] == as_json[1] != as_json[2]
+    assert msgspec.json.decode(as_json[0])["profiles"]["by_type"]["t"]["schema"]["unknown"] == "flag"
 
 
 def test_how_much_devices_may_send_by_type_and_protocol(written) -> None:
