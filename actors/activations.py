@@ -96,7 +96,7 @@ class Activations:
         Raises `LogUnavailable`.
         """
         known = dict.fromkeys(self._given) if shards is None else shards
-        unknown = sorted(number for number, head in known.items() if head is None)
+        unknown = sorted([number for number, head in known.items() if head is None])
         heads = await self._log.open(unknown) if unknown else {}
         for number, head in known.items():
             self._shards[number] = Shard(number, heads.get(number, 0) if head is None else head)

@@ -104,9 +104,9 @@ class MemoryMembers:
         """As `Log.claim`, for an incarnation."""
         await self._turn()
         self._check_let_in(incarnation)
+        now_s, homes = _now_s(), set(self.homes.values())
         for shard in shards:
-            someones = shard < SHARDS or shard in self.homes.values()
-            if someones and self._free_from_s(shard) <= _now_s():
+            if (shard < SHARDS or shard in homes) and self._free_from_s(shard) <= now_s:
                 self.owners[shard] = (incarnation, self.owners[shard][1] + 1, None)
         return self._held(incarnation)
 
@@ -173,12 +173,15 @@ class MemoryMembers:
         return float("inf") if self.hosts[owner][1] else self._free_s[owner]
 
     def _held(self, incarnation: int) -> dict[int, Held]:
-        mine = [(s, epoch, head) for s, (o, epoch, head) in enumerate(self.owners) if o == incarnation]
         homes: dict[int, dict[str, int]] = {}
         for device, shard in self.homes.items():
             homes.setdefault(shard, {})[device] = shard
             homes.setdefault(shard_of(device), {})[device] = shard
-        return {shard: Held(epoch, head, homes.get(shard, {})) for shard, epoch, head in mine}
+        return {
+            shard: Held(epoch, head, homes.get(shard, {}))
+            for shard, (owner, epoch, head) in enumerate(self.owners)
+            if owner == incarnation
+        }
 
 
 def _now_s() -> float:

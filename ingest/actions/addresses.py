@@ -6,7 +6,9 @@ others only where the configuration lists their networks: no rule shall reach me
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
@@ -108,14 +110,21 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Who is trusted. Reading them takes 20 ms."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class CheckedTransport(httpx.AsyncHTTPTransport):
     """httpx's transport over `CheckedBackend`; TLS still goes by the name."""
 
     def __init__(self, reach: Reach, limits: httpx.Limits) -> None:
-        super().__init__(trust_env=False, limits=limits)
+        context = _tls()
+        super().__init__(verify=context, trust_env=False, limits=limits)
         # httpx has no argument for httpcore's network backend, so its pool is replaced by one that has.
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(trust_env=False),
+            ssl_context=context,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
