@@ -4,9 +4,11 @@ A device with unsaved turns is saved first. When more come than can be saved, `r
 """
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final
 
 import psutil
@@ -33,7 +35,12 @@ _Save = Callable[[Sequence[Snapshot]], Awaitable[None]]
 
 def resident_bytes() -> int:
     """What this process takes in memory."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@lru_cache(maxsize=1)
+def _process(pid: int) -> psutil.Process:
+    return psutil.Process(pid)
 
 
 class Correction:

@@ -14,9 +14,8 @@ HOSTS = st.dictionaries(
     min_size=1,
     max_size=8,
 )
-OWNERS = st.randoms(use_true_random=False).map(
-    lambda rng: [rng.choice([None, *(f"host-{n}" for n in range(0, 31, 3))]) for _ in range(SHARDS)]
-)
+OWNING = [None, *(f"host-{n}" for n in range(0, 31, 3))]
+OWNERS = st.randoms(use_true_random=False).map(lambda rng: [rng.choice(OWNING) for _ in range(SHARDS)])
 NOBODY = [None] * SHARDS
 
 
