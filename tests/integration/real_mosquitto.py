@@ -23,6 +23,8 @@ persistence true
 persistence_location {directory}/
 user root
 log_type error
+log_type subscribe
+log_dest file {directory}/subscriptions.log
 """
 
 
@@ -31,6 +33,7 @@ class RealMosquitto:
 
     def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
         self.address = BrokerAddress(host=host, port=free_port())
+        self._log = directory / "subscriptions.log"
         self._conf = directory / "mosquitto.conf"
         self._conf.write_text(_CONF.format(host=host, port=self.address.port, directory=directory))
         self._process: subprocess.Popen[bytes] | None = None
@@ -39,6 +42,11 @@ class RealMosquitto:
     def url(self) -> str:
         """For `MQTT_BROKER_URL`."""
         return f"mqtt://{self.address.host}:{self.address.port}"
+
+    def subscriptions(self, topic: str) -> int:
+        """How often clients have subscribed to just this."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return sum(topic in line.split() for line in lines)
 
     def start(self) -> None:
         """Return once it accepts connections."""

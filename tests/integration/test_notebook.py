@@ -1,17 +1,22 @@
-"""The example notebooks, executed as a reader would against the running platform."""
+"""The example notebooks, and a snippet of a page, executed as a reader would against the running platform."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nbformat
 import psutil
 import pytest
 from nbclient import NotebookClient
 from platform_process import PlatformProcess
 
+from sensorium.actors.fleet import Fleet
+
 pytestmark = pytest.mark.ray
 
+DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOK = EXAMPLES / "fleet.ipynb"
 FORK = EXAMPLES / "fork.ipynb"
@@ -40,6 +45,19 @@ async def test_it_runs(platform: PlatformProcess, monkeypatch: pytest.MonkeyPatc
         assert len([line for line in text.splitlines() if line.startswith("greenhouse-")]) == 10, run
         assert "image/png" in text, run
     assert {child.pid for child in psutil.Process().children()} <= before
+
+
+async def test_hosts_join_and_leave_as_their_page_says(fleet: Fleet, api: httpx.AsyncClient) -> None:
+    """As many as there are, and on the only node: where others join, `test_three_nodes` looks."""
+    [snippet] = re.findall(r"```python\n(.*?)```", (DOCS / "ownership.md").read_text(), re.DOTALL)
+    [node] = (await api.get("/api/nodes")).json()["items"]
+    wanted = (await api.get("/api/hosts")).json()["wanted"]
+    for typed, here in {"scale(4)": f"scale({wanted})", "node-id": node["node_id"]}.items():
+        assert typed in snippet
+        snippet = snippet.replace(typed, here)
+    await asyncio.to_thread(exec, compile(snippet, "ownership.md", "exec"), {})
+    assert (await api.get("/api/nodes")).json()["items"] == [node]
+    assert set(fleet.statistics()["moves"]) >= {"claimed"}
 
 
 async def test_a_storm_in_a_fork(platform: PlatformProcess, monkeypatch: pytest.MonkeyPatch) -> None:
