@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +36,8 @@ FIRST_RETRY_S: Final = 0.2
 LONGEST_RETRY_S: Final = 5.0
 PAGES_BEHIND: Final = 20
 """So many full pages in a row, and the feed gives up on being complete and goes on from now."""
+LOOKS_AT_MOST: Final = 4
+"""At the same place, because somebody comes while it is looked; then that one is told of a gap."""
 RESUMING_AT_ONCE: Final = 4
 RETRY_AFTER_S: Final = 5.0
 CLOCKS_APART_MS: Final = 60_000
@@ -61,6 +63,25 @@ class FindsAlarms(Protocol):
     """Alarms by their ids."""
 
     async def get(self, alarm_id: str) -> Alarm | None: ...
+
+
+class _Wanted(NamedTuple):
+    """What a database is asked for: readings besides events or not, of some devices' keys or (None) of all."""
+
+    readings: bool
+    devices: frozenset[int] | None
+
+    def cover(self, filters: Iterable[FeedFilter]) -> bool:
+        """Whether it is all that they want."""
+        return all(
+            (self.readings or READINGS not in which.topics)
+            and (
+                self.devices is None
+                or bool(which.device_ids)
+                and self.devices.issuperset(map(device_key, which.device_ids))
+            )
+            for which in filters
+        )
 
 
 class _Group:
@@ -96,7 +117,7 @@ class LiveFeed:
         self._resume_s = resume_s
         self._databases = len(open_logs())
         self._groups: dict[FeedFilter, _Group] = {}
-        self._subscribers = 0
+        self._subscribers = self._came = 0
         self._positions: list[Position] = []
         self._cursor: str | None = None
         self._starting = asyncio.Lock()
@@ -128,6 +149,7 @@ class LiveFeed:
         group = subscription = None
         try:
             await self._follow()
+            self._came += 1
             group = self._groups.setdefault(which, _Group(which))
             subscription = Subscription(which, self.cursor)
             group.subscriptions.add(subscription)
@@ -265,8 +287,20 @@ class LiveFeed:
 
     async def _look(self, number: int, log: FollowsLog) -> bool:
         """Tell what is new in a database; whether there is more at once."""
-        changes, position, more = await log.after(self._positions[number], *self._wanted())
-        await self._complete(changes)
+        for _ in range(LOOKS_AT_MOST):
+            came, wanted = self._came, self._wanted()
+            changes, position, more = await log.after(
+                self._positions[number], wanted.readings, wanted.devices and list(wanted.devices)
+            )
+            await self._complete(changes)
+            # Whoever came meanwhile may want what was not asked for.
+            if came == self._came or wanted.cover(self._groups):
+                break
+        else:
+            for which, group in self._groups.items():
+                if not wanted.cover((which,)):
+                    for subscription in group.subscriptions:
+                        subscription.miss(0)
         # From here on nothing waits: whoever subscribes does so before or after all of this.
         self._positions[number] = position
         self._cursor = None
@@ -274,14 +308,13 @@ class LiveFeed:
             self._tell(changes)
         return more
 
-    def _wanted(self) -> tuple[bool, list[int] | None]:
-        """Whether anybody wants readings, and the devices that matter, None for all."""
+    def _wanted(self) -> "_Wanted":
         filters = list(self._groups)
         readings = any(READINGS in which.topics for which in filters)
         if not filters or not all(which.device_ids for which in filters):
-            return readings, None
+            return _Wanted(readings, None)
         ids = frozenset[str]().union(*(which.device_ids for which in filters))
-        return readings, list(map(device_key, ids)) if len(ids) <= MAX_PUSHED_DOWN else None
+        return _Wanted(readings, frozenset(map(device_key, ids)) if len(ids) <= MAX_PUSHED_DOWN else None)
 
     async def _complete(self, changes: list[Change]) -> None:
         """Put the alarm, as it stands, where an event names it only: what people did to one."""

@@ -131,9 +131,22 @@ class Socket:
         self._live = live
 
     async def serve(self, socket: WebSocket) -> None:
-        """Accept it always, so that a refusal can say why: a frame `problem`, then a close code."""
-        await socket.accept()
-        sending = asyncio.create_task(self._send(socket), name="live socket")
+        """Accept it once it follows the feed: what happens from then on is told.
+
+        A refusal is accepted as well, so that it can say why: a frame `problem`, then a close code.
+        """
+        try:
+            which, cursor, snapshot = _asked(dict(socket.query_params.items()))
+            async with self._live.frames(which, cursor, snapshot) as frames:
+                await socket.accept()
+                await self._follow(socket, frames)
+        except Problem as problem:
+            await _refuse(socket, problem)
+        except SensoriumError as error:
+            await _refuse(socket, problem_of(error))
+
+    async def _follow(self, socket: WebSocket, frames: AsyncGenerator[Frame, None]) -> None:
+        sending = asyncio.create_task(_send_frames(socket, frames), name="live socket")
         heard = asyncio.create_task(_until_said(socket), name="live socket's peer")
         try:
             await asyncio.wait({sending, heard}, return_when=asyncio.FIRST_COMPLETED)
@@ -142,17 +155,11 @@ class Socket:
         finally:
             await _end(sending, heard)
 
-    async def _send(self, socket: WebSocket) -> None:
-        try:
-            which, cursor, snapshot = _asked(dict(socket.query_params.items()))
-            async with self._live.frames(which, cursor, snapshot) as frames:
-                async for frame in frames:
-                    await _text(socket, frame.text)
-            await _close(socket, 1001, "the server stops; come back with the last cursor")
-        except Problem as problem:
-            await _refuse(socket, problem)
-        except SensoriumError as error:
-            await _refuse(socket, problem_of(error))
+
+async def _send_frames(socket: WebSocket, frames: AsyncGenerator[Frame, None]) -> None:
+    async for frame in frames:
+        await _text(socket, frame.text)
+    await _close(socket, 1001, "the server stops; come back with the last cursor")
 
 
 def _asked(parameters: dict[str, str]) -> tuple[FeedFilter, str | None, bool]:
@@ -169,6 +176,8 @@ async def _until_said(socket: WebSocket) -> bool:
 
 
 async def _refuse(socket: WebSocket, problem: Problem) -> None:
+    if socket.application_state is WebSocketState.CONNECTING:
+        await socket.accept()
     document = bytes(problem.response(SOCKET_PATH).body)
     retry_after = problem.headers.get("Retry-After")
     body = msgspec.json.encode(

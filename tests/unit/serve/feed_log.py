@@ -28,6 +28,8 @@ class FeedLog:
         self.closing = asyncio.Event()
         self.may_close = asyncio.Event()
         self.may_close.set()
+        self.may_look = asyncio.Event()
+        self.may_look.set()
 
     def opened(self) -> list["FeedLog"]:
         self.open += 1
@@ -46,6 +48,7 @@ class FeedLog:
         self._check()
         self.looks += 1
         self.asked = readings, None if devices is None else frozenset(devices)
+        await self.may_look.wait()
         found = _of(self.commits[position.floor_ms - AT_MS :], readings, devices)
         return found, await self.here(), False
 

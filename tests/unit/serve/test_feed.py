@@ -1,7 +1,7 @@
 """The live feed: filters, gaps of slow readers, resumption, and that nothing is read for nobody."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -183,6 +183,52 @@ async def test_nothing_is_read_for_nobody(feed: LiveFeed, log: FeedLog) -> None:
     looks = log.looks
     await asyncio.sleep(0.03)
     assert log.looks == looks
+
+
+def of(*device_ids: str, topics: Sequence[str] = ("alarms", "readings")) -> FeedFilter:
+    return FeedFilter(frozenset(topics), device_ids=frozenset(device_ids))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(of("two"), of("one")), (of("one", topics=["alarms"]), FeedFilter())]
+)
+async def test_who_comes_while_it_is_looked_for_others_is_told(
+    feed: LiveFeed, log: FeedLog, first: FeedFilter, second: FeedFilter
+) -> None:
+    async with feed.subscribe(first):
+        log.may_look.clear()
+        looks = log.looks
+        async with asyncio.timeout(DEADLINE_S):
+            while log.looks == looks:
+                await asyncio.sleep(0.001)
+        async with feed.subscribe(second) as (subscription, _):
+            log.commit(reading("one", 1))
+            log.may_look.set()
+            assert where(await told(subscription, 1)) == ["one 1-1 readings"]
+
+
+async def test_who_keeps_coming_delays_others_only_so_often(
+    feed: LiveFeed, log: FeedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming: list[str] = []
+    look = log.after
+
+    async def crowded(*asked: Any) -> Any:
+        if coming:
+            await feed_stack.enter_async_context(feed.subscribe(of(coming.pop())))
+        return await look(*asked)
+
+    monkeypatch.setattr(log, "after", crowded)
+    monkeypatch.setattr(feed, "_max_subscribers", 100)
+    async with AsyncExitStack() as feed_stack:
+        first, _ = await feed_stack.enter_async_context(feed.subscribe(of("one")))
+        looks = log.looks
+        coming += [f"late-{n}" for n in range(50)]
+        log.commit(reading("one", 1))
+        assert where(await told(first, 1)) == ["one 1-1 readings"]
+        assert log.looks - looks <= feeds.LOOKS_AT_MOST + 2
+        assert coming
+        coming.clear()
 
 
 async def test_who_comes_while_the_reading_for_others_ends_is_told(feed: LiveFeed, log: FeedLog) -> None:
