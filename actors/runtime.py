@@ -5,10 +5,12 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
+import ray._private.node
 import ray._private.state
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
@@ -202,6 +204,36 @@ def claimed(needs: ProcessNeeds | None) -> dict[str, Any]:
 def draining_nodes() -> set[str]:
     """The ids of the nodes that Ray was asked to drain, by an autoscaler or by hand."""
     return set(ray._private.state.state.get_draining_nodes())
+
+
+def start_ray(namespace: str = NAMESPACE, **options: Any) -> None:
+    """Start Ray for this process alone: it ends with it. `options` are further ones of `ray.init`.
+
+    Without what nobody asks there: a monitor that scales clusters, one that forwards the output of workers,
+    and a dashboard process that would serve no dashboard. They are a tenth of what a start costs.
+    """
+    with _bare_head():
+        ray.init(
+            address="local",
+            namespace=namespace,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            **options,
+        )
+
+
+@contextmanager
+def _bare_head() -> Iterator[None]:
+    node: Any = ray._private.node.Node
+    parts = {name: getattr(node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server")}
+    for name in parts:
+        setattr(node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, part in parts.items():
+            setattr(node, name, part)
 
 
 def join_ray(address: str | None, namespace: str = NAMESPACE) -> None:

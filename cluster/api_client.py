@@ -11,7 +11,7 @@ import msgspec
 from sensorium.actors.origin import this_user
 from sensorium.actors.rules import RuleSpec
 from sensorium.cluster.errors import PlatformUnreachable
-from sensorium.serve.origin import BY_HEADER, WAY_HEADER
+from sensorium.serve.headers import BY_HEADER, WAY_HEADER
 
 TRIES = 6
 """Of a request that meets a platform which is starting, busy or restarting, before giving up."""

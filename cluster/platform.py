@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -31,6 +31,7 @@ from sensorium.actors.runtime import (
     end_left_behind,
     join_ray,
     start_coordinator,
+    start_ray,
     steer_coordinator,
 )
 from sensorium.cluster import urls
@@ -89,6 +90,8 @@ RUNTIME_GONE_S: Final = 20.0
 DATABASE_FOLDER: Final = "postgres"
 """Of the embedded one, in the data folder."""
 
+_Starting = tuple[EmbeddedPostgres, "asyncio.Future[None]"]
+
 LOOK_EVERY_S: Final = 0.5
 """How often embedded servers and the coordinator are looked after."""
 
@@ -131,6 +134,7 @@ class Platform:
             # Whoever cannot have the database has not started anything, nor ended what another has left.
             if not joining and url is not None:
                 await self._claim_databases(stack, url)
+            embedded = self._start_embedded(stack) if not joining and url is None else None
             with _sigterm_kept():
                 self._join_ray()
             if joining:
@@ -139,10 +143,11 @@ class Platform:
                     await self._claim_databases(stack, url)
                 await self._take_over()
             await self._wait_for_nodes()
-            dsn = await self._database(stack)
+            if url is None:
+                url = await self._embedded(stack, embedded or self._start_embedded(stack))
+            await self._database(url)
             address = await self._broker(stack)
-            await self._runtime(stack, dsn, address)
-            await self._api(stack, dsn, address)
+            await self._runtime(stack, url, address)
             self._stack = stack.pop_all()
         return self
 
@@ -180,13 +185,8 @@ class Platform:
         else:
             ports = ProxyPorts(free_port(), free_port(), free_port())
             os.environ.update({**RAY_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
-            ray.init(
-                address="local",
-                namespace=NAMESPACE,
-                include_dashboard=False,
+            start_ray(
                 object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
                 _system_config={"worker_maximum_startup_concurrency": STARTED_TOGETHER},
             )
         self.ray_address = ray.get_runtime_context().gcs_address
@@ -232,15 +232,27 @@ class Platform:
         embedded = self._config.storage.main_url is None
         return self._data_dir() / DATABASE_FOLDER if embedded else None
 
-    async def _database(self, stack: AsyncExitStack) -> str:
-        url = self._config.storage.main_url
-        if url is None:
-            server = EmbeddedPostgres(self._data_dir() / DATABASE_FOLDER)
-            stack.push_async_callback(asyncio.to_thread, server.stop)
-            await asyncio.to_thread(server.start)
-            url = server.dsn
-            self._keep(stack, "the embedded PostgreSQL", lambda: server.running, server.start)
-            await self._claim_databases(stack, url)
+    def _start_embedded(self, stack: AsyncExitStack) -> "_Starting":
+        """Begin to start the embedded database, in a thread: Ray is started meanwhile."""
+        server = EmbeddedPostgres(self._data_dir() / DATABASE_FOLDER)
+        started = asyncio.get_running_loop().run_in_executor(None, server.start)
+
+        async def end() -> None:
+            await asyncio.wait({started})
+            await asyncio.to_thread(server.stop)
+
+        stack.push_async_callback(end)
+        return server, started
+
+    async def _embedded(self, stack: AsyncExitStack, starting: "_Starting") -> str:
+        """The address of the embedded database, once it serves and is ours."""
+        server, started = starting
+        await started
+        self._keep(stack, "the embedded PostgreSQL", lambda: server.running, server.start)
+        await self._claim_databases(stack, server.dsn)
+        return server.dsn
+
+    async def _database(self, url: str) -> None:
         for claim in self._database_claims:
             await await_no_other_runtime(claim, cluster_id(), RUNTIME_GONE_S)
         dsns = (url, *self._config.storage.further_urls)
@@ -251,7 +263,6 @@ class Platform:
         self._classes = await settle(dsns, *self._config.kept)
         await note_configuration(url, self._config)
         self.database_dsn_redacted = urls.redacted(url)
-        return url
 
     async def _claim_databases(self, stack: AsyncExitStack, url: str) -> None:
         """Be the only platform on the databases, from now to the end, once they all will do."""
@@ -332,7 +343,9 @@ class Platform:
         )
         self._coordinator = start_coordinator(spec)
         stack.push_async_callback(self._stop_runtime)
-        await steer_coordinator(self._coordinator, "start")
+        stack.push_async_callback(asyncio.to_thread, shutdown)
+        # Side by side: each waits for processes of its own.
+        await _all_of(steer_coordinator(self._coordinator, "start"), self._api(dsn, address))
         task = asyncio.create_task(self._keep_started(), name="keep the coordinator")
         stack.push_async_callback(_cancelled, task)
 
@@ -383,10 +396,9 @@ class Platform:
         await steer_coordinator(self._coordinator, "stop")
         ray.kill(self._coordinator)
 
-    async def _api(self, stack: AsyncExitStack, dsn: str, broker: BrokerAddress) -> None:
+    async def _api(self, dsn: str, broker: BrokerAddress) -> None:
         http = self._config.http
         settings = api_settings(self._config, dsn, broker)
-        stack.push_async_callback(asyncio.to_thread, shutdown)
         await asyncio.to_thread(deploy, settings, http.host, http.port, http.replicas, http.proxies)
         self.http_url = f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
 
@@ -421,6 +433,16 @@ def _nodes_alive() -> int:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def _all_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Await all of them; when one fails, the others are cancelled."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            await _cancelled(task)
 
 
 @contextmanager

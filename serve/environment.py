@@ -58,6 +58,9 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
         # Ten times a second, as by default, is for deployments that scale within seconds, and costs a
         # twentieth of a core all the time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
+        # By default a proxy that takes over 5 s to start is ended and started anew: a busy machine never
+        # got one that way.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # The defaults hold every shut-down up for half a minute.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{DRAINING_S:g}",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": f"{DRAINING_S:g}",

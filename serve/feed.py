@@ -66,7 +66,7 @@ class FindsAlarms(Protocol):
 
 
 class _Wanted(NamedTuple):
-    """What a database is asked for: readings besides events or not, of some devices' keys or (None) of all."""
+    """What a database is asked for: readings besides events or not, of some devices (by keys) or of all."""
 
     readings: bool
     devices: frozenset[int] | None
@@ -77,8 +77,7 @@ class _Wanted(NamedTuple):
             (self.readings or READINGS not in which.topics)
             and (
                 self.devices is None
-                or bool(which.device_ids)
-                and self.devices.issuperset(map(device_key, which.device_ids))
+                or (bool(which.device_ids) and self.devices.issuperset(map(device_key, which.device_ids)))
             )
             for which in filters
         )

@@ -10,7 +10,8 @@ from graphql import GraphQLError
 
 from sensorium.actors.origin import ASKED_BY
 from sensorium.serve.graphql_context import Info
-from sensorium.serve.origin import BY_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER, WAY_HEADER, origin_of
+from sensorium.serve.headers import BY_HEADER, WAY_HEADER
+from sensorium.serve.origin import FORWARDED_HEADER, REQUEST_ID_HEADER, origin_of
 
 REST: Final = "http://rest"
 

@@ -16,10 +16,9 @@ from sensorium.actors import messages
 from sensorium.actors.audit import Asked
 from sensorium.actors.errors import Unavailable
 from sensorium.actors.origin import ASKED_BY, Origin, asked_by
+from sensorium.serve.headers import BY_HEADER, WAY_HEADER
 from sensorium.serve.services import Asks
 
-BY_HEADER: Final = "X-Sensorium-By"
-WAY_HEADER: Final = "X-Sensorium-Way"
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 FORWARDED_HEADER: Final = "X-Forwarded-For"
 WAYS: Final = ("rest", "graphql", "cli")
