@@ -42,7 +42,7 @@ from sensorium.actors.messages import Reading, Register
 from sensorium.actors.records import Commit
 from sensorium.actors.rulebook import RuleBook
 from sensorium.actors.rules import Operator, RuleSpec, Severity, Threshold, ZScore
-from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator
+from sensorium.actors.runtime import NAMESPACE, make_router, start_coordinator, start_ray
 from sensorium.cluster.adapters import adapter_service
 from sensorium.cluster.deploy.node import RAY_ENVIRONMENT
 from sensorium.cluster.processes import mqtt_adapter
@@ -186,13 +186,7 @@ async def platform(directory: Path, seconds: float, hosts: int, soak_s: float) -
     database = EmbeddedPostgres(directory / "postgres", {"track_commit_timestamp": "on"})
     database.start()
     os.environ.update(RAY_ENVIRONMENT)
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        include_dashboard=False,
-        object_store_memory=200 * 1024 * 1024,
-        log_to_driver=False,
-    )
+    start_ray(object_store_memory=200 * 1024 * 1024)
     try:
         with mosquitto(directory) as (port, broker_pid):
             async with runtime(database.dsn, port, hosts) as running:

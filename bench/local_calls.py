@@ -16,7 +16,7 @@ import psutil
 import ray
 from surroundings import machine
 
-from sensorium.actors.runtime import remote_class
+from sensorium.actors.runtime import remote_class, start_ray
 from sensorium.actors.transport import RayTransport
 
 BODY = b"x" * 300
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=3, help="of each way, by turns")
     options = parser.parse_args()
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    start_ray()
     try:
         result = asyncio.run(run(options))
     finally:

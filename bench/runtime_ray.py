@@ -18,7 +18,7 @@ from sensorium.actors.messages import Reading
 from sensorium.actors.placement import SHARDS, shard_of
 from sensorium.actors.records import Commit
 from sensorium.actors.router import Router
-from sensorium.actors.runtime import make_router, start_coordinator
+from sensorium.actors.runtime import make_router, start_coordinator, start_ray
 from sensorium.storage import PgHostPorts, PgMembershipFactory, migrate
 
 NAMES = ("temperature", "humidity", "pressure")
@@ -242,13 +242,7 @@ def node_cpu_s() -> float:
 
 
 async def run(dsn: str, recovered: int, side_by_side: int, seconds: float) -> dict[str, Any]:
-    ray.init(
-        address="local",
-        namespace="sensorium",
-        include_dashboard=False,
-        object_store_memory=200 * 1024 * 1024,
-        log_to_driver=False,
-    )
+    start_ray(object_store_memory=200 * 1024 * 1024)
     try:
         devices = [f"one-{n:03d}" for n in range(side_by_side)]
         found = {"recovery": await recovery(dsn, recovered)}
