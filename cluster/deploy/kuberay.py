@@ -154,7 +154,11 @@ def _worker_group(order: Order, group: Workers) -> Manifest:
 
 
 def _start_parameters(order: Order) -> dict[str, str]:
-    return {"object-store-memory": str(order.spec.ray.object_store_mib << 20)}
+    return {
+        "object-store-memory": str(order.spec.ray.object_store_mib << 20),
+        # Nobody asks for the output of workers.
+        "include-log-monitor": "false",
+    }
 
 
 def _resources(node: Node) -> Manifest:

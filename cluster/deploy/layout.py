@@ -150,7 +150,9 @@ def _of_node(order: Order, node: Node | None) -> list[str]:
 
 
 def _started(order: Order, flags: list[str]) -> str:
-    ray = [str(Layout(order).bin / "ray"), "start", "--disable-usage-stats", *flags]
+    # Nobody asks for the output of workers, and who forwards it would be a process of each node.
+    ray = [str(Layout(order).bin / "ray"), "start", "--disable-usage-stats", "--include-log-monitor=false"]
+    ray += flags
     return f"{_secrets(order)}ulimit -n {_OPEN_FILES}; {_wrapped(order, ray, _certificate(order))}"
 
 
