@@ -1,34 +1,25 @@
-"""The command line on a machine where another platform runs: start, look, stop, start again, be killed."""
+"""The command line on a machine where another platform runs: killed, in the way of others, mistaken."""
 
 import asyncio
-import os
 import shutil
-import signal
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
-import psutil
 import pytest
 from field import Load, mqtt_client
 from log_audit import audit
-from platform_process import PlatformProcess, run_sensorium, status_json, wait_until
+from platform_process import PlatformProcess, run_sensorium
 from real_mosquitto import MOSQUITTO, RealMosquitto
 
 from sensorium.ingest.broker import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
-RULE = {
-    "name": "Tank empty",
-    "scope": {"device_type": "tank"},
-    "condition": {"type": "threshold", "metric": "level", "operator": "<", "value": 5},
-}
 SHUT_DOWN_WITHIN_S = 15.0
 RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """After a kill they wait a minute for Ray's control store to come back. They hold nothing of ours."""
@@ -40,85 +31,6 @@ def own_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="sens-cli-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
-
-
-def known(url: str) -> dict[str, Any]:
-    """What a platform knows of the tanks: it must be the same after a restart."""
-    with httpx.Client(base_url=url, timeout=10) as api:
-        return {
-            path: api.get(path).raise_for_status().json()
-            for path in (
-                "/api/devices",
-                "/api/analytics/rules",
-                "/api/alarms",
-                "/api/devices/tank-1/data",
-                "/api/devices/tank-1/data/latest",
-                "/api/devices/tank-1/window/level",
-            )
-        }
-
-
-def test_two_platforms_and_a_restart(platform: PlatformProcess, own_dir: Path) -> None:
-    """Beside the shared one, on other ports and another directory; ended by SIGINT and by `down`."""
-    first = PlatformProcess(own_dir / "p", free_port(), free_port())
-    now_ms = time.time_ns() // 1_000_000
-    readings = [{"level": 40.0 - n, "timestamp": now_ms - 60_000 + n * 1000} for n in range(40)]
-    try:
-        first.start()
-        url = first.state.http_url
-        status = status_json(first.data_dir)
-        assert (status["phase"], status["ready"], status["pid"]) == ("ready", True, first.pid)
-        assert (status["http_url"], status["hosts"]) == (url, psutil.cpu_count())
-        assert status["ray_address"] != platform.state.ray_address
-        assert "check database" in run_sensorium("status", "--data-dir", first.data_dir).stdout
-        ours = os.getpriority(os.PRIO_PROCESS, 0)
-        assert {p.nice() for p in first.processes()} == {ours}, "processes that give way to all others"
-        assert first.http_port in first.listening()
-        assert first.listening() & platform.listening() == set(), "ports that answer for both"
-
-        again = run_sensorium("up", "--data-dir", first.data_dir, "--http-port", str(free_port()))
-        assert again.returncode == 1
-        assert again.stderr.count("\n") == 1
-        assert f"(pid {first.pid})" in again.stderr
-
-        with httpx.Client(base_url=url, timeout=10) as api:
-            for device in ("tank-1", "tank-2"):
-                body = {"device_id": device, "device_type": "tank", "metadata": {"site": "a"}}
-                assert api.post("/api/devices", json=body).status_code == 201
-            assert api.post("/api/analytics/rules", json=RULE).status_code == 201
-            wait_until(lambda: hot(api, readings), 10, "the alarm")
-        before = known(url)
-        assert before["/api/devices/tank-1/window/level"]["count"] == len(readings)
-        assert first.stop(signal.SIGINT) == 0, first.errors
-        assert first.left(within_s=SHUT_DOWN_WITHIN_S) == []
-        assert run_sensorium("status", "--data-dir", first.data_dir).returncode == 1
-
-        first.start()
-        assert known(url) == before
-        with httpx.Client(base_url=url, timeout=10) as api:
-            response = api.post("/api/devices/tank-1/data", json=readings)
-            assert (response.status_code, response.json()["duplicates"]) == (200, len(readings))
-        first.processes()
-        down = run_sensorium("down", "--data-dir", first.data_dir)
-        assert (down.returncode, down.stdout) == (0, f"stopped (pid {first.pid})\n")
-        assert first.wait() == 0
-        assert first.left(within_s=SHUT_DOWN_WITHIN_S) == []
-        nobody = run_sensorium("down", "--data-dir", first.data_dir)
-        assert (nobody.returncode, nobody.stdout.count("\n")) == (0, 1)
-    finally:
-        first.close()
-    with httpx.Client(base_url=platform.state.http_url, timeout=10) as api:
-        assert api.get("/readyz").status_code == 200, "the other platform is unharmed"
-        assert api.get("/api/devices/tank-1").status_code == 404
-
-
-def hot(api: httpx.Client, readings: list[dict[str, Any]]) -> bool:
-    """Send the readings (again); whether the rule was there when they first came, or has seen the last."""
-    response = api.post("/api/devices/tank-1/data", json=readings)
-    assert response.status_code in (200, 201), response.text
-    low = {"level": 1.0, "timestamp": readings[-1]["timestamp"]}
-    assert api.post("/api/devices/tank-2/data", json=low).status_code in (200, 201)
-    return bool(api.get("/api/alarms").json()["items"])
 
 
 async def test_kill_9_leaves_nothing_and_loses_nothing(own_dir: Path) -> None:

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -21,14 +20,13 @@ import pytest
 from conftest import Eventually
 from faults import pids
 from field import Load, mqtt_client
-from log_audit import LogAudit, audit
-from platform_process import PlatformProcess
+from log_audit import LogAudit
+from own_process import isolated, shown
 from prometheus_client.parser import text_string_to_metric_families
 
 from sensorium.actors.fleet import Fleet
 from sensorium.actors.isolation import DEFAULT_MAX_ISOLATED
 from sensorium.actors.runtime import COORDINATOR
-from sensorium.ingest.broker import free_port
 from sensorium.ingest.mqtt_address import BrokerAddress
 from sensorium.ingest.mqtt_client import MqttClient
 
@@ -54,25 +52,6 @@ async def changed(api: httpx.AsyncClient, device_id: str, isolation: str | None)
     assert response.status_code == 200, response.text
     found: dict[str, Any] = response.json()
     return found
-
-
-async def process_of(api: httpx.AsyncClient, device_id: str) -> str | None:
-    """The process that the device says it is in, if it is its own."""
-    response = await api.get(f"/api/devices/{quote(device_id, safe='')}")
-    assert response.status_code == 200, response.text
-    found: str | None = response.json()["process"]
-    return found
-
-
-async def isolated(api: httpx.AsyncClient, device_id: str, yes: bool, eventually: Eventually) -> float:
-    """Return once it is, or is not, in a process of its own: after how many seconds."""
-    began_s = time.monotonic()
-    await eventually(
-        lambda: process_of(api, device_id),
-        lambda process: process == (f"device:{device_id}" if yes else None),
-        30.0,
-    )
-    return time.monotonic() - began_s
 
 
 class Poster:
@@ -149,13 +128,6 @@ async def test_there_and_back_under_load_and_killed_in_between(
 ALL_OWN = ({MOVED: "own", OVER_HTTP: "own"}, {MOVED: 1, OVER_HTTP: 1})
 
 
-async def shown(api: httpx.AsyncClient) -> tuple[dict[str, str], dict[str, int]]:
-    """What `/api/hosts` says of each isolated device, and how many shards its process has."""
-    told = (await api.get("/api/hosts")).json()
-    states = {one["device_id"]: one["state"] for one in told["isolated"]}
-    return states, {host["device"]: host["shards"] for host in told["items"] if host["device"]}
-
-
 async def counted(api: httpx.AsyncClient) -> float:
     """The metric of those in their own process."""
     for family in text_string_to_metric_families((await api.get("/metrics")).text):
@@ -218,52 +190,6 @@ async def test_the_bound_is_told(api: httpx.AsyncClient) -> None:
     finally:
         for n in range(DEFAULT_MAX_ISOLATED):
             await changed(api, f"bound-{n}", None)
-
-
-PROFILES = """
-cluster: {max_isolated_devices: 2}
-profiles:
-  press: {isolation: process}
-  oven: {isolation: process, isolation_resources: {resources: {nobody_has_it: 1}}}
-"""
-
-
-async def test_by_profile_through_a_restart_and_without_what_it_needs(
-    short_dir: Path, eventually: Eventually
-) -> None:
-    config = short_dir / "isolating.yaml"
-    config.write_text(PROFILES)
-    arguments = (short_dir / "isolating", free_port(), free_port(), "--config", str(config))
-    running = PlatformProcess(*arguments)
-    try:
-        running.start()
-        for run in range(2):
-            async with httpx.AsyncClient(base_url=running.state.http_url, timeout=15.0) as api:
-                for device_type in ("press", "oven") if run == 0 else ():
-                    body = {"device_id": f"{device_type}-1", "device_type": device_type}
-                    assert (await api.post("/api/devices", json=body)).status_code == 201
-                await isolated(api, "press-1", True, eventually)
-                for device_id in ("press-1", "oven-1"):
-                    response = await api.post(f"/api/devices/{device_id}/data", json={"run": run})
-                    assert response.status_code < 300, response.text
-                found = await eventually(partial(shown, api), lambda found: found[0].get("press-1") == "own")
-                # No node has what it needs: the others serve it, and the platform is as ready as ever.
-                assert found[0]["oven-1"] == "starting"
-                assert await process_of(api, "oven-1") is None
-                assert (await api.get("/readyz")).status_code == 200
-                latest = (await api.get("/api/devices/press-1/data/latest")).json()
-                assert latest["metrics"]["run"]["value"] == run
-            if run == 0:
-                assert running.stop(signal.SIGTERM) == 0, running.errors
-                running = PlatformProcess(*arguments)
-                running.start()
-        async with audit(running.state.database) as log:
-            assert await log.stored(["press-1"], "run") == {"press-1": [0, 1]}
-            assert await log.faulty_shards() == []
-        assert running.stop(signal.SIGTERM) == 0, running.errors
-        assert running.left(within_s=10) == []
-    finally:
-        running.close()
 
 
 STATE_API = """

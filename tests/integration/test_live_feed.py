@@ -3,11 +3,9 @@
 import asyncio
 import re
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,8 @@ import httpx
 import msgspec
 import pytest
 import websockets
+from event_stream import curl, values_of
 from platform_process import PlatformProcess
-
-from sensorium.ingest.broker import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -40,45 +37,6 @@ async def register(api: httpx.AsyncClient, device_id: str) -> None:
 
 async def send(api: httpx.AsyncClient, device_id: str, **values: Any) -> None:
     (await api.post(f"/api/devices/{device_id}/data", json=values)).raise_for_status()
-
-
-@asynccontextmanager
-async def curl(url: str, *options: str) -> AsyncIterator[AsyncIterator[dict[str, str]]]:
-    """The events that curl prints, unbuffered."""
-    process = await asyncio.create_subprocess_exec(
-        "curl", "-sN", *options, url, stdout=asyncio.subprocess.PIPE, limit=1 << 22
-    )
-    assert process.stdout is not None
-    lines = process.stdout
-
-    async def events() -> AsyncIterator[dict[str, str]]:
-        found: dict[str, str] = {}
-        async for line in lines:
-            name, _, value = line.decode().rstrip("\n").partition(": ")
-            if name:
-                found[name] = value
-            elif "data" in found:
-                yield found
-                found = {}
-
-    try:
-        yield events()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def values_of(stream: AsyncIterator[dict[str, str]], metric: str, count: int) -> list[Any]:
-    """Of the next `count` readings; the last id is the last event's."""
-    found: list[Any] = []
-    async with asyncio.timeout(DEADLINE_S):
-        while len(found) < count:
-            event = await anext(stream)
-            if event["event"] == "changes":
-                items = msgspec.json.decode(event["data"])["items"]
-                found += [item["values"][metric] for item in items if item["topic"] == "readings"]
-    return found
 
 
 async def test_curl_follows_a_device(api: httpx.AsyncClient, platform: PlatformProcess) -> None:
@@ -144,38 +102,3 @@ async def test_the_examples_of_the_page(
             await asyncio.wait({ended}, timeout=0.2)
     assert python.stdout is not None
     assert (await python.stdout.read()).decode().strip() == "live-001 {'temperature': 21.5}"
-
-
-async def test_streams_do_not_hold_a_stop_up_and_go_on_after_it(own_dir: Path) -> None:
-    first = PlatformProcess(own_dir / "p", free_port(), free_port())
-    try:
-        await asyncio.to_thread(first.start)
-        url = f"{first.state.http_url}/api/live?topics=readings&snapshot=false"
-        async with (
-            httpx.AsyncClient(base_url=first.state.http_url, timeout=10) as api,
-            curl(url) as stream,
-            websockets.connect(url.replace("http://", "ws://").replace("/api/live", "/ws")) as socket,
-        ):
-            await register(api, "live-4")
-            await send(api, "live-4", pressure=1.0)
-            async with asyncio.timeout(DEADLINE_S):
-                event = await anext(stream)
-                assert msgspec.json.decode(await socket.recv())["items"]
-            async with asyncio.timeout(SHUT_DOWN_WITHIN_S):
-                assert await asyncio.to_thread(first.stop, signal.SIGTERM) == 0, first.errors
-                with suppress(websockets.ConnectionClosed):
-                    async for _ in socket:
-                        pass
-    finally:
-        first.close()
-    again = PlatformProcess(own_dir / "p", free_port(), free_port())
-    try:
-        await asyncio.to_thread(again.start)
-        url = f"{again.state.http_url}/api/live?topics=readings"
-        async with httpx.AsyncClient(base_url=again.state.http_url, timeout=10) as api:
-            await send(api, "live-4", pressure=2.0)
-            async with curl(url, "-H", f"Last-Event-ID: {event['id']}") as stream:
-                assert await values_of(stream, "pressure", 1) == [2.0]
-            assert await asyncio.to_thread(again.stop, signal.SIGTERM) == 0, again.errors
-    finally:
-        again.close()
