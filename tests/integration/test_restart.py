@@ -43,7 +43,7 @@ RULE = {
     "condition": {"type": "threshold", "metric": "level", "operator": "<", "value": 5},
 }
 TANKS = (
-    "/api/devices?device_type=tank",
+    "/api/devices?type=tank",
     "/api/analytics/rules",
     "/api/alarms",
     "/api/devices/tank-1/data",
