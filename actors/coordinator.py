@@ -215,7 +215,10 @@ class Coordinator:
             services = [(s.name, s.process) for s in self._services.values() if s.process is not None]
             await asyncio.gather(*(stopped(name, process) for name, process in services))
             hosts = [host for host in self._hosts.values() if host.process is not None]
-            await asyncio.gather(*(stopped(h.name, h.process) for h in hosts if h.process is not None))
+            for host in hosts:
+                if host.process is not None and not host.serving:
+                    host.process.kill()  # it holds nothing, and may wait for room that nobody has
+            await asyncio.gather(*(stopped(h.name, h.process) for h in hosts if h.process and h.serving))
             membership, self._membership = self._membership, None
             if membership is not None:
                 try:

@@ -28,7 +28,7 @@ from sensorium.actors.ports import Filter
 from sensorium.actors.profile import ProcessNeeds, Profile, Profiles
 from sensorium.actors.router import Router
 from sensorium.actors.testing import MemoryStore
-from tests.unit.actors.local import LocalLauncher, LocalTransport
+from tests.unit.actors.local import LocalLauncher, LocalProcess, LocalTransport
 from tests.unit.actors.test_hand_over import DEVICES, Load
 from tests.unit.actors.test_runtime import Platform, _fast_retries, abandon, assert_log_is_sound
 from tests.unit.actors.virtual import run_virtually
@@ -197,6 +197,38 @@ async def _no_room() -> None:
 def test_without_room_for_its_process_it_is_served_among_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator_module, "COMING_S", 0.5)
     run_virtually(_no_room, 4)
+
+
+class Waiting:
+    """In the place of a host for which Ray finds no node: it answers nothing."""
+
+    async def start(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    stop = start
+
+
+async def _stopped_while_it_waits() -> None:
+    async with platform() as p:
+        launch = p.launcher.launch
+
+        def launched(name: str, *args: Any, **needs: Any) -> LocalProcess:
+            process = launch(name, *args, **needs)
+            if name == process_of("press-1"):
+                process.thing = Waiting()
+            return process
+
+        p.launcher.launch = launched
+        await p.router.ask(Register("press-1", "press"))
+        await until(lambda: process_of("press-1") in p.launcher.current)
+        began_s = asyncio.get_running_loop().time()
+        await p.coordinator.stop()
+        assert asyncio.get_running_loop().time() - began_s < 1.0
+        assert all(process.dead for process in p.launcher.launched)
+
+
+def test_a_stop_does_not_wait_for_a_process_that_waits_for_room() -> None:
+    run_virtually(_stopped_while_it_waits, 6)
 
 
 async def _bound() -> None:
