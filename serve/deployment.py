@@ -5,7 +5,9 @@ What a replica serves is imported in the replica alone: it takes a second, of ea
 """
 
 import logging
-from contextlib import AsyncExitStack
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -126,8 +128,26 @@ def deploy(
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     location = ProxyLocation.EveryNode if proxies == "every_node" else ProxyLocation.HeadOnly
-    serve.start(location, HTTPOptions(host=host, port=port), logging_config=_QUIET)
-    serve.run(application(settings, replicas), name=APPLICATION, route_prefix="/")
+    with ThreadPoolExecutor(1) as beside:
+        # Until the proxies are ready, which replicas need not wait for.
+        starting = beside.submit(
+            serve.start, location, HTTPOptions(host=host, port=port), logging_config=_QUIET
+        )
+        _await_controller(starting)
+        serve.run(application(settings, replicas), name=APPLICATION, route_prefix="/")
+        starting.result()
+
+
+def _await_controller(starting: "Future[None]") -> None:
+    """Return when there is Ray Serve's controller; who finds none would start another."""
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    while not starting.done():
+        with suppress(ValueError):
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            return
+        time.sleep(0.05)
+    starting.result()
 
 
 def application(settings: ApiSettings, replicas: int = 1) -> "Application":

@@ -71,7 +71,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def reader(broker: Tansu | ApacheKafka, topic: str) -> AsyncIterator[Callable[[int], Any]]:
     """`await read(n)`: the next records of the topic, at least n of them."""
-    # Of a topic that is new, or whose broker has just come back, it asks in vain at first: for 40 s by default.
+    # Of a topic that is new, or whose broker has come back, it asks in vain at first: for 40 s by default.
     consumer = AIOKafkaConsumer(
         bootstrap_servers=broker.address, auto_offset_reset="earliest", request_timeout_ms=2_000
     )
