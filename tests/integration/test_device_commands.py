@@ -203,8 +203,9 @@ async def test_kills_lose_no_command_and_repeat_none(
     for command in ended.values():
         assert sum(step["state"] in ENDS for step in command["steps"]) == 1
     lost = [c for c in ended.values() if c["state"] == "TIMED_OUT"]
-    # What was between its claim and the broker when the dispatcher died may end without having been told.
-    assert len(lost) <= 10, [c["steps"] for c in lost]
+    # What was between its claim and the broker when the dispatcher died may end without having been told, and
+    # one that has just come back claims what has waited for it.
+    assert len(lost) <= len(ended) // 5, [c["steps"] for c in lost]
     for device_id in device_ids:
         ours = [told["command_id"] for told in devices.told if told["device_id"] == device_id]
         numbers = [ended[c]["number"] for c in ours if c in ended]

@@ -1,5 +1,5 @@
-"""Three nodes under load: hosts, nodes, coordinator, platform and database are lost, nodes join and leave, one
-is cut off (both ways, one way, from the database alone) and healed.
+"""Three nodes under load: hosts, nodes, coordinator, platform and database are lost, nodes join and leave,
+one is cut off (both ways, one way, from the database alone) and healed.
 
 Each test compares what the broker acknowledged with what the log holds, as `log_audit` says. The nodes are
 machines of a network where that can be; else they share the loopback, and nothing can be cut."""
