@@ -11,7 +11,6 @@ from cluster_world import COORDINATOR, DATABASE, HOST, World
 from network import Network
 
 from sensorium.cluster.run_directory import is_running, read_state
-from sensorium.storage import EmbeddedPostgres
 
 CUT_S: Final = 12.0
 """Longer than the lease, and shorter than it takes Ray to give a node up."""
@@ -66,8 +65,7 @@ async def kill_driver(world: World) -> None:
 
 async def restart_database(world: World) -> None:
     """The database stopped as by its service manager, and started."""
-    stop = world.database.stop if isinstance(world.database, EmbeddedPostgres) else world.database.kill
-    await asyncio.to_thread(stop)
+    await asyncio.to_thread(world.stop_database)
     world.struck.set()
     await asyncio.to_thread(world.database.start)
     await world.spread_evenly()

@@ -70,7 +70,7 @@ async def test_the_coordinator_killed(world: World) -> None:
 
 async def test_the_database_stopped_and_started(world: World) -> None:
     async with world.load("database-stopped") as load:
-        await asyncio.to_thread(world.database.stop)
+        await asyncio.to_thread(world.stop_database)
         await load.more(DEVICES)
         await asyncio.to_thread(world.database.start)
         await world.recovered(load, "the database started again")
