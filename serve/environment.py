@@ -58,8 +58,8 @@ def serve_environment(run_dir: Path, ports: ProxyPorts) -> dict[str, str]:
         # Ten times a second, as by default, is for deployments that scale within seconds, and costs a
         # twentieth of a core all the time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
-        # By default a proxy that takes over 5 s to start is ended and started anew: a busy machine never
-        # got one that way.
+        # By default a proxy that takes over 5 s to start is ended and started anew, several times on a busy
+        # machine, until Ray Serve gives up.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # The defaults hold every shut-down up for half a minute.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{DRAINING_S:g}",
