@@ -307,7 +307,7 @@ class LiveFeed:
             self._tell(changes)
         return more
 
-    def _wanted(self) -> "_Wanted":
+    def _wanted(self) -> _Wanted:
         filters = list(self._groups)
         readings = any(READINGS in which.topics for which in filters)
         if not filters or not all(which.device_ids for which in filters):

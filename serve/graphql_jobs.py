@@ -28,24 +28,6 @@ class BulkKind(StrEnum):
         return "/".join((f"/api/{self.value}/bulk", *(quote(part, safe="") for part in parts)))
 
 
-@strawberry.type(description="One command, or one change of twins, to many devices, and how far it is.")
-class BulkJob:
-    job_id: str
-    kind: str
-    state: str
-    created_ms: EpochMs
-    per_second: float
-    spec: JSON
-    total: int
-    pending: int
-    given: int
-    refused: int
-    cancelled: int
-    finished: bool
-    commands: JSON
-    failures: JSON
-
-
 @strawberry.type(description="A bulk job as it was asked for; `bulkJob` says how far it is.")
 class ListedBulkJob:
     job_id: str
@@ -55,6 +37,17 @@ class ListedBulkJob:
     per_second: float
     spec: JSON
     total: int
+
+
+@strawberry.type(description="One command, or one change of twins, to many devices, and how far it is.")
+class BulkJob(ListedBulkJob):
+    pending: int
+    given: int
+    refused: int
+    cancelled: int
+    finished: bool
+    commands: JSON
+    failures: JSON
 
 
 @strawberry.type(description="A device of a bulk job: what became of it, and its command once it was given.")

@@ -1,11 +1,11 @@
 """Anomalies in PostgreSQL: written with a commit, replaced by id, read by pages, forgotten when old."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from rolled_up import rolled_up
 from storage_rows import NOON_MS, anomaly, reading, registration
 
 from sensorium.actors.errors import InvalidMessage
@@ -15,19 +15,7 @@ from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.anomalies import Anomalies
 from sensorium.storage.database import Pool, acquired
 from sensorium.storage.peer_means import PeerMeans
-from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.retention import forget_anomalies
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink
-
-
-async def rolled_up(dsn: str, entries: int) -> None:
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    async with asyncio.timeout(30):
-        while runner.statistics()["entries"] < entries:
-            await asyncio.sleep(0.01)
-    await runner.stop()
-
 
 pytestmark = pytest.mark.database
 HOUR_MS = 3_600_000

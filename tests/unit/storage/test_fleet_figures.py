@@ -1,9 +1,9 @@
 """Figures over a fleet from PostgreSQL: arrivals, activation, alarms and energy."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from rolled_up import rolled_up
 from storage_rows import NOON_MS, alarm, reading, registration
 
 from sensorium.actors.errors import InvalidMessage
@@ -12,8 +12,6 @@ from sensorium.actors.records import Commit
 from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.database import Pool
 from sensorium.storage.fleet_figures import FleetFigures
-from sensorium.storage.projection_runner import ProjectionRunner
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
 pytestmark = pytest.mark.database
 DAY_MS = 86_400_000
@@ -25,15 +23,6 @@ async def log(dsn: str, pool: Pool) -> AsyncIterator[PgLog]:
     log = PgLog(dsn, await PgMembership(pool).join("a"))
     yield log
     await log.close()
-
-
-async def rolled_up(dsn: str, entries: int) -> None:
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    async with asyncio.timeout(30):
-        while runner.statistics()["entries"] < entries:
-            await asyncio.sleep(0.01)
-    await runner.stop()
 
 
 async def test_arrivals_count_late_and_suspect_readings_and_their_delays(log: PgLog, pool: Pool) -> None:

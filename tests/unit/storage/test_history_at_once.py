@@ -1,9 +1,8 @@
 """A device's figures are read in one way to the server and back, whatever changes there in between."""
 
-import asyncio
-
 import asyncpg
 import pytest
+from rolled_up import rolled_up
 from storage_rows import NOON_MS, reading
 
 from sensorium.actors.placement import DEDICATED_SHARDS, SHARDS
@@ -11,8 +10,6 @@ from sensorium.actors.records import Commit
 from sensorium.storage import History, PgLog, PgMembership
 from sensorium.storage._projected import KNOWN_S, LastProjected, Projected
 from sensorium.storage.database import Pool, acquired, borrowed
-from sensorium.storage.projection_runner import ProjectionRunner
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
 HOUR_MS = 3_600_000
 KNOWN = Projected(read_from_ms=1_000, now_ms=5_000, kept_from={"rollups_1m": 7})
@@ -56,12 +53,7 @@ async def history(dsn: str, pool: Pool) -> History:
     rows = [reading("d1", n + 1, NOON_MS + n * 60_000, n, t=float(n)) for n in range(120)]
     await log.commit(Commit(readings=rows))
     await log.close()
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    async with asyncio.timeout(30):
-        while runner.statistics()["entries"] < len(rows):
-            await asyncio.sleep(0.01)
-    await runner.stop()
+    await rolled_up(dsn, len(rows))
     return History(pool)
 
 

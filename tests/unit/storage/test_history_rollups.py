@@ -1,9 +1,9 @@
 """Answers from rollups are those from readings, at any range and interval, however far the rollups are."""
 
-import asyncio
 import random
 
 import pytest
+from rolled_up import rolled_up
 from storage_rows import NOON_MS, reading, registration
 
 from sensorium.actors import sketch
@@ -13,9 +13,7 @@ from sensorium.storage import History, PgLog, PgMembership
 from sensorium.storage._history_plan import ALWAYS_MS, NEVER_MS, Segment, segments
 from sensorium.storage._history_sql import AGGREGATIONS
 from sensorium.storage.database import Pool, acquired
-from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.rollup import LEVELS
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
 MINUTE, HOUR, DAY = (level for level in LEVELS)
 H, D = HOUR.width_ms, DAY.width_ms
@@ -86,12 +84,7 @@ async def history(module_dsn: str, module_pool: Pool) -> History:
         await log.commit(Commit(readings=rows, registrations=[registration("d1"), registration("d2")]))
 
     await write(400)
-    runner = ProjectionRunner(module_dsn, SETTINGS, RollupSink())
-    await runner.start()
-    async with asyncio.timeout(30):
-        while runner.statistics()["entries"] < 400:
-            await asyncio.sleep(0.01)
-    await runner.stop()
+    await rolled_up(module_dsn, 400)
     await write(60)
     await log.close()
     return History(module_pool)

@@ -1,6 +1,5 @@
 """Days of a time zone, and aggregates over chosen devices, against a plain computation."""
 
-import asyncio
 import random
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -9,6 +8,7 @@ from statistics import fmean
 from zoneinfo import ZoneInfo
 
 import pytest
+from rolled_up import rolled_up
 from storage_rows import registration
 
 from sensorium.actors.errors import InvalidMessage
@@ -17,8 +17,6 @@ from sensorium.actors.placement import device_key, shard_of
 from sensorium.actors.records import Commit, ReadingRow
 from sensorium.storage import History, PgLog, PgMembership
 from sensorium.storage.database import Pool
-from sensorium.storage.projection_runner import ProjectionRunner
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 from sensorium.storage.spread_history import SpreadHistory
 
 pytestmark = pytest.mark.database
@@ -67,12 +65,7 @@ async def history(module_pool: Pool, module_dsn: str, written: Readings) -> Hist
 
 async def finished(dsn: str, pool: Pool, log: PgLog, last: list[ReadingRow]) -> History:
 
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    async with asyncio.timeout(30):
-        while runner.statistics()["entries"] < 1050:
-            await asyncio.sleep(0.01)
-    await runner.stop()
+    await rolled_up(dsn, 1050)
     await log.commit(Commit(readings=last))
     await log.close()
     return History(pool)

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from rolled_up import rolled_up
 from storage_rows import reading, registration
 from tests.unit.serve.world import OneHost
 
@@ -18,8 +19,6 @@ from sensorium.storage import PgLog, PgMembership
 from sensorium.storage.anomalies import Anomalies
 from sensorium.storage.database import Pool
 from sensorium.storage.ports_factory import PgHostPorts
-from sensorium.storage.projection_runner import ProjectionRunner
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink
 
 pytestmark = pytest.mark.database
 
@@ -30,12 +29,7 @@ async def test_the_odd_one_of_eight_is_found_and_commits_it(dsn: str, pool: Pool
     rows = [reading(f"d{n}", 1, hour_ms + 5, n, t=20.0 + n if n else 500.0) for n in range(8)]
     await log.commit(Commit(readings=rows, registrations=[registration(f"d{n}") for n in range(8)]))
     await log.close()
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    async with asyncio.timeout(30):
-        while runner.statistics()["entries"] < len(rows):
-            await asyncio.sleep(0.01)
-    await runner.stop()
+    await rolled_up(dsn, len(rows))
 
     incarnation = await PgMembership(pool).join("a")
     host = DeviceHost("a", incarnation, range(SHARDS), PgHostPorts(dsn), HostSettings(), _now_ms)

@@ -1,6 +1,5 @@
 """Retention: whole partitions go, nothing that a projection has yet to read, and rollups outlive readings."""
 
-import asyncio
 from collections import namedtuple
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import copied
+from rolled_up import rolled_up
 from storage_rows import NOON_MS, alarm, event, reading, registration
 
 from sensorium.actors.placement import device_key
@@ -19,7 +19,6 @@ from sensorium.storage.database import Pool, acquired
 from sensorium.storage.disk import DiskSpace, disk_space
 from sensorium.storage.embedded import EmbeddedPostgres
 from sensorium.storage.partitions import attached, create, ensure_partitions, leaves
-from sensorium.storage.projection_runner import ProjectionRunner
 from sensorium.storage.restore import restore
 from sensorium.storage.retention import (
     AlarmRetention,
@@ -31,7 +30,7 @@ from sensorium.storage.retention import (
 )
 from sensorium.storage.retention_classes import KEPT_FROM, Days, floors, others_until, settle
 from sensorium.storage.rollup import LEVELS
-from sensorium.storage.rollup_sink import SETTINGS, RollupSink, partition_start
+from sensorium.storage.rollup_sink import partition_start
 
 pytestmark = pytest.mark.database
 
@@ -43,12 +42,7 @@ async def test_old_partitions_go_when_they_were_read(dsn: str, pool: Pool) -> No
     now = datetime.now(UTC)
     later = now + timedelta(days=30)
     settings = RetentionSettings(Days(7, 7, 90), wait_for=("rollups",))
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    while runner.statistics()["entries"] < 2:
-        await runner.ping()
-        await asyncio.sleep(0.01)
-    await runner.stop()
+    await rolled_up(dsn, 2)
     async with acquired(pool) as connection:
         await ensure_partitions(connection, now)
         waiting = replace(settings, wait_for=("rollups", "never-run"))
@@ -246,16 +240,6 @@ async def test_a_device_of_another_class_than_before_has_lost_what_that_class_ha
         assert await floors(connection, [device_key("p")]) == {"events": now_ms + 5 * day_ms}
 
 
-async def counted(dsn: str, entries: int) -> None:
-    """Let the projection count so many entries of the log."""
-    runner = ProjectionRunner(dsn, SETTINGS, RollupSink())
-    await runner.start()
-    while runner.statistics()["entries"] < entries:
-        await runner.ping()
-        await asyncio.sleep(0.01)
-    await runner.stop()
-
-
 @pytest.mark.slow
 async def test_rollups_of_a_class_go_by_themselves_and_answers_are_whole(dsn: str, pool: Pool) -> None:
     log = PgLog(dsn, await PgMembership(pool).join("a"))
@@ -264,10 +248,10 @@ async def test_rollups_of_a_class_go_by_themselves_and_answers_are_whole(dsn: st
     types = ("pump", "valve", "lamp")
     registrations = [registration(name, of_type) for name, of_type in zip(names, types, strict=True)]
     await log.commit(Commit(registrations=registrations, readings=[reading(name, 1) for name in names]))
-    await counted(dsn, 3)
+    await rolled_up(dsn, 3)
     # The device of the first class becomes one of the second, and an hour of it is of both.
     await log.commit(Commit(registrations=[registration("p", "valve")], readings=[reading("p", 2, key=2)]))
-    await counted(dsn, 1)
+    await rolled_up(dsn, 1)
     history = History(pool)
 
     async def asked(interval_s: float) -> tuple[float, str]:
@@ -292,7 +276,7 @@ async def test_rollups_of_a_class_go_by_themselves_and_answers_are_whole(dsn: st
         assert (len(found), found.source) == (1, "1m")
     # What comes late for what is gone is not begun again.
     await log.commit(Commit(registrations=[registration("p", "pump")], readings=[reading("p", 3, key=3)]))
-    await counted(dsn, 1)
+    await rolled_up(dsn, 1)
     await log.close()
     async with acquired(pool) as connection:
         assert [leaf.retention_class for leaf in await leaves(connection, "rollups_1m")] == [0, 2]
@@ -325,7 +309,7 @@ async def test_rollups_from_before_there_were_classes_stay_where_they_are(
         log = PgLog(old, await PgMembership(pool).join("a"))
         await log.commit(Commit(registrations=[registration("p", "pump")], readings=[reading("p", 1)]))
         await log.close()
-        await counted(old, 1)
+        await rolled_up(old, 1)
         async with acquired(pool) as connection:
             assert [tuple(leaf)[1:] for leaf in await leaves(connection, "rollups_1m")] == [(name, None)]
             assert [leaf.retention_class for leaf in await leaves(connection, "rollups_1h")] == [1]
@@ -358,7 +342,7 @@ async def test_devices_of_a_type_are_counted_once_however_their_rows_lie(dsn: st
             readings=[reading(name, n + 1, NOON_MS + n * hour_ms) for n in range(2) for name in names[n:]],
         )
     )
-    await counted(dsn, 5)
+    await rolled_up(dsn, 5)
     # Not counted yet: one more of a device that the hour has, and one of a device that it has not.
     late = [reading(name, 3, NOON_MS + hour_ms, key=3) for name in ("a", "b")]
     await log.commit(Commit(readings=late))
@@ -375,7 +359,7 @@ async def test_devices_of_a_type_are_counted_once_however_their_rows_lie(dsn: st
     await settle([dsn], Days(), {"pump": Days(7)})
     assert await asked("count") == hours
     await log.commit(Commit(readings=[reading("a", 4, NOON_MS + hour_ms, key=4)]))
-    await counted(dsn, 3)
+    await rolled_up(dsn, 3)
     assert await asked("count") == [(3.0, 3), (5.0, 3)]
     async with acquired(pool) as connection:
         assert await connection.fetchval("SELECT count(*) FROM rollups_1h WHERE class = 1") > 0
