@@ -25,6 +25,8 @@ _HEAD: Final = struct.Struct("<IQB")
 CALL: Final = 0
 RESULT: Final = 1
 ERROR: Final = 2
+PING: Final = 3
+"""A call that asks for proof of life."""
 
 MAX_FRAME_BYTES: Final = 64 << 20
 """What is longer is no frame of ours: the connection is closed."""
@@ -76,7 +78,7 @@ class _Frames(asyncio.Protocol):
         start = 0
         while len(buffer) - start >= _HEAD.size:
             size, number, kind = _HEAD.unpack_from(buffer, start)
-            if size > MAX_FRAME_BYTES or kind > ERROR:
+            if size > MAX_FRAME_BYTES or kind > PING:
                 self.transport.abort()
                 return
             end = start + _HEAD.size + size
@@ -99,11 +101,16 @@ class _Frames(asyncio.Protocol):
 class LocalServer:
     """Answers calls with what `answer` gives or raises, each as soon as it is there. `close` it once.
 
-    Whoever calls bounds how many there are; `answer` is not cancelled when a caller goes.
+    Whoever calls bounds how many there are; `answer` is not cancelled when a caller goes. Pings are answered
+    by `ping`.
     """
 
-    def __init__(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        self._answer = answer
+    def __init__(
+        self,
+        answer: Callable[[bytes], Awaitable[bytes]],
+        ping: Callable[[bytes], Awaitable[bytes]] | None = None,
+    ) -> None:
+        self._answers = {CALL: answer, PING: ping or answer}
         self._tasks: set[asyncio.Task[None]] = set()
         self._served: set[_Served] = set()
         self._server: asyncio.AbstractServer | None = None
@@ -122,14 +129,15 @@ class LocalServer:
         for connection in self._served:
             connection.transport.abort()
 
-    def _begin(self, connection: "_Served", number: int, body: bytes) -> None:
-        task = asyncio.get_running_loop().create_task(self._carry_out(connection, number, body))
+    def _begin(self, connection: "_Served", number: int, kind: int, body: bytes) -> None:
+        answered = self._answers[kind](body)
+        task = asyncio.get_running_loop().create_task(self._carry_out(connection, number, answered))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry_out(self, connection: "_Served", number: int, body: bytes) -> None:
+    async def _carry_out(self, connection: "_Served", number: int, answered: Awaitable[bytes]) -> None:
         try:
-            result = await self._answer(body)
+            result = await answered
         except Exception as error:  # whatever it is, the caller hears of it
             if not isinstance(error, SensoriumError):
                 _log.exception("a call has failed")
@@ -154,8 +162,8 @@ class _Served(_Frames):
         self._server._served.discard(self)
 
     def took(self, number: int, kind: int, body: bytes) -> None:
-        if kind == CALL:
-            self._server._begin(self, number, body)
+        if kind in (CALL, PING):
+            self._server._begin(self, number, kind, body)
         else:
             self.transport.abort()
 
@@ -179,7 +187,11 @@ class LocalClient(_Frames):
         """Whether no further call can be made."""
         return self.transport.is_closing()
 
-    async def call(self, body: bytes) -> bytes:
+    async def ping(self) -> bytes:
+        """Proof of life. Raises as `call` does."""
+        return await self.call(b"", PING)
+
+    async def call(self, body: bytes, kind: int = CALL) -> bytes:
         """What the other side answers. Raises what it raised, and `CallLost`."""
         if self.closed:
             raise CallLost("the connection is closed")
@@ -187,7 +199,7 @@ class LocalClient(_Frames):
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[number] = answer
         try:
-            self.send(number, CALL, body)
+            self.send(number, kind, body)
             return await answer
         finally:
             self._calls.pop(number, None)

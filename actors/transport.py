@@ -4,14 +4,17 @@ import asyncio
 import logging
 import os
 import tempfile
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import ray
 import ray._private.worker
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError
 
+from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.local_calls import MAX_FRAME_BYTES, MAX_PATH_BYTES, CallLost, LocalClient, LocalServer
 from sensorium.actors.router import HostGone, Table
 
@@ -27,8 +30,8 @@ class RayTransport:
 
     def __init__(self, coordinator: "ActorHandle[Any]") -> None:
         self._coordinator = coordinator
-        self._nearby: dict[Any, asyncio.Task[LocalClient | None]] = {}
-        """By actor the connection to it, or None where there is none to be had."""
+        self._ways: dict[Any, LocalWay] = {}
+        """By actor."""
 
     async def table(self, newer_than: int | None = None) -> Table:
         """See `router.Transport.table`. Waits for the coordinator to come back when it is down."""
@@ -42,49 +45,73 @@ class RayTransport:
 
     async def deliver(self, address: "ActorHandle[Any]", data: bytes) -> bytes:
         """See `router.Transport.deliver`."""
-        client = self._client(address)
+        way = self._ways.get(address._actor_id)
+        if way is None:
+            way = self._ways[address._actor_id] = LocalWay(address)
+        client = way.client()
         if client is None or len(data) > MAX_FRAME_BYTES:
             reply: bytes = await bounded(address.deliver.remote(data), DELIVER_TIMEOUT_S)
             return reply
-        try:
-            async with asyncio.timeout(DELIVER_TIMEOUT_S):
-                return await client.call(data)
-        except (TimeoutError, CallLost) as error:
-            # Whether its process has ended, the next try by Ray will tell.
-            raise HostGone(str(error) or f"no answer within {DELIVER_TIMEOUT_S:g} s") from error
+        return await in_time(client.call(data), DELIVER_TIMEOUT_S)
 
     async def close(self) -> None:
         """End the connections."""
-        for asked in self._nearby.values():
-            asked.cancel()
-            if asked.done() and not asked.cancelled() and (client := asked.result()) is not None:
-                client.close()
-        await asyncio.gather(*self._nearby.values(), return_exceptions=True)
-        self._nearby.clear()
+        for way in self._ways.values():
+            await way.close()
+        self._ways.clear()
 
-    def _client(self, address: "ActorHandle[Any]") -> LocalClient | None:
-        """The connection, if there is one; else it is being looked for."""
-        key = address._actor_id
-        asked = self._nearby.get(key)
-        if asked is None:
-            self._nearby[key] = asyncio.create_task(self._connected(address), name="way to a host")
+
+class LocalWay:
+    """A connection to an actor on this machine, looked for when it is wanted first."""
+
+    def __init__(self, address: "ActorHandle[Any]") -> None:
+        self._address = address
+        self._asked: asyncio.Task[LocalClient | None] | None = None
+
+    def client(self) -> LocalClient | None:
+        """The connection, if there is one; else it is being looked for, or there is none to be had."""
+        if self._asked is None:
+            self._asked = asyncio.create_task(self._connected(), name="way to an actor")
             return None
-        if not asked.done():
+        if not self._asked.done():
             return None
-        if asked.cancelled() or asked.exception() is not None:
-            del self._nearby[key]  # it did not answer, or not yet: look again with the next batch
+        if self._asked.cancelled() or self._asked.exception() is not None:
+            self._asked = None  # it did not answer, or not yet: look again the next time
             return None
-        client = asked.result()
+        client = self._asked.result()
         if client is not None and client.closed:
-            del self._nearby[key]
+            self._asked = None
             return None
         return client
 
-    async def _connected(self, address: "ActorHandle[Any]") -> LocalClient | None:
-        node, path = await bounded(address.local_calls.remote(), ASK_TIMEOUT_S)
+    async def close(self) -> None:
+        """End the connection."""
+        if (asked := self._asked) is not None:
+            asked.cancel()
+            if (
+                asked.done()
+                and not asked.cancelled()
+                and not asked.exception()
+                and (client := asked.result())
+            ):
+                client.close()
+            await asyncio.gather(asked, return_exceptions=True)
+            self._asked = None
+
+    async def _connected(self) -> LocalClient | None:
+        node, path = await bounded(self._address.local_calls.remote(), ASK_TIMEOUT_S)
         if path is None or node != ray.get_runtime_context().get_node_id():
             return None
         return await LocalClient.connect(Path(path))
+
+
+async def in_time(call: Awaitable[bytes], timeout_s: float) -> bytes:
+    """The answer over a socket; `HostGone` when none comes. Whether the process has ended, Ray will tell."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await call
+    except (TimeoutError, CallLost) as error:
+        raise HostGone(str(error) or f"no answer within {timeout_s:g} s") from error
 
 
 async def bounded(ref: Any, timeout_s: float) -> Any:
@@ -104,7 +131,7 @@ async def bounded(ref: Any, timeout_s: float) -> Any:
 
 
 class Doorstep:
-    """Where an actor's socket is, opened when somebody asks first: for its `deliver` and nothing else."""
+    """Where an actor's socket is, opened when somebody asks first: for `ping`, and `deliver` if it has that."""
 
     def __init__(self, served: Any) -> None:
         self._served = served
@@ -117,7 +144,7 @@ class Doorstep:
         return await asyncio.shield(self._opening)
 
     async def _opened(self) -> str | None:
-        self._server = LocalServer(self._served.deliver)
+        self._server = LocalServer(getattr(self._served, "deliver", _nothing_to_deliver), self._ping)
         try:
             path = _folder() / f"{os.getpid()}"
             path.unlink(missing_ok=True)
@@ -126,6 +153,13 @@ class Doorstep:
             _log.warning("senders on this machine call by Ray only: %s", error)
             return None
         return str(path)
+
+    async def _ping(self, _: bytes) -> bytes:
+        return msgspec.msgpack.encode(await self._served.ping())
+
+
+async def _nothing_to_deliver(_: bytes) -> bytes:
+    raise InvalidMessage("nothing is delivered here")
 
 
 def _folder() -> Path:

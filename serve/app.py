@@ -61,6 +61,7 @@ from sensorium.serve.pages import VALUES
 from sensorium.serve.problems import install_handlers
 from sensorium.serve.query import known_query
 from sensorium.serve.services import Services
+from sensorium.serve.short_way import ShortRoute
 from sensorium.storage.erasures import Erasure
 from sensorium.storage.past_states import PastState
 
@@ -109,8 +110,10 @@ def build_app(services: Services) -> FastAPI:
         dependencies=[Depends(known_query)],
     )
     # Routes are tried in their order, twice for each request: first what is asked all the time.
-    app.include_router(telemetry.routes(services))
-    app.include_router(commands.routes(services))
+    often = [telemetry.routes(services), commands.routes(services)]
+    app.router.routes.insert(0, ShortRoute(often))
+    for router in often:
+        app.include_router(router)
     app.include_router(devices.routes(services))
     app.include_router(profiles.routes(services))
     app.include_router(erasures.routes(services))

@@ -26,6 +26,7 @@ from sensorium.serve.query import (
     time_range,
 )
 from sensorium.serve.services import Services
+from sensorium.serve.short_way import short
 
 _FULL_RETRY_AFTER_S: Final = 5.0
 
@@ -59,6 +60,7 @@ def routes(services: Services) -> APIRouter:
         ),
         openapi_extra=body(CommandBody, examples.COMMANDS),
     )
+    @short()
     async def send(device_id: DevicePath, request: Request) -> Response:
         """Answered once the command is committed, or with `wait_s` when it has ended or that time is over."""
         asked = parse(await json_bytes(request), CommandBody)

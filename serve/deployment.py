@@ -92,8 +92,11 @@ class Api:
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         from sensorium.serve.app import build_app
+        from sensorium.serve.short_way import ShortWay
 
-        return build_app(self._services)
+        app = build_app(self._services)
+        ShortWay.open(app)
+        return app
 
     async def check_health(self) -> None:
         """Fails once the router is broken, so that Ray Serve replaces the replica.

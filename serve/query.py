@@ -26,12 +26,16 @@ _EPOCH_MS: Final = re.compile(r"-?\d{1,15}")
 _LOST_PLUS: Final = re.compile(r"(.*T.*) (\d\d:?\d\d)")
 _MAX_EPOCH_MS: Final = 253_402_300_799_999  # the end of the year 9999
 
+_DEVICE_CHARACTER: Final = r"[^\x00-\x1f\x7f-\x9f/+#]"
+DEVICE_ID: Final = re.compile(_DEVICE_CHARACTER + "{1,128}")
+"""What `DevicePath` takes."""
+
 DevicePath = Annotated[
     str,
     Path(
         min_length=1,
         max_length=128,
-        pattern=r"^[^\x00-\x1f\x7f-\x9f/+#]+$",
+        pattern=f"^{_DEVICE_CHARACTER}+$",
         description="The device's id.",
         examples=["sensor-001"],
     ),

@@ -20,6 +20,7 @@ from sensorium.serve.pages import JSON, IngestResult, ItemResult, json_response
 from sensorium.serve.problems import RETRY_AFTER_S, FieldError, Problem
 from sensorium.serve.query import DevicePath
 from sensorium.serve.services import Asks, Services
+from sensorium.serve.short_way import short
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -96,6 +97,7 @@ def routes(services: Services) -> APIRouter:
         ),
         openapi_extra=body(_TELEMETRY, examples.TELEMETRY, NDJSON),
     )
+    @short("Idempotency-Key")
     async def send(
         device_id: DevicePath,
         request: Request,

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 AT_ONCE: Final = 500
 """Entries that are put into the chain in one transaction."""
 SETTLE_EVERY_S: Final = 1.0
-SETTLE_PAUSE_S: Final = 0.05
+SETTLE_PAUSE_S: Final = 0.5
 """Between two looks, however much is changed: entries that wait go together."""
 CHECKED_AT_ONCE: Final = 2_000
 RETENTION: Final = Origin("retention", "", "platform")

@@ -29,6 +29,9 @@ RAY_ENVIRONMENT: Final = {
     "RAY_worker_maximum_startup_concurrency": str(STARTED_TOGETHER),
     # Ray's default, 15, lets everything else on the machine go first: database, broker, whoever calls us.
     "RAY_worker_niceness": "0",
+    # Counted for Ray's own debug log and state listings, in every process, a hundred times a second and more.
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
 }
 """What Ray itself is told, on a deployed cluster and on a single machine."""
 

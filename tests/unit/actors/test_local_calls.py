@@ -139,6 +139,23 @@ async def test_a_caller_that_goes_stops_neither_its_call_nor_others(tmp_path: Pa
         assert await client.call(b"still there") == b"still there"
 
 
+async def test_pings_are_answered_by_themselves(tmp_path: Path) -> None:
+    async def alive(_: bytes) -> bytes:
+        return b"alive"
+
+    server = LocalServer(twice, alive)
+    await server.listen(tmp_path / "calls")
+    client = await LocalClient.connect(tmp_path / "calls")
+    assert await asyncio.gather(client.ping(), client.call(b"x"), client.ping()) == [
+        b"alive",
+        b"xx",
+        b"alive",
+    ]
+    server.close()
+    with pytest.raises(CallLost):
+        await client.ping()
+
+
 async def test_a_call_that_was_given_up_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
     gate = asyncio.Event()
 
@@ -160,7 +177,7 @@ async def test_a_call_that_was_given_up_leaves_the_connection_as_it_was(tmp_path
     "garbage",
     [
         struct.pack("<IQB", MAX_FRAME_BYTES + 1, 1, 0),
-        struct.pack("<IQB", 0, 1, 3),
+        struct.pack("<IQB", 0, 1, 4),
         struct.pack("<IQB", 0, 1, 1),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
