@@ -131,7 +131,7 @@ async def bounded(ref: Any, timeout_s: float) -> Any:
 
 
 class Doorstep:
-    """Where an actor's socket is, opened when somebody asks first: for `ping`, and `deliver` if it has that."""
+    """Where an actor's socket is, opened when somebody asks first: for `ping`, and `deliver` if it has it."""
 
     def __init__(self, served: Any) -> None:
         self._served = served

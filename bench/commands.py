@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvloop
 from callers import Callers
 from surroundings import machine, mosquitto
 
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0, help="commands a second for the latency")
     parser.add_argument("--open", type=int, default=1_000, help="open commands for the throughput")
     options = parser.parse_args()
-    result = asyncio.run(run(options))
+    result = uvloop.run(run(options))
     if options.json:
         print(json.dumps(result))
     else:

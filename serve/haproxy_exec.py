@@ -1,6 +1,7 @@
 """Runs HAProxy for Ray Serve, to end with the process that started it and to show its figures here only.
 
-It also has it say from where each request came, in `X-Forwarded-For`.
+It also has it say from where each request came, in `X-Forwarded-For`, and log none: the template sends a line
+for each to a port of the machine's where nobody may listen.
 
 A script by itself (`python -ISs haproxy_exec.py BINARY [HAPROXY'S ARGUMENTS]`): it imports nothing of ours.
 Ray Serve leaves HAProxy, and with it the HTTP port, behind when its node is killed, and its template binds
@@ -16,14 +17,17 @@ import sys
 PR_SET_PDEATHSIG = 1
 _SECTION = re.compile(r"^(frontend prometheus|listen stats)\b")
 _OTHER_SECTION = re.compile(r"^\S")
+_LOG = re.compile(r"^\s+(log |option (httplog|log-health-checks)\b)")
 _BIND = re.compile(r"^(\s+bind )\*?:(\d+)")
 
 
 def as_ours(config: str) -> str:
-    """The configuration with the sections of figures bound to 127.0.0.1, and clients named."""
+    """The configuration with the sections of figures bound to 127.0.0.1, clients named, and no log."""
     lines = []
     figures = False
     for line in config.splitlines(keepends=True):
+        if _LOG.match(line):
+            continue
         if _OTHER_SECTION.match(line):
             figures = _SECTION.match(line) is not None
         lines.append(_BIND.sub(r"\g<1>127.0.0.1:\2", line) if figures else line)

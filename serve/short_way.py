@@ -8,6 +8,7 @@ What the app does for every request (bounds, unpacking, attribution, problem doc
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -23,6 +24,8 @@ WATCHED_AFTER_S: Final = 1.0
 """From when on it is noticed that who asked has gone. A quick answer is not worth a watch."""
 
 _REQUEST_ID: Final = b"x-request-id"
+_PROCESS: Final = uuid4().hex[:20].encode()
+_NUMBERS: Final = count(1 << 44)
 _MARK: Final = "_sensorium_short"
 _E = TypeVar("_E", bound=Callable[..., Any])
 
@@ -105,7 +108,7 @@ class ShortWay:
             return
         request_id = next((value for name, value in scope["headers"] if name == _REQUEST_ID), None)
         if request_id is None:
-            request_id = uuid4().hex.encode()
+            request_id = b"%s%x" % (_PROCESS, next(_NUMBERS))
             scope["headers"] = [*scope["headers"], (_REQUEST_ID, request_id)]
 
         async def answer(message: Message) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
@@ -80,6 +81,8 @@ def redacted(value: Any) -> Any:
     return value
 
 
+# The names of metrics, parameters and settings come again and again.
+@lru_cache(maxsize=4096)
 def _is_secret(key: str) -> bool:
     plain = key.lower().replace("_", "").replace("-", "")
     return any(word in plain for word in _SECRET)

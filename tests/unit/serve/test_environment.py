@@ -16,11 +16,15 @@ from sensorium.serve.environment import ProxyPorts, serve_environment, short_run
 CONFIG = """global
     log 127.0.0.1:514 local0 info
 defaults
+    option log-health-checks
     mode http
+    log global
+    option httplog
 frontend prometheus
     bind :9101
 frontend http_frontend
     bind *:8000
+    http-request set-log-level debug if healthcheck
 listen stats
   bind *:8404
   stats enable
@@ -28,9 +32,12 @@ listen stats
 PORTS = ProxyPorts(21_001, 21_002, 21_003)
 
 
-def test_figures_move_to_loopback_and_clients_are_named() -> None:
+def test_figures_move_to_loopback_clients_are_named_and_nothing_is_logged() -> None:
     expected = (
-        CONFIG.replace("defaults\n", "defaults\n    option forwardfor\n")
+        CONFIG.replace("    log 127.0.0.1:514 local0 info\n", "")
+        .replace("    option log-health-checks\n", "")
+        .replace("    log global\n    option httplog\n", "")
+        .replace("defaults\n", "defaults\n    option forwardfor\n")
         .replace("bind :9101", "bind 127.0.0.1:9101")
         .replace("bind *:8404", "bind 127.0.0.1:8404")
     )
