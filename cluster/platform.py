@@ -39,7 +39,7 @@ from sensorium.cluster.actions import action_services
 from sensorium.cluster.adapters import adapter_service
 from sensorium.cluster.audit import note_configuration
 from sensorium.cluster.config import Config
-from sensorium.cluster.deploy.node import RAY_ENVIRONMENT, STARTED_TOGETHER
+from sensorium.cluster.deploy.node import NO_FIGURES, RAY_ENVIRONMENT, STARTED_TOGETHER
 from sensorium.cluster.errors import AlreadyRunning
 from sensorium.cluster.lorawan import lorawan_command_services
 from sensorium.cluster.ports import PortTaken, check_free
@@ -184,7 +184,7 @@ class Platform:
             join_ray(address)
         else:
             ports = ProxyPorts(free_port(), free_port(), free_port())
-            os.environ.update({**RAY_ENVIRONMENT, **serve_environment(self._run_dir, ports)})
+            os.environ.update({**RAY_ENVIRONMENT, **NO_FIGURES, **serve_environment(self._run_dir, ports)})
             start_ray(
                 object_store_memory=OBJECT_STORE_BYTES,
                 _system_config={"worker_maximum_startup_concurrency": STARTED_TOGETHER},
