@@ -1,4 +1,4 @@
-"""A router's way to the hosts: over a Unix socket to those on its machine, else by calls of Ray actors."""
+"""The way to actors: over a Unix socket to those on the same machine, else by calls of Ray."""
 
 import asyncio
 import logging
