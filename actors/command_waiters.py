@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from sensorium.actors.records import OPEN_STATES, Command
+
+encoder = msgspec.msgpack.Encoder()
+wait_decoder = msgspec.msgpack.Decoder(tuple[str, float])
+"""The id of a command, and for how many seconds its end is waited for."""
+ended_decoder = msgspec.msgpack.Decoder(Command)
 
 
 class CommandWaiters:
@@ -34,6 +41,12 @@ class CommandWaiters:
             waiting.discard(future)
             if not waiting and self._waiting.get(command_id) is waiting:
                 del self._waiting[command_id]
+
+    def among(self, commands: Iterable[Command]) -> list[str]:
+        """Which of these are waited for."""
+        if not self._waiting:
+            return []
+        return [command.command_id for command in commands if command.command_id in self._waiting]
 
     def tell(self, commands: Iterable[Command]) -> None:
         """Commands as they are committed; the open ones are passed over."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.actors.activations import Activations, ActivationSettings
+from sensorium.actors.command_waiters import CommandWaiters
 from sensorium.actors.delivery import Delivery
 from sensorium.actors.device import Surroundings
 from sensorium.actors.errors import Fenced, InvalidMessage, LogUnavailable, Unavailable
@@ -64,7 +65,7 @@ class Compartment:
         name: the host's.
         registry: asked for devices of this database's shards only.
         around: what the devices are told of the world, as of now.
-        committed: called with each commit once it is durable. Must not raise.
+        waiters: those who wait here for the end of a command.
 
     Attributes:
         ahead: held while memory may be ahead of the log; whoever reads state for others takes it too.
@@ -80,7 +81,7 @@ class Compartment:
         correction: Correction,
         around: Callable[[], Surroundings],
         clock_ms: Callable[[], int],
-        committed: Callable[[Commit], None],
+        waiters: CommandWaiters,
     ) -> None:
         self.name = name
         self.log = log
@@ -102,8 +103,9 @@ class Compartment:
             around,
             clock_ms,
             self._committed,
+            waiters,
         )
-        self._tell = committed
+        self._waiters = waiters
         self._registry = registry
         self._around = around
         self._clock_ms = clock_ms
@@ -251,7 +253,7 @@ class Compartment:
 
     def _committed(self, commit: Commit) -> None:
         self.ticker.add(commit.timers)
-        self._tell(commit)
+        self._waiters.tell(commit.commands)
 
     async def _fire(self, due: Sequence[TimerFired]) -> None:
         await self.delivery.run(Work(due))

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.actors.activations import Activations
+from sensorium.actors.command_waiters import CommandWaiters
 from sensorium.actors.device import Surroundings
 from sensorium.actors.errors import Fenced, InvalidMessage, LeaseOver, LogUnavailable, Moved, Overloaded
 from sensorium.actors.figures import Histogram
@@ -62,6 +63,7 @@ class Delivery:
         ahead: held while memory may be ahead of the log.
         around: what the devices are told of the world, as of now.
         committed: called with each commit once it is durable. Must not raise.
+        waiters: who waits here for the end of a command needs no notice of the database.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Delivery:
         around: Callable[[], Surroundings],
         clock_ms: Callable[[], int],
         committed: Callable[[Commit], None],
+        waiters: CommandWaiters,
     ) -> None:
         self._name = name
         self._log = log
@@ -85,6 +88,7 @@ class Delivery:
         self._around = around
         self._clock_ms = clock_ms
         self._committed = committed
+        self._waiters = waiters
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -275,6 +279,7 @@ class Delivery:
                 around.models.judge(turns.touched, turns.commit)
             if turns.commit:
                 turns.commit.epochs = epochs
+                turns.commit.told = self._waiters.among(turns.commit.commands)
                 started_s = time.monotonic()
                 await self._log.commit(turns.commit)
                 self._commits.observe(time.monotonic() - started_s)

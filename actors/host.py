@@ -14,7 +14,7 @@ import msgspec
 
 from sensorium.actors.activations import ActivationSettings
 from sensorium.actors.cloning import CLONE_CHUNK, Clones, clone
-from sensorium.actors.command_waiters import CommandWaiters
+from sensorium.actors.command_waiters import CommandWaiters, encoder, wait_decoder
 from sensorium.actors.compartment import TURNS, Compartment, shared_out
 from sensorium.actors.conditions import validate
 from sensorium.actors.device import Surroundings
@@ -144,7 +144,7 @@ class DeviceHost:
                 correction,
                 lambda: self._around,
                 self._clock_ms,
-                lambda commit: self._waiters.tell(commit.commands),
+                self._waiters,
             )
             made.append(compartment)
         return made
@@ -267,6 +267,22 @@ class DeviceHost:
                 except TimeoutError:
                     pass
             return command
+
+    async def ended(self, data: bytes) -> bytes:
+        """A command as it is committed once it has ended, within so many seconds; nothing where it has not.
+
+        `data` is for `wait_decoder`. Of commands that are waited for so the database gives no notice.
+        """
+        try:
+            command_id, wait_s = wait_decoder.decode(data)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise InvalidMessage(f"nothing to wait for: {error}") from error
+        with self._waiters.expecting(command_id) as ended:
+            try:
+                async with asyncio.timeout(wait_s):
+                    return encoder.encode(await ended)
+            except TimeoutError:
+                return b""
 
     async def map(
         self,

@@ -27,12 +27,16 @@ RESULT: Final = 1
 ERROR: Final = 2
 PING: Final = 3
 """A call that asks for proof of life."""
+WAIT: Final = 4
+"""A call that is answered when something has happened."""
 
 MAX_FRAME_BYTES: Final = 64 << 20
 """What is longer is no frame of ours: the connection is closed."""
 
 MAX_PATH_BYTES: Final = 100
 """An address of a Unix socket holds 108 on Linux and 104 on macOS."""
+
+Answers = Callable[[bytes], Awaitable[bytes]]
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +82,7 @@ class _Frames(asyncio.Protocol):
         start = 0
         while len(buffer) - start >= _HEAD.size:
             size, number, kind = _HEAD.unpack_from(buffer, start)
-            if size > MAX_FRAME_BYTES or kind > PING:
+            if size > MAX_FRAME_BYTES or kind > WAIT:
                 self.transport.abort()
                 return
             end = start + _HEAD.size + size
@@ -102,15 +106,16 @@ class LocalServer:
     """Answers calls with what `answer` gives or raises, each as soon as it is there. `close` it once.
 
     Whoever calls bounds how many there are; `answer` is not cancelled when a caller goes. Pings are answered
-    by `ping`.
+    by `ping`, and who waits by `wait`.
     """
 
     def __init__(
         self,
-        answer: Callable[[bytes], Awaitable[bytes]],
-        ping: Callable[[bytes], Awaitable[bytes]] | None = None,
+        answer: Answers,
+        ping: Answers | None = None,
+        wait: Answers | None = None,
     ) -> None:
-        self._answers = {CALL: answer, PING: ping or answer}
+        self._answers = {CALL: answer, PING: ping or answer, WAIT: wait or answer}
         self._tasks: set[asyncio.Task[None]] = set()
         self._served: set[_Served] = set()
         self._server: asyncio.AbstractServer | None = None
@@ -162,7 +167,7 @@ class _Served(_Frames):
         self._server._served.discard(self)
 
     def took(self, number: int, kind: int, body: bytes) -> None:
-        if kind in (CALL, PING):
+        if kind in self._server._answers:
             self._server._begin(self, number, kind, body)
         else:
             self.transport.abort()

@@ -1,6 +1,6 @@
 """What a host hands to the log and gets back from it: plain rows, decided by devices, stored by `storage`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -330,7 +330,7 @@ class Commit:
 
     `registrations`, `alarms`, `timers`, `commands`, `presences`, `twins` and `anomalies` replace the rows of
     the same id, the later the earlier. `epochs` are those of the shards that it is for, as their owner knows
-    them.
+    them. Of the commands in `told` no notice is given when they have ended: who waits hears of it otherwise.
     """
 
     readings: list[ReadingRow] = field(default_factory=list)
@@ -347,6 +347,7 @@ class Commit:
     anomalies: list[Anomaly] = field(default_factory=list)
     erasures: list[ErasureRow] = field(default_factory=list)
     epochs: Mapping[int, int] = field(default_factory=dict)
+    told: Collection[str] = ()
 
     def __bool__(self) -> bool:
         return bool(

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from sensorium.actors.command_waiters import encoder, ended_decoder
 from sensorium.actors.errors import LogUnavailable, Overloaded, SensoriumError, Unavailable, refused
 from sensorium.actors.isolation import isolated_in
 from sensorium.actors.messages import (
@@ -34,6 +35,7 @@ from sensorium.actors.messages import (
     reply_decoder,
 )
 from sensorium.actors.placement import database_of, shard_of
+from sensorium.actors.records import Command
 from sensorium.actors.turns import Names
 
 BATCH_MESSAGES: Final = 1_000
@@ -50,6 +52,9 @@ ASK_PENDING: Final = 20_000
 
 SILENT_S: Final = 2.0
 """After which a host that has not answered is asked about: it may be cut off and replaced."""
+
+WAIT_MORE_S: Final = 5.0
+"""How much longer than a command's end is waited for its host may take to say that there was none."""
 
 STALLED_S: Final = 5.0
 """After which a batch without an answer counts as failing for those who could wait elsewhere."""
@@ -127,6 +132,10 @@ class Transport(Protocol):
 
     async def deliver(self, address: Any, data: bytes) -> bytes:
         """`DeviceHost.deliver` at that address. Raises what it raises, and `HostGone`."""
+        ...
+
+    async def wait(self, address: Any, data: bytes, timeout_s: float) -> bytes | None:
+        """`DeviceHost.ended` at that address; None where it cannot be waited there. Raises as `deliver`."""
         ...
 
     async def close(self) -> None:
@@ -359,6 +368,22 @@ class Router:
         if isinstance(outcome, Refusal):
             raise refused(outcome.code, outcome.detail)
         return outcome.value if isinstance(outcome, Answer) else None
+
+    async def ended(self, device_id: str, command_id: str, wait_s: float) -> Command | None:
+        """A command as its host has it end within `wait_s`, from now on. None: it cannot be waited for there.
+
+        Ask before the command is sent.
+        """
+        address = self._table.addresses.get(self._lane(device_id).way.host)
+        if address is None:
+            return None
+        try:
+            told = await self._transport.wait(
+                address, encoder.encode((command_id, wait_s)), wait_s + WAIT_MORE_S
+            )
+        except (HostGone, SensoriumError):
+            return None
+        return ended_decoder.decode(told) if told else None
 
     def failing(self, device_id: str) -> Unavailable | None:
         """Why messages for this device do not get through at present; None when they do."""

@@ -67,7 +67,7 @@ def routes(services: Services) -> APIRouter:
         now_ms = services.now_ms()
         command_id = asked.command_id(device_id, now_ms)
         message = asked.message(device_id, command_id, now_ms)
-        with services.waits.expecting(command_id) as ended:
+        with services.waits.expecting(device_id, command_id, asked.wait_s) as ended:
             command = None
             if asked.idempotency_key is not None:
                 command = await commands.get(command_id)

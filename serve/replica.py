@@ -87,7 +87,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[Services]:
         rules = PgRules(pool)
         commands = SpreadCommands(pools) if spread else PgCommands(pool)
         dsns = (settings.dsn, *settings.further_dsns)
-        waits = CommandWaits([PgEndedCommands(dsn) for dsn in dsns], commands)
+        waits = CommandWaits([PgEndedCommands(dsn) for dsn in dsns], commands, router)
         await waits.start()
         stack.push_async_callback(waits.close)
         uplinks = Pipeline(router, settings.bounds, "lorawan", settings.lorawan_limit)

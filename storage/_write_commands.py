@@ -1,6 +1,6 @@
 """The statements by which `log` writes commands and presences, and who hears of what is to be told."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -63,19 +63,24 @@ def presences(rows: Sequence[PresenceRow]) -> Change:
     return Change(PRESENCES, [list(column) for column in columns])
 
 
-def notices(commands: Sequence[Command], twins: Sequence[TwinState]) -> list[tuple[str, str]]:
-    """Channels and payloads: for those who tell devices, and those who wait for the end of a command."""
+def notices(
+    commands: Sequence[Command], twins: Sequence[TwinState], told: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Channels and payloads: for those who tell devices, and those who wait for the end of a command.
+
+    Of the ends of those in `told` nothing is said.
+    """
     of_commands = {row.command_id: row for row in commands}.values()
     of_twins = {row.device_id: row for row in twins}.values()
-    ended = [c for c in of_commands if c.state not in OPEN_STATES]
-    told = []
+    ended = [c for c in of_commands if c.state not in OPEN_STATES and c.command_id not in told]
+    said = []
     if ready := [(c.device_id, c.command_id, c.attempt + 1, c.downlink) for c in of_commands if c.ready]:
-        told.append((READY_CHANNEL, _notice(ready)))
+        said.append((READY_CHANNEL, _notice(ready)))
     if ready := [(t.device_id, TWIN, 0, t.downlink) for t in of_twins if t.ready]:
-        told.append((READY_CHANNEL, _notice(ready)))
+        said.append((READY_CHANNEL, _notice(ready)))
     if ended:
-        told.append((ENDED_CHANNEL, _notice(ended) or _notice([c.command_id for c in ended])))
-    return told
+        said.append((ENDED_CHANNEL, _notice(ended) or _notice([c.command_id for c in ended])))
+    return said
 
 
 def _notice(told: Sequence[Any]) -> str:

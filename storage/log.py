@@ -164,7 +164,7 @@ class PgLog:
             writer = self._writer = await connect(self._dsn, self._application)
             # Remembered, because a connection that broke no longer says.
             self._writer_pid = writer.get_server_pid()
-        changes, told = _changes(commit), _write_commands.notices(commit.commands, commit.twins)
+        changes, told = _changes(commit), _write_commands.notices(commit.commands, commit.twins, commit.told)
         several = readings or commit.erasures or commit.alarm_notes
         if not several and self._title.covers(commit.epochs):
             whole = joined(changes, _tell(told, self._title.check))

@@ -31,6 +31,10 @@ class OneHost:
     async def close(self) -> None:
         """Nothing is held."""
 
+    async def wait(self, address: Any, data: bytes, timeout_s: float) -> bytes | None:
+        """Nobody waits here."""
+        return None
+
     async def deliver(self, address: Any, data: bytes) -> bytes:
         return await self.host.deliver(data)
 

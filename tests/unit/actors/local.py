@@ -113,5 +113,9 @@ class LocalTransport:
     async def close(self) -> None:
         """Nothing is held."""
 
+    async def wait(self, address: Any, data: bytes, timeout_s: float) -> bytes | None:
+        """Nobody waits here."""
+        return None
+
     async def deliver(self, address: LocalProcess, data: bytes) -> bytes:
         return await address.deliver(data)

@@ -10,15 +10,17 @@ import pytest
 import uvloop
 
 from sensorium.actors.errors import Fenced, InvalidMessage, LeaseOver, LogUnavailable, Moved, Overloaded
-from sensorium.actors.local_calls import MAX_FRAME_BYTES, CallLost, LocalClient, LocalServer
+from sensorium.actors.local_calls import MAX_FRAME_BYTES, WAIT, CallLost, LocalClient, LocalServer
 
 Answer = Callable[[bytes], Awaitable[bytes]]
 
 
 @contextlib.asynccontextmanager
-async def called(answer: Answer, folder: Path) -> AsyncIterator[tuple[LocalServer, LocalClient]]:
+async def called(
+    answer: Answer, folder: Path, *others: Answer
+) -> AsyncIterator[tuple[LocalServer, LocalClient]]:
     """A server with one client."""
-    server = LocalServer(answer)
+    server = LocalServer(answer, *others)
     await server.listen(folder / "calls")
     client = await LocalClient.connect(folder / "calls")
     try:
@@ -139,21 +141,19 @@ async def test_a_caller_that_goes_stops_neither_its_call_nor_others(tmp_path: Pa
         assert await client.call(b"still there") == b"still there"
 
 
-async def test_pings_are_answered_by_themselves(tmp_path: Path) -> None:
+async def test_each_kind_of_call_has_its_answer(tmp_path: Path) -> None:
     async def alive(_: bytes) -> bytes:
         return b"alive"
 
-    server = LocalServer(twice, alive)
-    await server.listen(tmp_path / "calls")
-    client = await LocalClient.connect(tmp_path / "calls")
-    assert await asyncio.gather(client.ping(), client.call(b"x"), client.ping()) == [
-        b"alive",
-        b"xx",
-        b"alive",
-    ]
-    server.close()
-    with pytest.raises(CallLost):
-        await client.ping()
+    async def happened(body: bytes) -> bytes:
+        return b"happened: " + body
+
+    async with called(twice, tmp_path, alive, happened) as (server, client):
+        answers = await asyncio.gather(client.ping(), client.call(b"x"), client.call(b"it", WAIT))
+        assert answers == [b"alive", b"xx", b"happened: it"]
+        server.close()
+        with pytest.raises(CallLost):
+            await client.ping()
 
 
 async def test_a_call_that_was_given_up_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_a_call_that_was_given_up_leaves_the_connection_as_it_was(tmp_path
     "garbage",
     [
         struct.pack("<IQB", MAX_FRAME_BYTES + 1, 1, 0),
-        struct.pack("<IQB", 0, 1, 4),
+        struct.pack("<IQB", 0, 1, 5),
         struct.pack("<IQB", 0, 1, 1),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],

@@ -39,6 +39,10 @@ class Wire:
     async def close(self) -> None:
         """Nothing is held."""
 
+    async def wait(self, address: Any, data: bytes, timeout_s: float) -> bytes | None:
+        """Nobody waits here."""
+        return None
+
     async def deliver(self, address: Any, data: bytes) -> bytes:
         self.delivered.append(address)
         if address in self.silent:
@@ -124,6 +128,10 @@ class Ways:
 
     async def close(self) -> None:
         """Nothing is held."""
+
+    async def wait(self, address: Any, data: bytes, timeout_s: float) -> bytes | None:
+        """Nobody waits here."""
+        return None
 
     async def deliver(self, address: str, data: bytes) -> bytes:
         batch = batch_decoder.decode(data)

@@ -257,6 +257,10 @@ class StormyTransport:
     async def close(self) -> None:
         """Nothing is held."""
 
+    async def wait(self, address: Any, data: bytes, timeout_s: float) -> bytes | None:
+        """Nobody waits here."""
+        return None
+
     async def deliver(self, address: StormyProcess, data: bytes) -> bytes:
         """As `router.Transport` says."""
         return await address.deliver(data)

@@ -7,10 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
+from sensorium.actors.command_waiters import encoder
+from sensorium.actors.errors import InvalidMessage
 from sensorium.actors.messages import ClaimCommand, CommandReply, Telling
+from sensorium.actors.records import Commit
+from sensorium.actors.testing import MemoryLog
 from sensorium.ingest.dispatch import Dispatcher
 from tests.unit.serve.problem import assert_problem
-from tests.unit.serve.world import NOW_MS, World, world
+from tests.unit.serve.world import NOW_MS, CommandSide, OneHost, World, world
 
 PATH = "/api/devices/sensor-001/commands"
 
@@ -106,6 +110,47 @@ async def test_who_waits_gets_the_end_or_the_way_there(platform: World) -> None:
     late = await send(platform, wait_s=0.05)
     assert late.status_code == 202
     assert_problem(await send(platform, idempotency_key="k", parameters={"b": 2}), 409, "conflict")
+
+
+@pytest.mark.parametrize("by_host", [True, False])
+async def test_who_waits_is_told_by_the_host_or_by_the_database(
+    by_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: Any) -> None:
+        return None
+
+    async def silent(_: CommandSide) -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    if by_host:
+        monkeypatch.setattr(CommandSide, "watch", silent)
+    else:
+        monkeypatch.setattr(OneHost, "wait", nothing)
+    told = []
+    commit = MemoryLog.commit
+    async with world() as platform, asyncio.timeout(5):
+        await platform.registered()
+
+        async def noted(log: MemoryLog, made: Commit) -> None:
+            told.append([*made.told])
+            await commit(log, made)
+
+        monkeypatch.setattr(MemoryLog, "commit", noted)
+        waiting = asyncio.create_task(send(platform, wait_s=10))
+        while not platform.store.commands:
+            await asyncio.sleep(0)
+        [command_id] = platform.store.commands
+        await answered(platform, command_id)
+        assert (await waiting).json()["state"] == "SUCCEEDED"
+        assert told[-1] == ([command_id] if by_host else [])
+
+
+async def test_a_host_says_when_nothing_has_ended(platform: World) -> None:
+    assert await platform.host.ended(encoder.encode(("nothing", 0.01))) == b""
+    with pytest.raises(InvalidMessage):
+        await platform.host.ended(b"\xc1")
+    assert await platform.router.ended("sensor-001", "nothing", 0.01) is None
 
 
 async def test_cancelling(platform: World) -> None:

@@ -71,6 +71,9 @@ class OneHost:
     async def deliver(self, address: Any, data: bytes) -> bytes:
         return await self.host.deliver(data)
 
+    async def wait(self, address: Any, data: bytes, timeout_s: float) -> bytes | None:
+        return await self.host.ended(data)
+
 
 def page_of(items: Sequence[Any], key: Any, after: Any, limit: int) -> Page[Any]:
     rest = [item for item in items if after is None or key(item) > after]
@@ -680,7 +683,8 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     letters = DeadLetterSide(store)
     jobs = JobSide()
     commands = CommandSide(store)
-    waits = CommandWaits([commands], commands)
+    router = Router("http-test", OneHost(host))
+    waits = CommandWaits([commands], commands, router)
     await waits.start()
     audit = AuditSide(store)
     figures = FigureSide(store)
@@ -695,7 +699,7 @@ async def world(**settings: Any) -> AsyncIterator[World]:
         return {"hosts": [host.statistics()], "services": [], "down": ["mqtt"], "replaced": {"host-0": 2}}
 
     try:
-        async with Router("http-test", OneHost(host)) as router:
+        async with router:
             services = Services(
                 router=router,
                 pipeline=Pipeline(router, source="http"),

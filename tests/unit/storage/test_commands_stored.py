@@ -105,6 +105,11 @@ async def test_who_listens_hears_at_once_and_finds_the_rest_in_the_table(log: Pg
         await log.commit(Commit(commands=[command("c2", 2, ready=True), command("c3", 3, "FAILED")]))
         assert await anext(ready) == [("d", "c2", 1)]
         assert await anext(ended) == [command("c3", 3, "FAILED")]
+        await log.commit(Commit(commands=[command("c4", 4, "FAILED")], told=["c4"]))  # heard of otherwise
+        await log.commit(
+            Commit(commands=[command("c5", 5, "FAILED"), command("c6", 6, "FAILED")], told=["c6"])
+        )
+        assert await anext(ended) == [command("c5", 5, "FAILED")]
         await log.commit(Commit(commands=many))  # more than a notice takes
         assert len(list(await anext(ready))) == 400
         await log.commit(Commit(commands=[command(f"over-{n:03}", n, "FAILED") for n in range(100)]))
