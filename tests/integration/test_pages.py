@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import httpx
 import pytest
+from openapi_fuzzed import SECRET, assert_documented
 from platform_process import PlatformProcess
 from real_mosquitto import MOSQUITTO, MOSQUITTO_PUB, RealMosquitto
 from typer.testing import CliRunner
@@ -285,6 +286,7 @@ async def world(short_dir: Path) -> AsyncIterator[World]:
     config = directory / "platform.yaml"
     config.write_text(
         f"coap: {{dtls_keys: {directory / 'keys'}, dtls_port: {dtls_port}}}\n"
+        f"lorawan: {{tts_secret: {SECRET}}}\n"
         f"{blocks(PROFILES, 'yaml')[0]}  valve: {{downlink: coap}}\n"
     )
     broker = RealMosquitto(directory / "broker")
@@ -391,3 +393,9 @@ async def test_statements_of_the_pages(world: World) -> None:
         await connection.execute("DROP DATABASE IF EXISTS of_a_page")
         await connection.execute("DROP ROLE IF EXISTS of_a_page")
         await connection.close()
+
+
+@pytest.mark.timeout(240)
+async def test_no_server_error_and_no_undocumented_answer(world: World, tmp_path: Path) -> None:
+    """Last of this platform: what is made up would be in the pages' way."""
+    await asyncio.to_thread(assert_documented, f"http://127.0.0.1:{world.platform.http_port}", tmp_path)

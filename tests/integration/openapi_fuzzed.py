@@ -5,16 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
-from platform_process import PlatformProcess
-
-from sensorium.ingest.broker import free_port
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 BUDGET_S = 60
 """Of the whole run, which repeats with other values until it is spent."""
@@ -26,28 +19,13 @@ CHECKS = (
 UNENDING = "/api/live"
 """A stream, whose end nobody can wait for."""
 SECRET = "at least 16 characters"
-"""Of the webhook: behind it, its bodies are read."""
+"""The platform's `lorawan.tts_secret`: behind it, bodies of the webhook are read."""
 COSTLY = "/api/hosts/scale"
 """Each number that is taken is so many processes."""
 
 
-@pytest.fixture(scope="module")
-def fuzzed(short_dir: Path) -> Iterator[PlatformProcess]:
-    """A platform of its own: what is made up here, such as rules for all devices, would be in others' way."""
-    config = short_dir / "fuzzed.yaml"
-    config.write_text(f"lorawan: {{tts_secret: {SECRET}}}\n")
-    running = PlatformProcess(short_dir / "fuzzed", free_port(), free_port(), "--config", str(config))
-    try:
-        running.start()
-        yield running
-        assert running.stop() == 0, running.errors
-    finally:
-        running.close()
-
-
-@pytest.mark.timeout(240)
-def test_no_server_error_and_no_undocumented_answer(fuzzed: PlatformProcess, tmp_path: Path) -> None:
-    url = fuzzed.state.http_url
+def assert_documented(url: str, directory: Path) -> None:
+    """Blocks for some `BUDGET_S`. What is made up here, such as rules for all devices, stays."""
     schemathesis = shutil.which("schemathesis", path=Path(sys.executable).parent)
     assert schemathesis is not None
     excluded = [word for path in (UNENDING, COSTLY) for word in ("--exclude-path", path)]
@@ -58,7 +36,7 @@ def test_no_server_error_and_no_undocumented_answer(fuzzed: PlatformProcess, tmp
             *("--continue-on-failure", "--request-timeout", "20", "--warnings", "off", "-n", "10"),
             *("--generation-database", "none", "--header", f"X-Webhook-Secret: {SECRET}", *excluded),
         ],
-        cwd=tmp_path,
+        cwd=directory,
         env={
             **os.environ,
             "SCHEMATHESIS_HOOKS": "openapi_hooks",
