@@ -109,15 +109,15 @@ def remote_class(make: Callable[..., Any], name: str = "") -> Any:
 
 
 class RayProcess:
-    """A launched object behind its actor handle."""
+    """A launched object behind its actor handle, `local_calls`: pinged over a socket where that can be."""
 
-    def __init__(self, handle: "ActorHandle[Any]") -> None:
+    def __init__(self, handle: "ActorHandle[Any]", local_calls: bool = True) -> None:
         self.address = handle
-        self._way = LocalWay(handle)
+        self._way = LocalWay(handle) if local_calls else None
 
     async def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        """See `supervision.Process.call`. Pings go over a socket where they can: they never end."""
-        if method == "ping" and (client := self._way.client()) is not None:
+        """See `supervision.Process.call`."""
+        if method == "ping" and self._way is not None and (client := self._way.client()) is not None:
             return msgspec.msgpack.decode(await in_time(client.ping(), timeout_s))
         return await bounded(self.address.call.remote(method, *args), timeout_s)
 
@@ -129,8 +129,9 @@ class RayProcess:
 class RayLauncher:
     """Launches objects as detached, named actors of one namespace."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, local_calls: bool = True) -> None:
         self._namespace = namespace
+        self._local_calls = local_calls
         self._nodes: list[Node] = []
         self._nodes_until_s = 0.0
         self._silent_until_s: dict[tuple[str, int], float] = {}
@@ -144,7 +145,7 @@ class RayLauncher:
             # Ray would put all that claims nothing on one node, and its SPREAD counts only roughly.
             # Soft, it would start elsewhere where the scheduler has not heard of a new node yet.
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        return RayProcess(remote_class(make, name).options(**options).remote(*args))
+        return RayProcess(remote_class(make, name).options(**options).remote(*args), self._local_calls)
 
     def living(self) -> dict[str, RayProcess]:
         """See `supervision.Launcher.living`."""
@@ -153,7 +154,7 @@ class RayLauncher:
             name = actor["name"]
             if actor["namespace"] == self._namespace and name != COORDINATOR:
                 try:
-                    found[name] = RayProcess(ray.get_actor(name, self._namespace))
+                    found[name] = RayProcess(ray.get_actor(name, self._namespace), self._local_calls)
                 except ValueError:
                     continue  # it died meanwhile
         return found
@@ -312,7 +313,7 @@ def start_coordinator(spec: RuntimeSpec, namespace: str = NAMESPACE) -> "ActorHa
     here = ray.get_runtime_context().get_node_id()
     options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
     actor = remote_class(Coordinator).options(**options)
-    handle: ActorHandle[Any] = actor.remote(spec, RayLauncher(namespace))
+    handle: ActorHandle[Any] = actor.remote(spec, RayLauncher(namespace, spec.settings.local_calls))
     return handle
 
 
