@@ -1,6 +1,6 @@
 """What a host hands to the log and gets back from it: plain rows, decided by devices, stored by `storage`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -347,7 +347,7 @@ class Commit:
     anomalies: list[Anomaly] = field(default_factory=list)
     erasures: list[ErasureRow] = field(default_factory=list)
     epochs: Mapping[int, int] = field(default_factory=dict)
-    told: Collection[str] = ()
+    told: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(
