@@ -101,16 +101,11 @@ class LocalWay:
 
     async def close(self) -> None:
         """End the connection."""
-        if (asked := self._asked) is not None:
-            asked.cancel()
-            if (
-                asked.done()
-                and not asked.cancelled()
-                and not asked.exception()
-                and (client := asked.result())
-            ):
+        if self._asked is not None:
+            self._asked.cancel()
+            (client,) = await asyncio.gather(self._asked, return_exceptions=True)
+            if isinstance(client, LocalClient):
                 client.close()
-            await asyncio.gather(asked, return_exceptions=True)
             self._asked = None
 
     async def _connected(self) -> LocalClient | None:

@@ -6,7 +6,6 @@ What the app does for every request (bounds, unpacking, attribution, problem doc
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -27,6 +26,8 @@ _REQUEST_ID: Final = b"x-request-id"
 _PROCESS: Final = uuid4().hex[:20].encode()
 _NUMBERS: Final = count(1 << 44)
 _MARK: Final = "_sensorium_short"
+_FOUND: Final = "sensorium.short"
+"""In a request's scope: its endpoint, and the device."""
 _E = TypeVar("_E", bound=Callable[..., Any])
 
 
@@ -48,12 +49,7 @@ class ShortRoute(BaseRoute):
 
     def __init__(self, routers: Sequence[APIRouter]) -> None:
         self._endpoints = [
-            (
-                re.compile(route.path_regex.pattern),
-                route.methods,
-                route.endpoint,
-                getattr(route.endpoint, _MARK),
-            )
+            (route.path_regex, route.methods or (), route.endpoint, getattr(route.endpoint, _MARK))
             for router in routers
             for route in router.routes
             if isinstance(route, APIRoute) and hasattr(route.endpoint, _MARK)
@@ -64,7 +60,7 @@ class ShortRoute(BaseRoute):
         if scope["type"] != "http" or scope["query_string"]:
             return None
         for pattern, methods, endpoint, headers in self._endpoints:
-            if scope["method"] in (methods or ()) and (found := pattern.match(scope["path"])):
+            if scope["method"] in methods and (found := pattern.match(scope["path"])):
                 device_id = found["device_id"]
                 if DEVICE_ID.fullmatch(device_id) and not any(
                     name in headers for name, _ in scope["headers"]
@@ -73,13 +69,13 @@ class ShortRoute(BaseRoute):
         return None
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As Starlette asks."""
-        found = self.find(scope)
-        return (Match.NONE, {}) if found is None else (Match.FULL, {"short": found})
+        """As Starlette asks. `ShortWay` has looked already, where the request came through it."""
+        found = scope.get(_FOUND) or self.find(scope)
+        return (Match.NONE, {}) if found is None else (Match.FULL, {_FOUND: found})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As Starlette asks."""
-        endpoint, device_id = scope["short"]
+        endpoint, device_id = scope[_FOUND]
         response = await endpoint(device_id, Request(scope, receive))
         await response(scope, receive, send)
 
@@ -103,9 +99,11 @@ class ShortWay:
         cls.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.route is None or self.app is None or self.route.find(scope) is None:
+        found = None if self.route is None else self.route.find(scope)
+        if found is None or self.app is None:
             await self._serve(scope, receive, send)
             return
+        scope[_FOUND] = found
         request_id = next((value for name, value in scope["headers"] if name == _REQUEST_ID), None)
         if request_id is None:
             request_id = b"%s%x" % (_PROCESS, next(_NUMBERS))

@@ -159,14 +159,25 @@ async def waiting(monkeypatch: pytest.MonkeyPatch, closed: None) -> Waiting:
     return endpoint
 
 
-async def test_who_has_gone_is_no_longer_served(waiting: Waiting) -> None:
+def asked() -> "asyncio.Queue[Message]":
+    """What a client has sent: a whole request."""
     messages: asyncio.Queue[Message] = asyncio.Queue()
     messages.put_nowait({"type": "http.request", "body": b"{}", "more_body": False})
+    return messages
+
+
+def served_to(receive: Receive) -> "asyncio.Task[None]":
+    """A request that nobody must get an answer to."""
 
     async def send(_: Message) -> None:
         raise AssertionError("nobody is there")
 
-    served = asyncio.create_task(ShortWay(refused)(scope_of("POST", "/a"), messages.get, send))
+    return asyncio.create_task(ShortWay(refused)(scope_of("POST", "/a"), receive, send))
+
+
+async def test_who_has_gone_is_no_longer_served(waiting: Waiting) -> None:
+    messages = asked()
+    served = served_to(messages.get)
     await waiting.begun.wait()
     messages.put_nowait({"type": "http.disconnect"})
     await served
@@ -175,20 +186,17 @@ async def test_who_has_gone_is_no_longer_served(waiting: Waiting) -> None:
 
 async def test_a_body_that_comes_slowly_comes_whole(waiting: Waiting) -> None:
     messages: asyncio.Queue[Message] = asyncio.Queue()
-    asked = 0
+    calls = 0
 
     async def receive() -> Message:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         return await messages.get()
 
-    async def send(_: Message) -> None:
-        raise AssertionError("nobody is there")
-
-    served = asyncio.create_task(ShortWay(refused)(scope_of("POST", "/a"), receive, send))
+    served = served_to(receive)
     for part in (b"one ", b"two ", b"three"):
         await asyncio.sleep(0.03)  # longer than until somebody is looked after
-        assert asked <= 3
+        assert calls <= 3
         messages.put_nowait({"type": "http.request", "body": part, "more_body": part != b"three"})
     await waiting.begun.wait()
     assert waiting.body == b"one two three"
@@ -197,13 +205,8 @@ async def test_a_body_that_comes_slowly_comes_whole(waiting: Waiting) -> None:
 
 
 async def test_a_stop_is_no_departure(waiting: Waiting) -> None:
-    messages: asyncio.Queue[Message] = asyncio.Queue()
-    messages.put_nowait({"type": "http.request", "body": b"{}", "more_body": False})
-
-    async def send(_: Message) -> None:
-        raise AssertionError("nobody is told")
-
-    served = asyncio.create_task(ShortWay(refused)(scope_of("POST", "/a"), messages.get, send))
+    messages = asked()
+    served = served_to(messages.get)
     await waiting.begun.wait()
     served.cancel()
     with pytest.raises(asyncio.CancelledError):
